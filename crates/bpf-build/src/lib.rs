@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The only build-script logic of the workspace.
+//!
+//! A crate `crates/NAME` with a program `bpf/NAME.bpf.c` calls [`skeleton`] as the whole
+//! of its `build.rs`, and takes the result in with `common::skeleton!()`.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use libbpf_cargo::SkeletonBuilder;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+/// clang 14, the oldest that must do, needs a tenth of this. It is known to
+/// allocate without bound on some builtins; better a failed build than a dead machine.
+const CLANG_MEMORY_BYTES: u64 = 4 << 30;
+
+/// Newest last: the oldest supported one is preferred, so that what it cannot
+/// compile is noticed.
+const CLANGS: &[&str] = &["clang-14", "clang-15", "clang-16", "clang-17", "clang-18", "clang-19", "clang"];
+
+/// Compiles `bpf/NAME.bpf.c`, NAME being the crate's folder, to `OUT_DIR/skel.rs`.
+///
+/// Ends the build with a message when that fails. `CLANG` overrides the compiler.
+pub fn skeleton() {
+    if let Err(error) = build() {
+        println!("cargo::error={error:#}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<()> {
+    let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let name = manifest.file_name().context("the crate has no folder name")?.to_string_lossy().into_owned();
+    let bpf = manifest.join("../../bpf").canonicalize().context("no bpf/ folder")?;
+    let arch = variable("CARGO_CFG_TARGET_ARCH")?.to_string_lossy().into_owned();
+    let vmlinux = bpf.join("vmlinux").join(&arch);
+    if !vmlinux.is_dir() {
+        bail!("no {}: make one with `cargo xtask vmlinux`", vmlinux.display());
+    }
+    watch(&bpf.join(format!("{name}.bpf.c")));
+    watch(&vmlinux.join("vmlinux.h"));
+    for entry in fs::read_dir(&bpf)? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with(".bpf.h") {
+            watch(&path);
+        }
+    }
+    println!("cargo::rerun-if-env-changed=CLANG");
+
+    let limit = Rlimit { current: Some(CLANG_MEMORY_BYTES), maximum: Some(CLANG_MEMORY_BYTES) };
+    setrlimit(Resource::As, limit).context("failed to cap the compiler's memory")?;
+    let clang = clang()?;
+    let include = |path: &Path| [OsString::from("-I"), path.into()];
+    let warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"].map(OsString::from);
+    SkeletonBuilder::new()
+        .source(bpf.join(format!("{name}.bpf.c")))
+        .clang(&clang)
+        .clang_args(include(&bpf).into_iter().chain(include(&vmlinux)).chain(warnings))
+        .build_and_generate(PathBuf::from(variable("OUT_DIR")?).join("skel.rs"))
+        .with_context(|| format!("failed to build bpf/{name}.bpf.c with {}", clang.display()))
+}
+
+fn variable(name: &str) -> Result<OsString> {
+    env::var_os(name).with_context(|| format!("{name} is not set: run by cargo only"))
+}
+
+fn watch(path: &Path) {
+    println!("cargo::rerun-if-changed={}", path.display());
+}
+
+fn clang() -> Result<PathBuf> {
+    if let Some(clang) = env::var_os("CLANG") {
+        return Ok(clang.into());
+    }
+    CLANGS
+        .iter()
+        .find(|clang| Command::new(clang).arg("--version").output().is_ok_and(|o| o.status.success()))
+        .map(PathBuf::from)
+        .context("no clang found: `apt-get install clang-14`, or set CLANG")
+}
