@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command line that all exporters share, spelled as in node_exporter.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+
+use crate::self_metrics::REVISION;
+use crate::spec::Spec;
+
+/// The whole command line of an exporter with its own flags `F`.
+#[derive(Clone, Debug, Parser)]
+pub struct Cli<F: Args> {
+    /// Flags that all have.
+    #[command(flatten)]
+    pub common: Common,
+    /// Flags of this exporter.
+    #[command(flatten)]
+    pub own: F,
+}
+
+/// For an exporter without flags of its own.
+#[derive(Args, Clone, Debug, Default)]
+pub struct NoFlags {}
+
+/// Flags that every exporter has.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Address to listen on, HOST:PORT; without HOST all addresses, IPv4 and IPv6. May be repeated.
+    #[arg(long = "web.listen-address", value_name = "ADDR")]
+    pub listen: Vec<String>,
+
+    /// Path under which metrics are served.
+    #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = absolute_path)]
+    pub telemetry_path: String,
+
+    /// File with TLS and authentication settings (not available yet).
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    pub web_config: Option<PathBuf>,
+
+    /// Scrapes answered at the same time at most; 0 for no limit.
+    #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
+    pub max_requests: usize,
+
+    /// Leave out metrics about the exporter itself (ebpf_exporter_*, process_*).
+    #[arg(long = "web.disable-exporter-metrics")]
+    pub disable_exporter_metrics: bool,
+
+    /// Least severe messages to log.
+    #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// How messages are written to standard error.
+    #[arg(long = "log.format", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Logfmt)]
+    pub log_format: LogFormat,
+
+    /// Load, attach and verify every probe, print one line for each, and exit.
+    #[arg(long, conflicts_with_all = ["once", "textfile"])]
+    pub check: bool,
+
+    /// Attach, wait for DURATION or for SIGINT, print one scrape and exit.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        value_parser = duration,
+        conflicts_with = "textfile",
+    )]
+    pub once: Option<Option<Duration>>,
+
+    /// Write metrics to this file, ending in .prom, for node_exporter's textfile collector; no HTTP.
+    #[arg(long = "textfile.path", value_name = "FILE", value_parser = textfile)]
+    pub textfile: Option<PathBuf>,
+
+    /// How often the file is written.
+    #[arg(long = "textfile.interval", value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub textfile_interval: Duration,
+
+    /// Whether to use eBPF; "off" is not available yet.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Ebpf::Auto)]
+    pub ebpf: Ebpf,
+
+    /// Capabilities kept after attaching: none, all, or a list such as cap_bpf,cap_perfmon.
+    /// By default only what reading needs on this kernel.
+    #[arg(long = "capabilities.keep", value_name = "LIST", value_parser = Keep::parse)]
+    pub keep: Option<Keep>,
+
+    /// BTF of this kernel, where it has none of its own.
+    #[arg(long = "btf.path", value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+
+    /// Entries of each bounded map; what does not fit is counted under "other".
+    #[arg(long = "max-series", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub max_series: u32,
+}
+
+/// Severities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it, and would become help text")]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// Log formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it, and would become help text")]
+pub enum LogFormat {
+    Logfmt,
+    Json,
+}
+
+/// Whether to use eBPF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it, and would become help text")]
+pub enum Ebpf {
+    Auto,
+    On,
+    Off,
+}
+
+/// Capabilities to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All that the process has.
+    All,
+    /// These, perhaps none.
+    Only(Vec<caps::Capability>),
+}
+
+impl Keep {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "none" => Ok(Self::Only(Vec::new())),
+            list => {
+                let capability = |name: &str| {
+                    let name = name.trim().to_uppercase();
+                    name.parse().map_err(|_| format!("{name} is no capability; see capabilities(7)"))
+                };
+                list.split(',').map(capability).collect::<Result<_, _>>().map(Self::Only)
+            }
+        }
+    }
+}
+
+fn absolute_path(text: &str) -> Result<String, String> {
+    match text {
+        "/" | "/-/healthy" | "/-/ready" => Err("this path is taken".to_owned()),
+        text if text.starts_with('/') => Ok(text.to_owned()),
+        _ => Err("a path starts with /".to_owned()),
+    }
+}
+
+fn textfile(text: &str) -> Result<PathBuf, String> {
+    if text.ends_with(".prom") {
+        Ok(text.into())
+    } else {
+        Err("node_exporter reads only files that end in .prom".to_owned())
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(zero) if zero.is_zero() => Err("must be more than nothing".to_owned()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+/// Reads the command line of the exporter that `spec` describes.
+///
+/// # Errors
+/// Also for `--help` and `--version`: [`clap::Error::exit`] does what is due.
+pub fn parse<F: Args>(
+    spec: &Spec,
+    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+) -> Result<Cli<F>, clap::Error> {
+    let name = format!("ebpf-{}-exporter", spec.name);
+    let version = format!("{} (revision {REVISION})", env!("CARGO_PKG_VERSION"));
+    let about = format!("Prometheus exporter: {}", spec.summary);
+    let after = format!("Listens on :{} unless told otherwise. See also {name}.service.", spec.port);
+    let mut command =
+        Cli::<F>::command().name(name.clone()).bin_name(name).version(version).about(about).after_help(after);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    let cli = Cli::<F>::from_arg_matches(&matches)?;
+    if cli.common.web_config.is_some() {
+        return Err(command.error(
+            ErrorKind::InvalidValue,
+            "--web.config.file: TLS and authentication are not available yet; \
+             listen on localhost behind a proxy that has them",
+        ));
+    }
+    if cli.common.ebpf == Ebpf::Off {
+        return Err(
+            command.error(ErrorKind::InvalidValue, "--ebpf off: there is no fallback without eBPF yet")
+        );
+    }
+    Ok(cli)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Common, clap::Error> {
+        let spec = Spec::new("test", 9999, "does it work?");
+        let words = std::iter::once("x").chain(arguments.iter().copied());
+        parse::<NoFlags>(&spec, words.map(Into::into)).map(|cli| cli.common)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let flags = parsed(&[]).expect("no flag is needed");
+        assert!(flags.listen.is_empty());
+        assert_eq!(flags.telemetry_path, "/metrics");
+        assert_eq!(flags.textfile_interval, Duration::from_secs(15));
+        assert_eq!((flags.log_level, flags.log_format), (LogLevel::Info, LogFormat::Logfmt));
+        assert_eq!((flags.once, flags.keep), (None, None));
+    }
+
+    #[test]
+    fn once_takes_an_optional_duration() {
+        assert_eq!(parsed(&["--once"]).expect("valid").once, Some(None));
+        assert_eq!(parsed(&["--once=2s"]).expect("valid").once, Some(Some(Duration::from_secs(2))));
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2_and_names_the_flag() {
+        for wrong in [
+            &["--nonsense"][..],
+            &["--web.telemetry-path", "metrics"],
+            &["--web.telemetry-path", "/"],
+            &["--textfile.path", "metrics.txt"],
+            &["--textfile.interval", "0s"],
+            &["--once=soon"],
+            &["--max-series", "0"],
+            &["--log.level", "loud"],
+            &["--check", "--once"],
+            &["--capabilities.keep", "cap_everything"],
+            &["--web.config.file", "web.yml"],
+            &["--ebpf", "off"],
+        ] {
+            let error = parsed(wrong).expect_err(wrong[0]);
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+            assert!(error.to_string().contains(wrong[0].split('=').next().expect("a word")), "{error}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_read_as_setpriv_spells_them() {
+        let kept = parsed(&["--capabilities.keep", "cap_bpf,CAP_PERFMON"]).expect("valid").keep;
+        assert_eq!(kept, Some(Keep::Only(vec![caps::Capability::CAP_BPF, caps::Capability::CAP_PERFMON])));
+        assert_eq!(parsed(&["--capabilities.keep", "none"]).expect("valid").keep, Some(Keep::Only(vec![])));
+    }
+}

@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The whole of every exporter's `main`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use libbpf_rs::{Link, OpenObject};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cli::{self, Cli, Common};
+use crate::encode::Format;
+use crate::engine::Engine;
+use crate::http::{self, Limits};
+use crate::kernel::{self, Facts};
+use crate::layout::{self, Layouts};
+use crate::maps::LiveMaps;
+use crate::metric::Families;
+use crate::probes::{self, Hooks, Plan, Refused};
+use crate::render::Renderer;
+use crate::self_metrics::Program;
+use crate::site::Site;
+use crate::spec::{Need, Spec};
+use crate::{logging, memory, privileges, textfile};
+
+/// An opened skeleton of exporter `E`.
+pub type OpenOf<'o, E> = <<E as Exporter>::Builder as SkelBuilder<'o>>::Output;
+
+/// What an exporter states; everything it does not state has a default.
+pub trait Exporter: 'static {
+    /// The generated skeleton's builder.
+    type Builder: for<'o> SkelBuilder<'o> + Default;
+    /// Flags of its own; [`cli::NoFlags`] for none.
+    type Flags: Args + Clone + Default;
+
+    /// What it attaches and what it reads.
+    fn spec() -> Spec;
+
+    /// Sets read-only data and sizes of maps before loading.
+    ///
+    /// # Errors
+    /// When the facts or flags do not allow it to run.
+    fn configure(open: &mut OpenOf<'_, Self>, facts: &Facts, flags: &Self::Flags) -> Result<()> {
+        let _ = (open, facts, flags);
+        Ok(())
+    }
+
+    /// Makes entries before attaching, so that their counters start at zero rather
+    /// than appear at their first event.
+    ///
+    /// # Errors
+    /// When a map does not take them.
+    fn seed(maps: &LiveMaps, layouts: &Layouts) -> Result<()> {
+        let _ = (maps, layouts);
+        Ok(())
+    }
+
+    /// Adds what no map tells, at every scrape.
+    ///
+    /// # Errors
+    /// When the scrape shall fail rather than lack it.
+    fn extra(families: &mut Families) -> Result<()> {
+        let _ = families;
+        Ok(())
+    }
+}
+
+/// Runs exporter `E` with this process's command line.
+pub fn run<E: Exporter>() -> ExitCode {
+    let cli = match cli::parse::<E::Flags>(&E::spec(), std::env::args_os()) {
+        Ok(cli) => cli,
+        // Prints; 0 after --help and --version, 2 after wrong usage.
+        Err(error) => error.exit(),
+    };
+    logging::start(cli.common.log_level, cli.common.log_format);
+    match start::<E>(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why the object could not be brought to run.
+enum Failure {
+    /// The kernel refused these programs: others may do.
+    Programs(Refused),
+    Fatal(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+/// What keeps the programs in the kernel; dropping it takes them out.
+struct Attached<S> {
+    _skeleton: S,
+    _links: BTreeMap<String, Link>,
+}
+
+fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
+    let spec = E::spec();
+    let flags = &cli.common;
+    memory::one_heap();
+    // From here on they are kept for later; the thread that waits for them is started
+    // once privileges are dropped.
+    let signals = Signals::new([SIGINT, SIGTERM]).context("failed to watch for signals")?;
+    // Before anything is attached: a taken port is the most likely trouble.
+    let listeners = if serves(flags) { http::bind(&addresses(flags, &spec))? } else { Vec::new() };
+    let mut facts = None;
+    let mut refused = Refused::new();
+    loop {
+        let mut storage = MaybeUninit::uninit();
+        let open = open::<E>(&mut storage, flags)?;
+        let hooks = probes::hooks(open.open_object());
+        probes::validate(&spec, &hooks)?;
+        let facts: &Facts = match &mut facts {
+            Some(facts) => facts,
+            none => none.insert(Facts::collect(hooks.values(), &spec.enumerators, flags.btf.as_deref())?),
+        };
+        let plan = Plan::new(&spec.probes, &hooks, facts, &refused);
+        if let Some((probe, why)) = plan.missing(&spec) {
+            if flags.check {
+                print_check(&spec, &plan)?;
+            }
+            bail!("cannot run: probe {probe} is {}", remedy(why));
+        }
+        match bring_up::<E>(open, cli, &spec, &plan, &hooks, facts) {
+            Ok((attached, engine)) => return go(flags, &spec, &plan, attached, engine, listeners, signals),
+            Err(Failure::Programs(programs)) => refused.extend(programs),
+            Err(Failure::Fatal(error)) => return Err(error),
+        }
+    }
+}
+
+fn serves(flags: &Common) -> bool {
+    !flags.check && flags.once.is_none() && flags.textfile.is_none()
+}
+
+fn addresses(flags: &Common, spec: &Spec) -> Vec<String> {
+    match flags.listen.as_slice() {
+        [] => vec![format!(":{}", spec.port)],
+        given => given.to_vec(),
+    }
+}
+
+/// Becomes readable once the process is asked to end.
+fn stop_signals(mut signals: Signals) -> Result<Receiver<()>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .stack_size(64 << 10)
+        .spawn(move || {
+            for _ in signals.forever() {
+                // The receiver lives as long as the process.
+                let _ = sender.send(());
+            }
+        })
+        .context("failed to start the thread that watches for signals")?;
+    Ok(receiver)
+}
+
+fn open<'o, E: Exporter>(storage: &'o mut MaybeUninit<OpenObject>, flags: &Common) -> Result<OpenOf<'o, E>> {
+    let mut builder = E::Builder::default();
+    if let Some(path) = &flags.btf {
+        builder.object_builder_mut().btf_custom_path(path).context("--btf.path")?;
+    }
+    builder.open(storage).context("failed to open the BPF object")
+}
+
+/// Everything between opening and loading.
+fn prepare<E: Exporter>(
+    open: &mut OpenOf<'_, E>,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    wanted: &BTreeSet<&str>,
+    facts: &Facts,
+) -> Result<()> {
+    let object = open.open_object_mut();
+    probes::choose(object, wanted);
+    for mut map in object.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        if spec.maps.iter().any(|map| map.bounded && *map.map == name) {
+            map.set_max_entries(cli.common.max_series).with_context(|| format!("map `{name}`"))?;
+        }
+    }
+    E::configure(open, facts, &cli.own)
+}
+
+type SkelOf<'o, E> = <OpenOf<'o, E> as OpenSkel<'o>>::Output;
+
+fn bring_up<'o, E: Exporter>(
+    mut open: OpenOf<'o, E>,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    plan: &Plan,
+    hooks: &Hooks,
+    facts: &Facts,
+) -> Result<(Attached<SkelOf<'o, E>>, Engine), Failure> {
+    let layouts = layout::of(open.open_object())?;
+    let wanted = plan.programs();
+    prepare::<E>(&mut open, cli, spec, &wanted, facts)?;
+    let skeleton = match open.load() {
+        Ok(skeleton) => skeleton,
+        Err(error) => return Err(why_not_loaded::<E>(error, cli, spec, &wanted, facts)),
+    };
+    let object = skeleton.object();
+    let maps = LiveMaps::of(object, &layouts)?;
+    E::seed(&maps, &layouts)?;
+    let links =
+        probes::attach(object, plan).map_err(|(program, why)| Failure::Programs([(program, why)].into()))?;
+    let programs = Program::list(object, plan, hooks)?;
+    let engine = Engine {
+        config: spec.name.to_string(),
+        renderer: Renderer::new(spec, &layouts, &plan.unfed(spec))?,
+        maps,
+        layouts,
+        programs,
+        extra: E::extra,
+        without_exporter_metrics: cli.common.disable_exporter_metrics,
+        history: Mutex::default(),
+    };
+    Ok((Attached { _skeleton: skeleton, _links: links }, engine))
+}
+
+/// libbpf loads all or nothing: loads each program alone, to learn which are refused.
+fn why_not_loaded<E: Exporter>(
+    error: libbpf_rs::Error,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    wanted: &BTreeSet<&str>,
+    facts: &Facts,
+) -> Failure {
+    let alone = |program: &str| -> Result<Option<libbpf_rs::Error>> {
+        let mut storage = MaybeUninit::uninit();
+        let mut open = open::<E>(&mut storage, &cli.common)?;
+        prepare::<E>(&mut open, cli, spec, &[program].into(), facts)?;
+        Ok(open.load().err())
+    };
+    let said = logging::take_libbpf_warning().map(|warning| format!(" ({warning})")).unwrap_or_default();
+    // Not a matter of one program when even none cannot be loaded: maps, or permission.
+    match alone("") {
+        Ok(None) => {}
+        Ok(Some(_)) => return Failure::Fatal(anyhow!("cannot run: {}{said}", remedy(&error.to_string()))),
+        Err(error) => return Failure::Fatal(error),
+    }
+    let mut refused = Refused::new();
+    for program in wanted {
+        match alone(program) {
+            Ok(None) => {}
+            Ok(Some(error)) => {
+                refused.insert((*program).to_owned(), error.to_string());
+            }
+            Err(error) => return Failure::Fatal(error),
+        }
+    }
+    if refused.is_empty() {
+        return Failure::Fatal(anyhow!("cannot run: {}{said}", remedy(&error.to_string())));
+    }
+    Failure::Programs(refused)
+}
+
+/// `why`, and what the user can do about it.
+fn remedy(why: &str) -> String {
+    if kernel::locked_down() {
+        return format!(
+            "{why}: kernel lockdown in mode confidentiality forbids eBPF to read kernel memory; \
+             boot with lockdown=integrity"
+        );
+    }
+    let permission = why.contains("not permitted") || why.contains("ermission denied");
+    if permission && !privileges::can_load() {
+        return format!("{why}: run it as root, by its systemd unit, or with CAP_BPF and CAP_PERFMON");
+    }
+    why.to_owned()
+}
+
+fn go<S>(
+    flags: &Common,
+    spec: &Spec,
+    plan: &Plan,
+    attached: Attached<S>,
+    engine: Engine,
+    listeners: Vec<TcpListener>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    for (probe, verdict) in &plan.verdicts {
+        match verdict {
+            probes::Verdict::Ok { .. } => log::debug!("probe {probe}: {verdict}"),
+            _ => log::warn!("probe {probe}: {verdict}"),
+        }
+    }
+    if flags.check {
+        print_check(spec, plan)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    memory::give_back();
+    // Threads started from here on have what is left.
+    privileges::drop(flags.keep.as_ref(), &engine.maps)?;
+    let stop = &stop_signals(signals)?;
+    if let Some(duration) = flags.once {
+        wait(stop, duration);
+        let text = engine.scrape(Format::Text)?;
+        io::stdout().lock().write_all(text.as_bytes()).context("failed to write to standard output")?;
+    } else if let Some(path) = &flags.textfile {
+        let write = || textfile::write(path, &engine.scrape(Format::Text)?);
+        write()?;
+        notify(&[NotifyState::Ready]);
+        while !wait(stop, Some(flags.textfile_interval)) {
+            // It worked before and may work again: a full disk passes.
+            if let Err(error) = write() {
+                log::error!("{error:#}");
+            }
+        }
+    } else {
+        serve(flags, spec, engine, listeners, stop)?;
+    }
+    drop(attached);
+    log::info!("detached all probes");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the process was asked to end within `time`.
+fn wait(stop: &Receiver<()>, time: Option<Duration>) -> bool {
+    match time {
+        Some(time) => stop.recv_timeout(time) != Err(mpsc::RecvTimeoutError::Timeout),
+        None => {
+            // An error means that the signal thread is gone: end as well.
+            let _ = stop.recv();
+            true
+        }
+    }
+}
+
+fn serve(
+    flags: &Common,
+    spec: &Spec,
+    engine: Engine,
+    listeners: Vec<TcpListener>,
+    stop: &Receiver<()>,
+) -> Result<()> {
+    let engine = Arc::new(engine);
+    let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, Arc::clone(&engine)));
+    for listener in listeners {
+        log::info!("listening on {}", listener.local_addr().context("failed to ask for the address")?);
+        let site = Arc::clone(&site);
+        http::serve(listener, Limits::default(), move |request| site.answer(request))?;
+    }
+    notify(&[NotifyState::Ready]);
+    let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    while !wait(stop, watchdog) {
+        // A scrape that hangs holds this lock: then systemd does not hear from us.
+        drop(engine.history.lock());
+        notify(&[NotifyState::Watchdog]);
+    }
+    notify(&[NotifyState::Stopping]);
+    Ok(())
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!("failed to notify systemd: {error}");
+    }
+}
+
+fn print_check(spec: &Spec, plan: &Plan) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for (probe, (name, verdict)) in spec.probes.iter().zip(&plan.verdicts) {
+        let optional = if probe.need == Need::Required { "" } else { " (optional)" };
+        writeln!(out, "{name}: {verdict}{optional}").context("failed to write to standard output")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The engine that every exporter runs on.
+//!
+//! An exporter is an embedded BPF object and a [`spec::Spec`]: data that names its
+//! probes, its maps and what their members mean as metrics. From these the engine
+//! makes the whole process: command line, probe choice, attaching, reading, HTTP.
+//!
+//! Dependencies point down this list only:
+//! [`exporter`] > [`cli`], [`memory`], [`site`] > [`http`], [`textfile`], [`privileges`] > [`engine`] >
+//! [`probes`], [`self_metrics`] > [`kernel`], [`maps`], [`render`] > [`layout`],
+//! [`encode`], [`hist`] > [`spec`], [`metric`].
+
+pub mod cli;
+pub mod encode;
+pub mod engine;
+pub mod exporter;
+pub mod fixture;
+pub mod hist;
+pub mod http;
+pub mod kernel;
+pub mod layout;
+pub mod logging;
+pub mod maps;
+pub mod memory;
+pub mod metric;
+pub mod privileges;
+pub mod probes;
+pub mod render;
+pub mod self_metrics;
+pub mod site;
+pub mod spec;
+pub mod textfile;
+
+pub use exporter::{Exporter, run};
+
+/// The skeleton that `bpf_build::skeleton()` made for this crate, as module `skel`.
+#[macro_export]
+macro_rules! skeleton {
+    () => {
+        #[allow(missing_docs, unused_qualifications, clippy::all, clippy::restriction)]
+        mod skel {
+            include!(concat!(env!("OUT_DIR"), "/skel.rs"));
+        }
+    };
+}

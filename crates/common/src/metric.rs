@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Metric families between reading and encoding.
+//!
+//! The `prometheus` crate's own model has no sums that are exact integers, no
+//! OpenMetrics text and no way to native histograms; its collectors are taken in
+//! by [`Families::collect`].
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricType;
+
+use crate::hist::{BUCKETS, Unit};
+
+/// Type of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FamilyKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Classic histogram.
+    Histogram,
+}
+
+/// All samples of one metric name.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// Full name, as in text format 0.0.4.
+    pub name: String,
+    /// Help, not escaped.
+    pub help: String,
+    /// Type.
+    pub kind: FamilyKind,
+    /// Samples in any order; equal label sets are added up when encoding.
+    pub samples: Vec<Sample>,
+}
+
+/// One label set and its value.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Labels, see [`Labels`].
+    pub labels: Labels,
+    /// Value.
+    pub value: Value,
+}
+
+/// A sample's value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A whole number, written exactly.
+    Integer(u64),
+    /// Nanoseconds, written exactly as seconds.
+    Nanoseconds(u64),
+    /// Anything else.
+    Float(f64),
+    /// A histogram.
+    Histogram(Box<Histogram>),
+}
+
+/// Cumulative buckets and exact sum.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// Unit of bounds and sum.
+    pub unit: Unit,
+    /// Cumulative; the last is `+Inf` and so the count.
+    pub buckets: [u64; BUCKETS],
+    /// Nanoseconds.
+    pub sum_ns: u64,
+}
+
+/// Label pairs in exposition syntax, without braces; the sorting key of a sample.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Labels(String);
+
+impl Labels {
+    /// No labels.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The given pairs, in this order.
+    pub fn of(pairs: &[(&str, &str)]) -> Self {
+        let mut labels = Self::none();
+        for (name, value) in pairs {
+            labels.push(name, value);
+        }
+        labels
+    }
+
+    /// Adds a pair, escaping the value.
+    pub fn push(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push(',');
+        }
+        self.0.push_str(name);
+        self.0.push_str("=\"");
+        for c in value.chars() {
+            match c {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                c => self.0.push(c),
+            }
+        }
+        self.0.push('"');
+    }
+
+    /// As in the exposition, without braces.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value {
+    /// Adds the value of an equal label set; values of different kinds do not add.
+    pub fn merge(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Integer(a), Self::Integer(b)) | (Self::Nanoseconds(a), Self::Nanoseconds(b)) => {
+                *a = a.wrapping_add(*b);
+            }
+            (Self::Float(a), Self::Float(b)) => *a += b,
+            (Self::Histogram(a), Self::Histogram(b)) => {
+                for (a, b) in a.buckets.iter_mut().zip(b.buckets) {
+                    *a = a.wrapping_add(b);
+                }
+                a.sum_ns = a.sum_ns.wrapping_add(b.sum_ns);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The families of one scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Families {
+    list: Vec<Family>,
+}
+
+impl Families {
+    /// The family of that name, made when it is not there yet.
+    pub fn family(&mut self, name: &str, help: &str, kind: FamilyKind) -> &mut Family {
+        let at = self.list.iter().position(|family| family.name == name).unwrap_or_else(|| {
+            self.list.push(Family { name: name.into(), help: help.into(), kind, samples: Vec::new() });
+            self.list.len() - 1
+        });
+        &mut self.list[at]
+    }
+
+    /// Adds one counter sample.
+    pub fn counter(&mut self, name: &str, help: &str, labels: Labels, value: Value) {
+        self.family(name, help, FamilyKind::Counter).samples.push(Sample { labels, value });
+    }
+
+    /// Adds one gauge sample.
+    pub fn gauge(&mut self, name: &str, help: &str, labels: Labels, value: Value) {
+        self.family(name, help, FamilyKind::Gauge).samples.push(Sample { labels, value });
+    }
+
+    /// Takes in counters and gauges of a collector of the `prometheus` crate, but those
+    /// named `without`.
+    pub fn collect(&mut self, collector: &dyn Collector, without: &str) {
+        for family in collector.collect().into_iter().filter(|family| family.name() != without) {
+            for metric in family.get_metric() {
+                let mut labels = Labels::none();
+                for pair in metric.get_label() {
+                    labels.push(pair.name(), pair.value());
+                }
+                match family.get_field_type() {
+                    MetricType::COUNTER => {
+                        let value = Value::Float(metric.get_counter().get_value());
+                        self.counter(family.name(), family.help(), labels, value);
+                    }
+                    MetricType::GAUGE => {
+                        let value = Value::Float(metric.get_gauge().get_value());
+                        self.gauge(family.name(), family.help(), labels, value);
+                    }
+                    other => log::debug!("{}: no place for a {other:?}", family.name()),
+                }
+            }
+        }
+    }
+
+    /// The families sorted by name, their samples by labels, equal label sets added up.
+    pub fn into_sorted(mut self) -> Vec<Family> {
+        self.list.sort_by(|a, b| a.name.cmp(&b.name));
+        for family in &mut self.list {
+            family.samples.sort_by(|a, b| a.labels.cmp(&b.labels));
+            family.samples.dedup_by(|later, first| {
+                let equal = later.labels == first.labels;
+                if equal {
+                    first.value.merge(&later.value);
+                }
+                equal
+            });
+        }
+        self.list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_values_are_escaped() {
+        let labels = Labels::of(&[("a", "x\"y\\z\n"), ("b", "ü")]);
+        assert_eq!(labels.as_str(), r#"a="x\"y\\z\n",b="ü""#);
+    }
+
+    #[test]
+    fn equal_label_sets_are_added_up() {
+        let mut families = Families::default();
+        for n in [1, 2, 4] {
+            families.counter("a_total", "A.", Labels::of(&[("x", "y")]), Value::Integer(n));
+        }
+        families.counter("a_total", "A.", Labels::of(&[("x", "a")]), Value::Integer(9));
+        let sorted = families.into_sorted();
+        assert_eq!(sorted.len(), 1);
+        assert_eq!(sorted[0].samples.len(), 2);
+        assert_eq!(sorted[0].samples[0].value, Value::Integer(9));
+        assert_eq!(sorted[0].samples[1].value, Value::Integer(7));
+    }
+}

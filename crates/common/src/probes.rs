@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which program of each probe is used: facts in, plan out, then effects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use anyhow::{Context, Result};
+use libbpf_rs::{Link, Object, OpenObject};
+
+use crate::kernel::Facts;
+use crate::spec::{Need, Probe, Spec};
+
+/// Where a program attaches, from its ELF section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A tracepoint with typed arguments.
+    TpBtf(String),
+    /// A tracepoint with bare arguments.
+    RawTp(String),
+    /// Any other section: what libbpf makes of it is found out by attaching.
+    Other(String),
+}
+
+impl Hook {
+    /// Reads a section name.
+    ///
+    /// ```
+    /// use common::probes::Hook;
+    /// assert_eq!(Hook::parse("tp_btf/sched_switch"), Hook::TpBtf("sched_switch".into()));
+    /// ```
+    pub fn parse(section: &str) -> Self {
+        match section.split_once('/') {
+            Some(("tp_btf", name)) => Self::TpBtf(name.to_owned()),
+            Some(("raw_tp" | "raw_tracepoint", name)) => Self::RawTp(name.to_owned()),
+            _ => Self::Other(section.to_owned()),
+        }
+    }
+
+    /// The tracepoint whose shape must be known.
+    pub fn tracepoint(&self) -> Option<&str> {
+        match self {
+            Self::TpBtf(name) | Self::RawTp(name) => Some(name),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The kind alone, as in `fallback: raw_tp`.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::TpBtf(_) => "tp_btf",
+            Self::RawTp(_) => "raw_tp",
+            Self::Other(section) => section.split('/').next().unwrap_or(section),
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TpBtf(name) => write!(f, "tp_btf/{name}"),
+            Self::RawTp(name) => write!(f, "raw_tp/{name}"),
+            Self::Other(section) => f.write_str(section),
+        }
+    }
+}
+
+/// The hooks of an object's programs, by program name.
+pub type Hooks = BTreeMap<String, Hook>;
+
+/// The hooks of all programs of `object`.
+pub fn hooks(object: &OpenObject) -> Hooks {
+    let hook = |section: &std::ffi::OsStr| Hook::parse(&section.to_string_lossy());
+    object.progs().map(|p| (p.name().to_string_lossy().into_owned(), hook(p.section()))).collect()
+}
+
+/// Programs that the kernel refused when they were tried, and why.
+pub type Refused = BTreeMap<String, String>;
+
+/// What becomes of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The best program is used.
+    Ok {
+        /// Its name.
+        program: String,
+    },
+    /// Another one is used.
+    Fallback {
+        /// Its name.
+        program: String,
+        /// Its kind of hook.
+        kind: String,
+        /// Why not the best.
+        why: String,
+    },
+    /// None can be used here.
+    Unsupported {
+        /// Why not the best.
+        why: String,
+    },
+}
+
+impl Verdict {
+    /// The program that is used.
+    pub fn program(&self) -> Option<&str> {
+        match self {
+            Self::Ok { program } | Self::Fallback { program, .. } => Some(program),
+            Self::Unsupported { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok { .. } => f.write_str("ok"),
+            Self::Fallback { kind, why, .. } => write!(f, "fallback: {kind} ({why})"),
+            Self::Unsupported { why } => write!(f, "unsupported: {why}"),
+        }
+    }
+}
+
+/// A verdict for each probe of a spec, in its order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Probe name and verdict.
+    pub verdicts: Vec<(String, Verdict)>,
+}
+
+impl Plan {
+    /// Decides from facts and from what was refused before. Pure.
+    pub fn new(probes: &[Probe], hooks: &Hooks, facts: &Facts, refused: &Refused) -> Self {
+        let decide = |probe: &Probe| (probe.name.to_string(), verdict(probe, hooks, facts, refused));
+        Self { verdicts: probes.iter().map(decide).collect() }
+    }
+
+    /// Programs that are to be loaded.
+    pub fn programs(&self) -> BTreeSet<&str> {
+        self.verdicts.iter().filter_map(|(_, verdict)| verdict.program()).collect()
+    }
+
+    /// The first probe that must be there and cannot.
+    pub fn missing<'p>(&'p self, spec: &'p Spec) -> Option<(&'p str, &'p str)> {
+        spec.probes.iter().zip(&self.verdicts).find_map(|(probe, (name, verdict))| match verdict {
+            Verdict::Unsupported { why } if probe.need == Need::Required => {
+                Some((name.as_str(), why.as_str()))
+            }
+            _ => None,
+        })
+    }
+
+    /// Maps that nothing feeds: they are not exported, rather than shown as zero.
+    pub fn unfed(&self, spec: &Spec) -> BTreeSet<String> {
+        let probes = spec.probes.iter().zip(&self.verdicts);
+        let unfed = probes.filter_map(|(probe, (_, verdict))| match (&probe.need, verdict) {
+            (Need::Optional { feeds }, Verdict::Unsupported { .. }) => Some(feeds),
+            _ => None,
+        });
+        unfed.flatten().map(ToString::to_string).collect()
+    }
+}
+
+fn verdict(probe: &Probe, hooks: &Hooks, facts: &Facts, refused: &Refused) -> Verdict {
+    let mut first_why = None;
+    for program in &probe.programs {
+        let program = program.to_string();
+        let why = match (hooks.get(&program), refused.get(&program)) {
+            (None, _) => Some("the object has no such program".to_owned()),
+            (Some(_), Some(why)) => Some(why.clone()),
+            (Some(hook), None) => unavailable(hook, facts),
+        };
+        match (why, first_why.take()) {
+            (None, None) => return Verdict::Ok { program },
+            (None, Some(why)) => {
+                let kind = hooks[&program].kind().to_owned();
+                return Verdict::Fallback { program, kind, why };
+            }
+            (Some(why), earlier) => first_why = earlier.or(Some(why)),
+        }
+    }
+    Verdict::Unsupported { why: first_why.unwrap_or_else(|| "no program for it".to_owned()) }
+}
+
+/// Why a program cannot attach to `hook`, as far as facts tell.
+fn unavailable(hook: &Hook, facts: &Facts) -> Option<String> {
+    match hook {
+        Hook::TpBtf(_) if !facts.own_btf => Some("this kernel has no BTF of its own".to_owned()),
+        Hook::TpBtf(name) | Hook::RawTp(name) if !facts.tracepoints.contains_key(name) => {
+            Some(format!("this kernel has no tracepoint {name}"))
+        }
+        _ => None,
+    }
+}
+
+/// Attaches the programs of a plan.
+///
+/// # Errors
+/// On the first that the kernel refuses: returns its name and why. Links made
+/// before are gone then.
+pub fn attach(object: &Object, plan: &Plan) -> Result<BTreeMap<String, Link>, (String, String)> {
+    let wanted = plan.programs();
+    let mut links = BTreeMap::new();
+    for program in object.progs_mut() {
+        let name = program.name().to_string_lossy().into_owned();
+        if wanted.contains(name.as_str()) {
+            match program.attach() {
+                Ok(link) => links.insert(name, link),
+                Err(error) => return Err((name, error.to_string())),
+            };
+        }
+    }
+    Ok(links)
+}
+
+/// Sets which programs of `object` are loaded.
+pub fn choose(object: &mut OpenObject, wanted: &BTreeSet<&str>) {
+    for mut program in object.progs_mut() {
+        let load = program.name().to_str().is_some_and(|name| wanted.contains(name));
+        program.set_autoload(load);
+    }
+}
+
+/// Checks that every candidate program of `spec` is in the object.
+///
+/// # Errors
+/// Names the probe and the program.
+pub fn validate(spec: &Spec, hooks: &Hooks) -> Result<()> {
+    for probe in &spec.probes {
+        for program in &probe.programs {
+            hooks
+                .get(&**program)
+                .with_context(|| format!("probe {}: the object has no program `{program}`", probe.name))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec::new("x", 1, "x").required("issue", &["issue_btf", "issue_raw"]).optional(
+            "bio",
+            &["bio_btf"],
+            &["bios"],
+        )
+    }
+
+    fn hooks() -> Hooks {
+        let hooks = [
+            ("issue_btf", "tp_btf/block_rq_issue"),
+            ("issue_raw", "raw_tp/block_rq_issue"),
+            ("bio_btf", "tp_btf/block_bio_queue"),
+        ];
+        hooks.map(|(program, section)| (program.to_owned(), Hook::parse(section))).into()
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            own_btf: true,
+            tracepoints: [("block_rq_issue".to_owned(), 1), ("block_bio_queue".to_owned(), 1)].into(),
+            enumerators: BTreeMap::new(),
+        }
+    }
+
+    fn plan(facts: &Facts, refused: &Refused) -> Plan {
+        Plan::new(&spec().probes, &hooks(), facts, refused)
+    }
+
+    #[test]
+    fn the_best_program_is_used_where_everything_is_there() {
+        let plan = plan(&facts(), &Refused::new());
+        assert_eq!(plan.programs(), ["bio_btf", "issue_btf"].into());
+        assert_eq!(plan.missing(&spec()), None);
+        assert!(plan.unfed(&spec()).is_empty());
+        assert_eq!(plan.verdicts[0].1.to_string(), "ok");
+    }
+
+    #[test]
+    fn without_own_btf_the_bare_twin_is_used() {
+        let plan = plan(&Facts { own_btf: false, ..facts() }, &Refused::new());
+        assert_eq!(plan.programs(), ["issue_raw"].into());
+        assert_eq!(plan.verdicts[0].1.to_string(), "fallback: raw_tp (this kernel has no BTF of its own)");
+        assert_eq!(plan.unfed(&spec()), ["bios".to_owned()].into());
+    }
+
+    #[test]
+    fn a_missing_tracepoint_is_fatal_only_where_required() {
+        let mut facts = facts();
+        facts.tracepoints.remove("block_bio_queue");
+        assert_eq!(plan(&facts, &Refused::new()).missing(&spec()), None);
+        facts.tracepoints.remove("block_rq_issue");
+        let plan = plan(&facts, &Refused::new());
+        assert_eq!(plan.missing(&spec()), Some(("issue", "this kernel has no tracepoint block_rq_issue")));
+    }
+
+    #[test]
+    fn what_was_refused_is_not_tried_again() {
+        let refused = [("issue_btf".to_owned(), "Operation not permitted".to_owned())].into();
+        let verdict = &plan(&facts(), &refused).verdicts[0].1;
+        assert_eq!(verdict.program(), Some("issue_raw"));
+        assert_eq!(verdict.to_string(), "fallback: raw_tp (Operation not permitted)");
+    }
+}

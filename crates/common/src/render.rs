@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Spec and map contents to metric families: pure, the same for a live kernel and a fixture.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use crate::hist::{Unit, cumulative};
+use crate::layout::{Field, Layout, Layouts};
+use crate::maps::MapSource;
+use crate::metric::{Families, FamilyKind, Histogram, Labels, Sample, Value};
+use crate::spec::{Decode, Kind, Label, MapSpec, Side, Spec};
+
+/// A spec whose names were found in an object.
+#[derive(Debug, Default)]
+pub struct Renderer {
+    maps: Vec<BoundMap>,
+}
+
+#[derive(Debug)]
+struct BoundMap {
+    spec: MapSpec,
+    labels: Vec<Field>,
+    metrics: Vec<BoundMetric>,
+}
+
+/// What a metric is made of, by place in the value.
+#[derive(Debug)]
+enum BoundMetric {
+    Counter(Field),
+    Tally(Option<Field>),
+    Histogram { slots: Field, sum: Field, unit: Unit },
+}
+
+impl Renderer {
+    /// Finds every member that `spec` names, in maps other than those `without`.
+    ///
+    /// # Errors
+    /// When a map or member is not in the object.
+    pub fn new(spec: &Spec, layouts: &Layouts, without: &BTreeSet<String>) -> Result<Self> {
+        let maps = spec.maps.iter().filter(|map| !without.contains(&*map.map));
+        let maps = maps.map(|map| bind(map, layouts).with_context(|| format!("map `{}`", map.map)));
+        Ok(Self { maps: maps.collect::<Result<_>>()? })
+    }
+
+    /// Reads all maps into `families`. Returns how many values could not be decoded.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn render(&self, source: &dyn MapSource, families: &mut Families) -> Result<u64> {
+        let mut errors = 0;
+        for map in &self.maps {
+            // A metric without series is still announced.
+            let mut samples: Vec<Vec<Sample>> = map.metrics.iter().map(|_| Vec::new()).collect();
+            source.for_each(&map.spec.map, &mut |key, value| {
+                if map.is_idle_fold(key, value) || map.metrics.iter().all(|metric| metric.is_silent(value)) {
+                    return;
+                }
+                let labels = map.labels_of(key, value, &mut errors);
+                let metrics = map.metrics.iter().zip(&mut samples);
+                for (metric, samples) in metrics.filter(|(metric, _)| !metric.is_silent(value)) {
+                    match metric.value(value) {
+                        Some(value) => samples.push(Sample { labels: labels.clone(), value }),
+                        None => errors += 1,
+                    }
+                }
+            })?;
+            for (metric, samples) in map.spec.metrics.iter().zip(samples) {
+                let kind = match metric.kind {
+                    Kind::Counter(_) => FamilyKind::Counter,
+                    Kind::Tally(_) => FamilyKind::Gauge,
+                    Kind::Histogram(..) => FamilyKind::Histogram,
+                };
+                families.family(&metric.name, &metric.help, kind).samples.extend(samples);
+            }
+        }
+        Ok(errors)
+    }
+}
+
+fn bind(map: &MapSpec, layouts: &Layouts) -> Result<BoundMap> {
+    let layout = layouts.get(&*map.map).context("the object has none of that name")?;
+    let place = |label: &Label| match label.side {
+        Side::Key => layout.key.field(&label.member),
+        Side::Value => layout.value.field(&label.member),
+    };
+    let labels = map.labels.iter().map(place).collect::<Result<_>>()?;
+    let metrics = map.metrics.iter().map(|metric| {
+        bind_metric(&metric.kind, &layout.value).with_context(|| format!("metric {}", metric.name))
+    });
+    Ok(BoundMap { spec: map.clone(), labels, metrics: metrics.collect::<Result<_>>()? })
+}
+
+fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
+    Ok(match kind {
+        Kind::Counter(member) => BoundMetric::Counter(value.field(member)?),
+        Kind::Tally(member) => {
+            BoundMetric::Tally(member.as_ref().map(|member| value.field(member)).transpose()?)
+        }
+        Kind::Histogram(member, unit) => BoundMetric::Histogram {
+            slots: value.field(&format!("{member}.slots"))?,
+            sum: value.field(&format!("{member}.sum"))?,
+            unit: *unit,
+        },
+    })
+}
+
+/// The label value under which events are counted that find no room of their own.
+pub const OTHER: &str = "other";
+
+impl BoundMap {
+    /// Whether this is the entry for what finds no room, and all had room so far: it has
+    /// to exist beforehand, but would only puzzle.
+    fn is_idle_fold(&self, key: &[u8], value: &[u8]) -> bool {
+        let mut labels = self.spec.labels.iter().zip(&self.labels);
+        labels.any(|(label, field)| {
+            let is_text = matches!(label.decode, Decode::Text) && label.side == Side::Key;
+            is_text && until_nul(field.bytes(key)) == OTHER.as_bytes()
+        }) && value.iter().all(|byte| *byte == 0)
+    }
+
+    fn labels_of(&self, key: &[u8], value: &[u8], errors: &mut u64) -> Labels {
+        let mut labels = Labels::none();
+        for (label, field) in self.spec.labels.iter().zip(&self.labels) {
+            let bytes = match label.side {
+                Side::Key => field.bytes(key),
+                Side::Value => field.bytes(value),
+            };
+            match &label.decode {
+                Decode::Text => {
+                    let text = String::from_utf8_lossy(until_nul(bytes));
+                    *errors += u64::from(matches!(text, Cow::Owned(_)));
+                    labels.push(&label.name, &text);
+                }
+                Decode::Number => labels.push(&label.name, &number(bytes).to_string()),
+                Decode::Words(words) => {
+                    let n = number(bytes);
+                    match usize::try_from(n).ok().and_then(|n| words.get(n)) {
+                        Some(word) => labels.push(&label.name, word),
+                        None => {
+                            *errors += 1;
+                            labels.push(&label.name, &format!("unknown:{n}"));
+                        }
+                    }
+                }
+            }
+        }
+        labels
+    }
+}
+
+impl BoundMetric {
+    /// Whether the entry is none of those that are tallied.
+    fn is_silent(&self, value: &[u8]) -> bool {
+        matches!(self, Self::Tally(Some(field)) if field.bytes(value).iter().all(|byte| *byte == 0))
+    }
+
+    fn value(&self, value: &[u8]) -> Option<Value> {
+        match self {
+            Self::Counter(field) => Some(Value::Integer(number(field.bytes(value)))),
+            Self::Tally(field) => Some(Value::Integer(field.is_some().into())),
+            Self::Histogram { slots, sum, unit } => {
+                let slots: Vec<u64> = slots.bytes(value).chunks_exact(slots.width).map(number).collect();
+                let buckets = cumulative(&slots)?;
+                let sum_ns = number(sum.bytes(value));
+                Some(Value::Histogram(Box::new(Histogram { unit: *unit, buckets, sum_ns })))
+            }
+        }
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// An unsigned number of up to eight bytes in the machine's byte order.
+pub fn number(bytes: &[u8]) -> u64 {
+    let mut word = [0u8; 8];
+    let width = bytes.len().min(8);
+    if cfg!(target_endian = "little") {
+        word[..width].copy_from_slice(&bytes[..width]);
+    } else {
+        word[8 - width..].copy_from_slice(&bytes[..width]);
+    }
+    u64::from_ne_bytes(word)
+}

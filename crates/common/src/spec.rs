@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What an exporter is, as data: a built-in one states it in code, one that is
+//! loaded at run time may read it from a file.
+//!
+//! Members are named as in the BPF object's C: the engine finds their offsets in
+//! the object's own BTF, so that no struct is written twice.
+
+use std::borrow::Cow;
+
+use crate::hist::Unit;
+
+/// Text that is mostly known when compiling.
+pub type Text = Cow<'static, str>;
+
+/// An exporter.
+#[derive(Clone, Debug, Default)]
+pub struct Spec {
+    /// NAME of `ebpf-NAME-exporter`, also the `config` label.
+    pub name: Text,
+    /// TCP port of the default listen address.
+    pub port: u16,
+    /// The question it answers, for `--help` and the landing page.
+    pub summary: Text,
+    /// What is attached.
+    pub probes: Vec<Probe>,
+    /// What is read.
+    pub maps: Vec<MapSpec>,
+    /// Kernel enumerators whose values [`crate::kernel::Facts`] shall hold.
+    pub enumerators: Vec<Text>,
+}
+
+/// One question to the kernel, and the programs that can ask it, best first.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Name in `--check` and messages: the kernel's name of the hook.
+    pub name: Text,
+    /// Candidate programs; the first that the kernel takes is used.
+    pub programs: Vec<Text>,
+    /// What it means when none can be used.
+    pub need: Need,
+}
+
+/// What the lack of a probe means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing true can be said without it: the exporter does not start.
+    Required,
+    /// The named maps are not exported; the rest is.
+    Optional {
+        /// Maps that only this probe feeds.
+        feeds: Vec<Text>,
+    },
+}
+
+/// A map, the labels in its key and the metrics in its value.
+#[derive(Clone, Debug)]
+pub struct MapSpec {
+    /// Name of the map in the object.
+    pub map: Text,
+    /// Whether `--max-series` sets its size.
+    pub bounded: bool,
+    /// Labels of every metric below, from members of the key.
+    pub labels: Vec<Label>,
+    /// Metrics from members of the value.
+    pub metrics: Vec<Metric>,
+}
+
+/// A label and where in the key it comes from.
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// Label name.
+    pub name: Text,
+    /// Where it is.
+    pub side: Side,
+    /// Member of that struct.
+    pub member: Text,
+    /// How its bytes become a value.
+    pub decode: Decode,
+}
+
+/// A half of a map's entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The key.
+    Key,
+    /// The value; not of a per-CPU map, whose values are added up.
+    Value,
+}
+
+/// How the bytes of a member become a label value.
+#[derive(Clone, Debug)]
+pub enum Decode {
+    /// Bytes up to the first NUL.
+    Text,
+    /// An unsigned number, written in decimal.
+    Number,
+    /// An unsigned number that indexes these words; others become `unknown:N`.
+    Words(Vec<Text>),
+}
+
+/// A metric.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    /// Full name, with unit and `_total`.
+    pub name: Text,
+    /// One sentence: what is counted, and what is not.
+    pub help: Text,
+    /// Type and origin.
+    pub kind: Kind,
+}
+
+/// Type of a metric and where in the value it comes from.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A member that only grows.
+    Counter(Text),
+    /// A gauge: how many entries have a member other than zero. Without a member none
+    /// do, which makes a series that another map adds to start at 0.
+    Tally(Option<Text>),
+    /// A member that is a `struct hist`.
+    Histogram(Text, Unit),
+}
+
+impl Spec {
+    /// An exporter without probes or maps.
+    pub fn new(name: &'static str, port: u16, summary: &'static str) -> Self {
+        Self { name: name.into(), port, summary: summary.into(), ..Self::default() }
+    }
+
+    /// Adds a probe that must be there.
+    #[must_use]
+    pub fn required(self, name: &'static str, programs: &[&'static str]) -> Self {
+        self.probe(name, programs, Need::Required)
+    }
+
+    /// Adds a probe without which `feeds` are not exported.
+    #[must_use]
+    pub fn optional(self, name: &'static str, programs: &[&'static str], feeds: &[&'static str]) -> Self {
+        self.probe(name, programs, Need::Optional { feeds: texts(feeds) })
+    }
+
+    fn probe(mut self, name: &'static str, programs: &[&'static str], need: Need) -> Self {
+        self.probes.push(Probe { name: name.into(), programs: texts(programs), need });
+        self
+    }
+
+    /// Adds a kernel enumerator to look up.
+    #[must_use]
+    pub fn enumerator(mut self, name: &'static str) -> Self {
+        self.enumerators.push(name.into());
+        self
+    }
+
+    /// Adds a map.
+    #[must_use]
+    pub fn map(mut self, map: MapSpec) -> Self {
+        self.maps.push(map);
+        self
+    }
+}
+
+impl MapSpec {
+    /// A map of fixed size, without labels or metrics.
+    pub fn new(map: &'static str) -> Self {
+        Self { map: map.into(), bounded: false, labels: Vec::new(), metrics: Vec::new() }
+    }
+
+    /// Lets `--max-series` set the number of entries.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        self.bounded = true;
+        self
+    }
+
+    /// Adds a label from the key.
+    #[must_use]
+    pub fn label(self, name: &'static str, member: &'static str, decode: Decode) -> Self {
+        self.label_from(Side::Key, name, member, decode)
+    }
+
+    /// Adds a label from key or value.
+    #[must_use]
+    pub fn label_from(
+        mut self,
+        side: Side,
+        name: &'static str,
+        member: &'static str,
+        decode: Decode,
+    ) -> Self {
+        self.labels.push(Label { name: name.into(), side, member: member.into(), decode });
+        self
+    }
+
+    /// Adds a counter.
+    #[must_use]
+    pub fn counter(self, name: &'static str, member: &'static str, help: &'static str) -> Self {
+        self.metric(name, help, Kind::Counter(member.into()))
+    }
+
+    /// Adds a gauge that counts entries, see [`Kind::Tally`].
+    #[must_use]
+    pub fn tally(self, name: &'static str, nonzero: Option<&'static str>, help: &'static str) -> Self {
+        self.metric(name, help, Kind::Tally(nonzero.map(Into::into)))
+    }
+
+    /// Adds a histogram.
+    #[must_use]
+    pub fn histogram(self, name: &'static str, member: &'static str, unit: Unit, help: &'static str) -> Self {
+        self.metric(name, help, Kind::Histogram(member.into(), unit))
+    }
+
+    fn metric(mut self, name: &'static str, help: &'static str, kind: Kind) -> Self {
+        self.metrics.push(Metric { name: name.into(), help: help.into(), kind });
+        self
+    }
+}
+
+impl Decode {
+    /// [`Decode::Words`] of words known when compiling.
+    pub fn words(words: &[&'static str]) -> Self {
+        Self::Words(texts(words))
+    }
+}
+
+fn texts(words: &[&'static str]) -> Vec<Text> {
+    words.iter().map(|word| Text::from(*word)).collect()
+}
