@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Block devices with known behaviour, exact I/O on them, and `/proc/diskstats`.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::sh;
+
+/// A device that was made for a test and goes with this value.
+#[derive(Debug)]
+pub struct Device {
+    /// Its name in the kernel.
+    pub name: String,
+    remove: String,
+}
+
+impl Device {
+    /// A device that the guest has anyway.
+    pub fn existing(name: &str) -> Self {
+        Self { name: name.to_owned(), remove: ":".to_owned() }
+    }
+
+    /// Its node.
+    pub fn path(&self) -> PathBuf {
+        format!("/dev/{}", self.name).into()
+    }
+
+    /// Major and minor, `8:0`.
+    pub fn number(&self) -> String {
+        sh(&format!("cat /sys/block/{}/dev", self.name))
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The next test needs the place; what failed is told already.
+            let _ = std::process::Command::new("sh").args(["-c", &self.remove]).output();
+        } else {
+            sh(&self.remove);
+        }
+    }
+}
+
+/// A null_blk device of 64 MiB that completes each request after `delay_ns`.
+///
+/// # Panics
+/// When the kernel does not make it.
+#[track_caller]
+pub fn null_blk(delay_ns: u64, scheduler: &str) -> Device {
+    // The lowest free number, so that a device that is made anew has the same name.
+    let folder = (0..).map(|n| format!("/sys/kernel/config/nullb/nulltest{n}"));
+    let folder = folder.into_iter().find(|path| !Path::new(path).exists()).expect("one is free");
+    // irqmode 2: a timer completes requests; queue_mode 2: multi-queue.
+    sh(&format!(
+        "modprobe null_blk nr_devices=0
+         mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+         mkdir {folder}; cd {folder}
+         echo 64 > size; echo 2 > queue_mode; echo 2 > irqmode; echo {delay_ns} > completion_nsec
+         echo 1 > power"
+    ));
+    // Named after the folder from 6.x on, nullbN before.
+    let name = sh(&format!(
+        "cd {folder}; basename $(ls -d /sys/block/${{PWD##*/}} /sys/block/nullb$(cat index) 2> /dev/null)"
+    ));
+    sh(&format!("udevadm settle; echo {scheduler} > /sys/block/{name}/queue/scheduler"));
+    Device { name, remove: format!("udevadm settle; echo 0 > {folder}/power; rmdir {folder}") }
+}
+
+/// A SCSI disk of 64 MiB, simulated; `options` are those of module scsi_debug.
+///
+/// # Panics
+/// When the kernel does not make it.
+#[track_caller]
+pub fn scsi_debug(options: &str) -> Device {
+    sh(&format!("modprobe scsi_debug dev_size_mb=64 {options}; udevadm settle"));
+    let name = sh("basename /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/*");
+    Device { name, remove: "udevadm settle; rmmod scsi_debug".to_owned() }
+}
+
+/// A device mapper device named `name` with `table` after start and length.
+///
+/// # Panics
+/// When the kernel does not make it.
+#[track_caller]
+pub fn device_mapper(name: &str, table: &str) -> Device {
+    sh(&format!("dmsetup create {name} --table '0 65536 {table}'; udevadm settle"));
+    let node = sh(&format!("basename $(readlink -f /dev/mapper/{name})"));
+    Device { name: node, remove: format!("udevadm settle; dmsetup remove --retry {name}") }
+}
+
+/// Memory that direct I/O takes.
+#[repr(align(4096))]
+struct Aligned([u8; 1 << 20]);
+
+fn open(device: &Device, flags: rustix::fs::OFlags) -> File {
+    let flags = flags.bits() as i32;
+    let path = device.path();
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path);
+    opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Reads `count` times `bytes`, directly, one after the other; returns how many failed.
+pub fn direct_reads(device: &Device, count: u64, bytes: usize) -> u64 {
+    let file = open(device, rustix::fs::OFlags::DIRECT);
+    let mut buffer = Box::new(Aligned([0; 1 << 20]));
+    let mut failed = |n: &u64| file.read_exact_at(&mut buffer.0[..bytes], n * bytes as u64).is_err();
+    (0..count).filter(|n| failed(n)).count() as u64
+}
+
+/// Writes `count` times `bytes`, directly, one after the other.
+///
+/// # Panics
+/// When one fails.
+pub fn direct_writes(device: &Device, count: u64, bytes: usize) {
+    let file = open(device, rustix::fs::OFlags::DIRECT);
+    let buffer = Box::new(Aligned([7; 1 << 20]));
+    for n in 0..count {
+        file.write_all_at(&buffer.0[..bytes], n * bytes as u64).expect("written");
+    }
+}
+
+/// Writes a page and flushes the device's cache, `count` times.
+///
+/// # Panics
+/// When one fails.
+pub fn writes_with_flush(device: &Device, count: u64) {
+    let file = open(device, rustix::fs::OFlags::DIRECT);
+    let buffer = Box::new(Aligned([7; 1 << 20]));
+    for n in 0..count {
+        file.write_all_at(&buffer.0[..4096], n * 4096).expect("written");
+        file.sync_data().expect("flushed");
+    }
+}
+
+/// Writes that are each forced to the medium (O_DSYNC), `count` times `bytes`.
+///
+/// # Panics
+/// When one fails.
+pub fn synchronous_writes(device: &Device, count: u64, bytes: usize) {
+    let file = open(device, rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::DSYNC);
+    let buffer = Box::new(Aligned([7; 1 << 20]));
+    for n in 0..count {
+        file.write_all_at(&buffer.0[..bytes], n * bytes as u64).expect("written");
+    }
+}
+
+/// A line of `/proc/diskstats`, see the kernel's admin-guide/iostats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the kernel's names")]
+pub struct Diskstats {
+    pub reads: u64,
+    pub read_sectors: u64,
+    pub read_ms: u64,
+    pub writes: u64,
+    pub write_sectors: u64,
+    pub write_ms: u64,
+    pub in_flight: u64,
+    pub discards: u64,
+    pub discard_sectors: u64,
+    pub flushes: u64,
+}
+
+impl Diskstats {
+    /// The counters of a device now.
+    ///
+    /// # Panics
+    /// When the device is not there.
+    #[track_caller]
+    pub fn of(name: &str) -> Self {
+        let text = fs::read_to_string("/proc/diskstats").expect("readable");
+        let line = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let fields = line.into_iter().find(|fields| fields[2] == name).expect("a line for the device");
+        let number = |at: usize| fields.get(at).map_or(0, |field| field.parse().expect("a number"));
+        Self {
+            reads: number(3),
+            read_sectors: number(5),
+            read_ms: number(6),
+            writes: number(7),
+            write_sectors: number(9),
+            write_ms: number(10),
+            in_flight: number(11),
+            discards: number(14),
+            discard_sectors: number(16),
+            flushes: number(18),
+        }
+    }
+
+    /// What was added since `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            reads: self.reads - before.reads,
+            read_sectors: self.read_sectors - before.read_sectors,
+            read_ms: self.read_ms - before.read_ms,
+            writes: self.writes - before.writes,
+            write_sectors: self.write_sectors - before.write_sectors,
+            write_ms: self.write_ms - before.write_ms,
+            in_flight: self.in_flight,
+            discards: self.discards - before.discards,
+            discard_sectors: self.discard_sectors - before.discard_sectors,
+            flushes: self.flushes - before.flushes,
+        }
+    }
+}

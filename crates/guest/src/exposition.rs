@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reads the text format back.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The samples of one scrape.
+#[derive(Clone, Default)]
+pub struct Exposition(Vec<(String, BTreeMap<String, String>, f64)>);
+
+impl Exposition {
+    /// Reads text format 0.0.4.
+    ///
+    /// # Panics
+    /// At a line that is none.
+    pub fn parse(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        Self(samples.map(|line| sample(line).unwrap_or_else(|| panic!("not a sample: {line}"))).collect())
+    }
+
+    /// The value of a sample, by name and some of its labels; added up when several fit,
+    /// none when none does.
+    pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let fits = |(n, l, _): &&(String, BTreeMap<String, String>, f64)| {
+            n == name && labels.iter().all(|(name, value)| l.get(*name).is_some_and(|v| v == value))
+        };
+        self.0.iter().filter(fits).map(|(_, _, value)| *value).reduce(|a, b| a + b)
+    }
+
+    /// As [`Exposition::get`], with 0 for a series that does not exist yet.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.get(name, labels).unwrap_or(0.0)
+    }
+
+    /// The labels of all samples of a name.
+    pub fn labels(&self, name: &str) -> Vec<&BTreeMap<String, String>> {
+        self.0.iter().filter(|(n, _, _)| n == name).map(|(_, labels, _)| labels).collect()
+    }
+}
+
+impl fmt::Debug for Exposition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, labels, value) in self.0.iter().filter(|(_, _, value)| *value != 0.0) {
+            writeln!(f, "{name}{labels:?} {value}")?;
+        }
+        Ok(())
+    }
+}
+
+fn sample(line: &str) -> Option<(String, BTreeMap<String, String>, f64)> {
+    let (series, value) = line.rsplit_once(' ')?;
+    let value = value.replace("+Inf", "inf").parse().ok()?;
+    let Some((name, rest)) = series.split_once('{') else {
+        return Some((series.to_owned(), BTreeMap::new(), value));
+    };
+    let mut labels = BTreeMap::new();
+    let mut rest = rest.strip_suffix('}')?.chars().peekable();
+    while rest.peek().is_some() {
+        let label: String = rest.by_ref().take_while(|c| *c != '=').collect();
+        rest.next_if_eq(&'"')?;
+        let mut text = String::new();
+        loop {
+            match rest.next()? {
+                '"' => break,
+                '\\' => text.push(if rest.peek() == Some(&'n') { '\n' } else { *rest.peek()? }),
+                c => {
+                    text.push(c);
+                    continue;
+                }
+            }
+            rest.next();
+        }
+        labels.insert(label, text);
+        rest.next_if_eq(&',');
+    }
+    Some((name.to_owned(), labels, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_unescaped() {
+        let text = "# HELP a A.\na{b=\"x,\\\"y\\\\\",le=\"+Inf\"} 3\na 1e-05\nb_total{c=\"d\"} 2\nb_total{c=\"e\"} 5\n";
+        let exposition = Exposition::parse(text);
+        assert_eq!(exposition.get("a", &[("b", "x,\"y\\"), ("le", "+Inf")]), Some(3.0));
+        assert_eq!(exposition.get("b_total", &[]), Some(7.0));
+        assert_eq!(exposition.get("b_total", &[("c", "f")]), None);
+    }
+}
