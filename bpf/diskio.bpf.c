@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * How long do block I/Os take, per device and operation?
+ *
+ * Hooks: block_rq_{insert,issue,merge,complete} for drivers that take requests,
+ * block_bio_{queue,complete} for those that take bios (dm, md, zram, multipath
+ * heads). Each as tp_btf and, for kernels without their own BTF, as raw_tp.
+ * Cost: one clock read and one hash look-up at issue; one of each and one per-CPU
+ * look-up more at completion. A bio of a request driver costs a few pointer loads.
+ * Not seen: I/O that was under way before attaching (counted as no_start),
+ * passthrough commands, partitions apart from their disk.
+ * Counted once: a flush sequence (its empty write is not an I/O of its own), a
+ * request that is requeued, or completes in parts.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+
+#include "core_fixes.bpf.h"
+#include "events.bpf.h"
+#include "hist.bpf.h"
+#include "maps.bpf.h"
+
+#define DISK_NAME_LEN 32 /* as in linux/blkdev.h, all kernels */
+
+/* enum req_op; these four have had the same numbers since 4.10. */
+#define OP_MASK 0xff
+#define OP_READ 0
+#define OP_WRITE 1
+#define OP_FLUSH 2
+#define OP_DISCARD 3
+#define OP_FIRST_PASSTHROUGH 32
+
+enum diskio_op {
+	DISKIO_READ,
+	DISKIO_WRITE,
+	DISKIO_FLUSH,
+	DISKIO_DISCARD,
+	DISKIO_OTHER,
+	DISKIO_PASSTHROUGH, /* never a key */
+};
+
+/* Set by userland from BTF: see core_fixes.bpf.h. */
+const volatile bool diskio_rq_second = false;
+const volatile bool diskio_bio_second = false;
+/* REQ_OP_ZONE_APPEND is a write with a number of its own in each kernel. */
+const volatile u32 diskio_op_zone_append = OP_WRITE;
+/* From this many entries on, those of finished I/Os are removed at once. */
+const volatile u64 diskio_start_crowded = 3072;
+
+/*
+ * The disk's name is the key, not its number or address: both are reused for
+ * another disk, the name is what the label says.
+ */
+struct diskio_key {
+	char disk[DISK_NAME_LEN];
+	u32 op; /* enum diskio_op */
+	u32 zero;
+} __attribute__((aligned(8)));
+
+/* For drivers that take requests. latency = queue + service, also in the sums. */
+struct diskio_rq_stats {
+	struct hist latency; /* insert (or issue) to completion, us */
+	struct hist queue;   /* insert to last issue, s */
+	struct hist service; /* last issue to completion, s */
+	u64 bytes;
+	u64 errors;
+};
+
+/* For drivers that take bios there is no moment between queue and service. */
+struct diskio_bio_stats {
+	struct hist latency;
+	u64 bytes;
+	u64 errors;
+};
+
+/*
+ * A hash of one entry per request in flight. Requests are a fixed set that is
+ * used again and again, so an entry stays and is written in place: 50 ns rather
+ * than 240 for insert and delete. Where a host has more requests than fit,
+ * entries go when their I/O ends. Zero stamps mean: not in flight.
+ */
+struct diskio_start {
+	struct diskio_key key; /* as of the last issue: tags may be shared among disks */
+	u64 first;	       /* inserted, or issued without being inserted */
+	u64 issued;	       /* last issue */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64); /* struct request * */
+	__type(value, struct diskio_start);
+} start SEC(".maps");
+
+struct diskio_bio_start {
+	struct diskio_key key; /* a bio may be passed down: its disk now is not its disk then */
+	u64 queued;
+	u64 bytes;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64); /* struct bio * */
+	__type(value, struct diskio_bio_start);
+} bio_start SEC(".maps");
+
+u64 start_entries = 0;
+u64 bio_start_entries = 0;
+
+/* Not preallocated: a value is 4.7 kB per CPU, and few of the possible keys are used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct diskio_key);
+	__type(value, struct diskio_rq_stats);
+} rq_stats SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct diskio_key);
+	__type(value, struct diskio_bio_stats);
+} bio_stats SEC(".maps");
+
+/* Templates for new values; too large for the stack. Never written. */
+const struct diskio_rq_stats zero_rq_stats = {};
+const struct diskio_bio_stats zero_bio_stats = {};
+
+static __always_inline u32 operation(u32 cmd_flags)
+{
+	u32 op = cmd_flags & OP_MASK;
+
+	if (op == diskio_op_zone_append)
+		return DISKIO_WRITE;
+	switch (op) {
+	case OP_READ:
+		return DISKIO_READ;
+	case OP_WRITE:
+		return DISKIO_WRITE;
+	case OP_FLUSH:
+		return DISKIO_FLUSH;
+	case OP_DISCARD:
+		return DISKIO_DISCARD;
+	}
+	return op < OP_FIRST_PASSTHROUGH ? DISKIO_OTHER : DISKIO_PASSTHROUGH;
+}
+
+static __always_inline bool read_disk_name(struct gendisk *disk, struct diskio_key *key, bool btf)
+{
+	const u64 *name;
+	u64 *to = (u64 *)key->disk;
+
+	if (!disk)
+		return false;
+	if (!btf)
+		return !bpf_probe_read_kernel(key->disk, sizeof(key->disk), disk->disk_name);
+	name = (const u64 *)&disk->disk_name;
+	to[0] = name[0];
+	to[1] = name[1];
+	to[2] = name[2];
+	to[3] = name[3];
+	return true;
+}
+
+static __always_inline bool request_key(struct request *rq, u32 op, struct diskio_key *key,
+					bool btf)
+{
+	key->op = op;
+	return read_disk_name(request_disk(rq, btf), key, btf);
+}
+
+/* The statistics of a key; those of disk "other" when there is no room; or NULL, counted. */
+static __always_inline void *stats_of(void *map, struct diskio_key *key, const void *zero)
+{
+	void *stats = map_lookup_or_init(map, key, zero);
+	struct diskio_key other = {.disk = "other", .op = key->op};
+
+	if (stats)
+		return stats;
+	stats = bpf_map_lookup_elem(map, &other);
+	count_event(stats ? EVENT_FOLDED : EVENT_MAP_FULL);
+	return stats;
+}
+
+/* The entry of a request that begins; NULL, counted, when there is no room. */
+static __always_inline struct diskio_start *start_of(u64 id)
+{
+	struct diskio_start none = {}, *s = bpf_map_lookup_elem(&start, &id);
+
+	if (s)
+		return s;
+	if (!bpf_map_update_elem(&start, &id, &none, BPF_NOEXIST))
+		__sync_fetch_and_add(&start_entries, 1);
+	s = bpf_map_lookup_elem(&start, &id);
+	if (!s)
+		count_event(EVENT_MAP_FULL);
+	return s;
+}
+
+/* A request is one CPU's at a time here: nobody else holds this entry. */
+static __always_inline void forget_start(u64 id, struct diskio_start *s)
+{
+	s->first = 0;
+	s->issued = 0;
+	if (start_entries >= diskio_start_crowded && !bpf_map_delete_elem(&start, &id))
+		__sync_fetch_and_add(&start_entries, -1);
+}
+
+static __always_inline int on_insert(struct request *rq, bool btf)
+{
+	struct diskio_start *s;
+
+	if (operation(FIELD(btf, rq, cmd_flags)) == DISKIO_PASSTHROUGH)
+		return 0;
+	s = start_of((u64)rq);
+	/* Set already where a request comes back: it has waited since the first time. */
+	if (s && !s->first)
+		s->first = bpf_ktime_get_ns();
+	return 0;
+}
+
+static __always_inline int on_issue(struct request *rq, bool btf)
+{
+	u32 op = operation(FIELD(btf, rq, cmd_flags));
+	struct diskio_start *s;
+	u64 now;
+
+	if (op == DISKIO_PASSTHROUGH)
+		return 0;
+	s = start_of((u64)rq);
+	if (!s || !request_key(rq, op, &s->key, btf))
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (!s->first)
+		s->first = now;
+	s->issued = now;
+	return 0;
+}
+
+/* `rq` was merged into another and is no more: that one is counted. */
+static __always_inline int on_merge(struct request *rq)
+{
+	u64 id = (u64)rq;
+	struct diskio_start *s = bpf_map_lookup_elem(&start, &id);
+
+	if (s)
+		forget_start(id, s);
+	return 0;
+}
+
+static __always_inline void observe_rq(struct diskio_rq_stats *stats, const struct diskio_start *s)
+{
+	u64 now = bpf_ktime_get_ns();
+	/* Failed before it was issued: all of its time was queue. */
+	u64 issued = s->issued ?: now;
+	u64 queue = elapsed_ns(s->first, issued);
+	u64 service = elapsed_ns(issued, now);
+
+	hist_observe_us(&stats->latency, queue + service);
+	hist_observe_s(&stats->service, service);
+	if (queue)
+		hist_observe_s(&stats->queue, queue);
+	else
+		hist_add(&stats->queue, 0, 0);
+}
+
+static __always_inline int on_complete(struct request *rq, bool failed, u32 bytes, bool btf)
+{
+	u32 op = operation(FIELD(btf, rq, cmd_flags));
+	struct diskio_rq_stats *stats;
+	struct diskio_key key = {};
+	struct diskio_start *s;
+	u64 id = (u64)rq;
+	u32 left;
+
+	if (op == DISKIO_PASSTHROUGH)
+		return 0;
+	s = bpf_map_lookup_elem(&start, &id);
+	left = FIELD(btf, rq, __data_len);
+	if (!bytes && !left && (op == DISKIO_READ || op == DISKIO_WRITE))
+		goto out; /* the empty write of a flush sequence, or a sequence's second end */
+	if (s && s->issued)
+		stats = stats_of(&rq_stats, &s->key, &zero_rq_stats);
+	else if (request_key(rq, op, &key, btf))
+		stats = stats_of(&rq_stats, &key, &zero_rq_stats);
+	else
+		goto out;
+	if (stats)
+		__sync_fetch_and_add(&stats->bytes, bytes);
+	if (bytes < left)
+		return 0; /* a part, perhaps of no bytes: the rest is issued again, or ends by
+			     itself */
+	if (!stats)
+		goto out;
+	if (failed)
+		__sync_fetch_and_add(&stats->errors, 1);
+	if (s && s->first)
+		observe_rq(stats, s);
+	else
+		count_event(EVENT_NO_START);
+out:
+	if (s)
+		forget_start(id, s);
+	return 0;
+}
+
+static __always_inline int on_bio_queue(struct bio *bio, bool btf)
+{
+	struct gendisk *disk = bio_disk(bio, btf);
+	struct diskio_bio_start begin = {};
+	struct diskio_bio_start *s;
+	struct request_queue *q;
+	u64 id = (u64)bio;
+
+	q = disk ? FIELD(btf, disk, queue) : NULL;
+	if (!q || FIELD(btf, q, mq_ops))
+		return 0; /* takes requests: the request hooks see it */
+	begin.key.op = operation(FIELD(btf, bio, bi_opf));
+	begin.bytes = FIELD(btf, bio, bi_iter.bi_size);
+	if (begin.key.op == DISKIO_PASSTHROUGH || !read_disk_name(disk, &begin.key, btf))
+		return 0;
+	if (begin.key.op == DISKIO_WRITE && !begin.bytes)
+		begin.key.op = DISKIO_FLUSH; /* an empty write is legal only as a flush */
+	begin.queued = bpf_ktime_get_ns();
+	s = bpf_map_lookup_elem(&bio_start, &id);
+	if (s)
+		*s = begin;
+	else if (!bpf_map_update_elem(&bio_start, &id, &begin, BPF_ANY))
+		__sync_fetch_and_add(&bio_start_entries, 1);
+	else
+		count_event(EVENT_MAP_FULL);
+	return 0;
+}
+
+static __always_inline int on_bio_complete(struct bio *bio, bool btf)
+{
+	u64 id = (u64)bio;
+	struct diskio_bio_start *s = bpf_map_lookup_elem(&bio_start, &id);
+	struct diskio_bio_stats *stats;
+
+	if (!s || !s->queued)
+		return 0; /* a bio of a request driver */
+	stats = stats_of(&bio_stats, &s->key, &zero_bio_stats);
+	if (stats) {
+		hist_observe_us(&stats->latency, elapsed_ns(s->queued, bpf_ktime_get_ns()));
+		__sync_fetch_and_add(&stats->bytes, s->bytes);
+		if (FIELD(btf, bio, bi_status))
+			__sync_fetch_and_add(&stats->errors, 1);
+	}
+	s->queued = 0;
+	if (bio_start_entries >= diskio_start_crowded && !bpf_map_delete_elem(&bio_start, &id))
+		__sync_fetch_and_add(&bio_start_entries, -1);
+	return 0;
+}
+
+SEC("tp_btf/block_rq_insert")
+int rq_insert_btf(u64 *ctx)
+{
+	return on_insert(arg_first_or_second(ctx, diskio_rq_second), true);
+}
+
+SEC("raw_tp/block_rq_insert")
+int rq_insert_raw(u64 *ctx)
+{
+	return on_insert(arg_first_or_second(ctx, diskio_rq_second), false);
+}
+
+SEC("tp_btf/block_rq_issue")
+int rq_issue_btf(u64 *ctx)
+{
+	return on_issue(arg_first_or_second(ctx, diskio_rq_second), true);
+}
+
+SEC("raw_tp/block_rq_issue")
+int rq_issue_raw(u64 *ctx)
+{
+	return on_issue(arg_first_or_second(ctx, diskio_rq_second), false);
+}
+
+SEC("tp_btf/block_rq_merge")
+int rq_merge_btf(u64 *ctx)
+{
+	return on_merge(arg_first_or_second(ctx, diskio_rq_second));
+}
+
+SEC("raw_tp/block_rq_merge")
+int rq_merge_raw(u64 *ctx)
+{
+	return on_merge(arg_first_or_second(ctx, diskio_rq_second));
+}
+
+/* (request, int or blk_status_t error, unsigned bytes) in every kernel. */
+SEC("tp_btf/block_rq_complete")
+int rq_complete_btf(u64 *ctx)
+{
+	return on_complete((struct request *)ctx[0], ctx[1], ctx[2], true);
+}
+
+SEC("raw_tp/block_rq_complete")
+int rq_complete_raw(u64 *ctx)
+{
+	return on_complete((struct request *)ctx[0], ctx[1], ctx[2], false);
+}
+
+SEC("tp_btf/block_bio_queue")
+int bio_queue_btf(u64 *ctx)
+{
+	return on_bio_queue(arg_first_or_second(ctx, diskio_bio_second), true);
+}
+
+SEC("raw_tp/block_bio_queue")
+int bio_queue_raw(u64 *ctx)
+{
+	return on_bio_queue(arg_first_or_second(ctx, diskio_bio_second), false);
+}
+
+/* (request_queue, bio) in every kernel. */
+SEC("tp_btf/block_bio_complete")
+int bio_complete_btf(u64 *ctx)
+{
+	return on_bio_complete((struct bio *)ctx[1], true);
+}
+
+SEC("raw_tp/block_bio_complete")
+int bio_complete_raw(u64 *ctx)
+{
+	return on_bio_complete((struct bio *)ctx[1], false);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

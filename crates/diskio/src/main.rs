@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How long do block I/Os take, per device and operation?
+//!
+//! Hooks, cost and what is not seen: `bpf/diskio.bpf.c`.
+
+mod sysfs;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use common::exporter::{Exporter, OpenOf};
+use common::hist::Unit;
+use common::kernel::Facts;
+use common::layout::Layouts;
+use common::maps::LiveMaps;
+use common::metric::{Families, Labels, Value};
+use common::render::OTHER;
+use common::spec::{Decode, MapSpec, Side, Spec};
+
+common::skeleton!();
+
+/// In the order of `enum diskio_op`.
+const OPERATIONS: &[&str] = &["read", "write", "flush", "discard", "other"];
+
+/// In-flight entries: enough for a small machine, and 5 MB at most.
+const START_ENTRIES: std::ops::RangeInclusive<u32> = 4096..=65536;
+
+/// What only the bio hooks feed.
+const BIO_MAPS: &[&str] = &["bio_stats", "bio_start"];
+
+struct Diskio;
+
+impl Exporter for Diskio {
+    type Builder = skel::DiskioSkelBuilder;
+    type Flags = common::cli::NoFlags;
+
+    fn spec() -> Spec {
+        let requests = per_disk("rq_stats")
+            .histogram(
+                "ebpf_disk_io_queue_seconds",
+                "queue",
+                Unit::Seconds,
+                "Time from insertion into the I/O scheduler to the last issue to the device; 0 for a request \
+                 that is issued directly. Devices that take bios (dm, md, ...) have no such moment.",
+            )
+            .histogram(
+                "ebpf_disk_io_service_seconds",
+                "service",
+                Unit::Seconds,
+                "Time from the last issue to the device to completion. Not for devices that take bios.",
+            );
+        Spec::new("diskio", 9101, "how long do block I/Os take, per device and operation?")
+            .required("block_rq_issue", &["rq_issue_btf", "rq_issue_raw"])
+            .required("block_rq_complete", &["rq_complete_btf", "rq_complete_raw"])
+            .required("block_rq_insert", &["rq_insert_btf", "rq_insert_raw"])
+            .required("block_rq_merge", &["rq_merge_btf", "rq_merge_raw"])
+            .optional("block_bio_queue", &["bio_queue_btf", "bio_queue_raw"], BIO_MAPS)
+            .optional("block_bio_complete", &["bio_complete_btf", "bio_complete_raw"], BIO_MAPS)
+            .map(requests)
+            .map(per_disk("bio_stats"))
+            .map(in_flight("start", "issued"))
+            .map(in_flight("bio_start", "queued"))
+            .enumerator("REQ_OP_ZONE_APPEND")
+    }
+
+    fn configure(open: &mut OpenOf<'_, Self>, facts: &Facts, _: &Self::Flags) -> Result<()> {
+        let second = |tracepoint: &str| facts.tracepoints.get(tracepoint) == Some(&2);
+        let entries = sysfs::requests().clamp(*START_ENTRIES.start(), *START_ENTRIES.end());
+        open.maps.start.set_max_entries(entries).context("map `start`")?;
+        open.maps.bio_start.set_max_entries(entries).context("map `bio_start`")?;
+        let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
+        settings.diskio_rq_second = second("block_rq_issue");
+        settings.diskio_bio_second = second("block_bio_queue");
+        settings.diskio_start_crowded = u64::from(entries) / 4 * 3;
+        if let Some(value) = facts.enumerators.get("REQ_OP_ZONE_APPEND") {
+            settings.diskio_op_zone_append = u32::try_from(*value).context("REQ_OP_ZONE_APPEND")?;
+        }
+        Ok(())
+    }
+
+    fn seed(maps: &LiveMaps, layouts: &Layouts) -> Result<()> {
+        // First, as events go here that find no room.
+        for map in ["rq_stats", "bio_stats"] {
+            for operation in OPERATIONS {
+                maps.insert_zero(map, &key(layouts, map, OTHER, operation)?)?;
+            }
+        }
+        for disk in sysfs::disks().into_iter().filter(|disk| disk.size > 0) {
+            let map = if disk.takes_requests { "rq_stats" } else { "bio_stats" };
+            for operation in ["read", "write"] {
+                // Without room it has no series of its own, which is what was asked for.
+                maps.insert_zero(map, &key(layouts, map, &disk.name, operation)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn extra(families: &mut Families) -> Result<()> {
+        families.gauge(
+            "ebpf_diskio_exporter_info",
+            "Always 1; the version, and where the numbers come from.",
+            Labels::of(&[("version", env!("CARGO_PKG_VERSION")), ("source", "block tracepoints")]),
+            Value::Integer(1),
+        );
+        for disk in sysfs::disks() {
+            families.gauge(
+                "ebpf_disk_device_info",
+                "Always 1; what else a block device is called.",
+                Labels::of(&[
+                    ("device", &disk.name),
+                    ("number", &disk.number),
+                    ("dm_name", &disk.dm_name),
+                    ("dm_uuid", &disk.dm_uuid),
+                    ("model", &disk.model),
+                ]),
+                Value::Integer(1),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The metrics that devices of both kinds have.
+fn per_disk(map: &'static str) -> MapSpec {
+    MapSpec::new(map)
+        .bounded()
+        .label("device", "disk", Decode::Text)
+        .label("operation", "op", Decode::words(OPERATIONS))
+        .histogram(
+            "ebpf_disk_io_latency_microseconds",
+            "latency",
+            Unit::Microseconds,
+            "Time from insertion into the I/O scheduler, or from issue where a request is issued directly, to \
+             completion. A request that is requeued or completes in parts counts once, a merged one with the \
+             one it was merged into; an empty flush counts as flush only.",
+        )
+        .counter(
+            "ebpf_disk_io_bytes_total",
+            "bytes",
+            "Bytes that were read, written or discarded, also by requests that failed in the end.",
+        )
+        .counter("ebpf_disk_io_errors_total", "errors", "I/Os that ended with an error.")
+        .tally(IN_FLIGHT, None, IN_FLIGHT_HELP)
+}
+
+const IN_FLIGHT: &str = "ebpf_disk_io_inflight";
+const IN_FLIGHT_HELP: &str = "I/Os that were issued and have not completed.";
+
+/// Entries that are in flight, added to the zeros of [`per_disk`].
+fn in_flight(map: &'static str, since: &'static str) -> MapSpec {
+    MapSpec::new(map)
+        .label_from(Side::Value, "device", "key.disk", Decode::Text)
+        .label_from(Side::Value, "operation", "key.op", Decode::words(OPERATIONS))
+        .tally(IN_FLIGHT, Some(since), IN_FLIGHT_HELP)
+}
+
+/// The bytes of a `struct diskio_key`.
+fn key(layouts: &Layouts, map: &str, disk: &str, operation: &str) -> Result<Vec<u8>> {
+    let op = OPERATIONS.iter().position(|word| *word == operation).context("no such operation")?;
+    layouts
+        .get(map)
+        .with_context(|| format!("no map `{map}`"))?
+        .key
+        .bytes(&[("disk", disk.into()), ("op", (op as u64).into())])
+}
+
+fn main() -> ExitCode {
+    common::run::<Diskio>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::fixture::{golden, render};
+    use common::layout::Contents::Element;
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let text = render::<Diskio>(|maps| {
+            let read = [("disk", "nvme0n1".into()), ("op", 0.into())];
+            // 1.5 us, 2 us (a bound: inside le="2") and more than 2^24 us.
+            maps.set(
+                "rq_stats",
+                &read,
+                &[
+                    ("latency.slots", Element(5, 1)),
+                    ("latency.slots", Element(8, 1)),
+                    ("latency.slots", Element(193, 1)),
+                    ("latency.sum", 20_000_003_500.into()),
+                    ("queue.slots", Element(0, 3)),
+                    ("queue.sum", 3.into()),
+                    ("service.slots", Element(192, 3)),
+                    ("service.sum", 20_000_003_497.into()),
+                    ("bytes", 12_288.into()),
+                    ("errors", 1.into()),
+                ],
+            )?;
+            // All zero, an operation nobody knows, and a name that must be escaped.
+            maps.set("rq_stats", &[("disk", "sda".into()), ("op", 1.into())], &[])?;
+            maps.set("rq_stats", &[("disk", "sda".into()), ("op", 77.into())], &[("errors", 2.into())])?;
+            maps.set("bio_stats", &[("disk", "a\"b\\c".into()), ("op", 2.into())], &[("bytes", 1.into())])?;
+            // Two reads in flight; an entry that only waits, and one that is used no more.
+            let read = [("key.disk", "nvme0n1".into()), ("issued", 7.into())];
+            maps.set("start", &[("", 1.into())], &read)?;
+            maps.set("start", &[("", 2.into())], &read)?;
+            maps.set("start", &[("", 3.into())], &[("first", 7.into())])?;
+            maps.set("bio_start", &[("", 1.into())], &[("key.disk", "dm-0".into())])?;
+            // Folded into "other" in one map and idle in the other.
+            maps.set("rq_stats", &[("disk", "other".into()), ("op", 0.into())], &[])?;
+            maps.set("bio_stats", &[("disk", "other".into()), ("op", 0.into())], &[("bytes", 512.into())])?;
+            Ok(())
+        });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
+        golden(&path, &text.expect("rendered")).expect("as the golden file");
+    }
+}
