@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `make bench`: what an event costs, beside an empty program on the same hook and in
+//! the same run; and what a scrape costs.
+//!
+//! Times are the kernel's own (`kernel.bpf_stats_enabled`); they include two clock
+//! reads for each run, which the empty program has as well. The workload of an exporter
+//! is its `benches/workload`.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Typedef;
+
+use crate::release;
+use crate::workspace::{Exporter, cargo, exporters, root, run as run_command};
+
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// Runs of the workload; the fastest counts.
+const ROUNDS: usize = 5;
+
+/// Measures all exporters that have a workload, and the scrape.
+///
+/// # Errors
+/// When the kernel does not let programs be loaded or timed, or a workload fails.
+pub fn run() -> Result<()> {
+    release::build()?;
+    let stats = Stats::on()?;
+    for exporter in exporters()? {
+        let workload = root().join("crates").join(&exporter.name).join("benches/workload");
+        if workload.exists() {
+            events(&exporter, &mut Command::new(workload))?;
+        } else {
+            println!("{}: no benches/workload", exporter.name);
+        }
+    }
+    drop(stats);
+    run_command(cargo().args(["bench", "--quiet", "--package=common", "--bench=scrape"]))
+}
+
+/// The kernel times programs for as long as this lives.
+struct Stats(String);
+
+impl Stats {
+    fn on() -> Result<Self> {
+        let before = fs::read_to_string(STATS).with_context(|| format!("failed to read {STATS}"))?;
+        fs::write(STATS, "1").with_context(|| format!("failed to write {STATS}: run as root"))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Stats {
+    fn drop(&mut self) {
+        // It was writable a moment ago.
+        let _ = fs::write(STATS, self.0.trim());
+    }
+}
+
+fn events(exporter: &Exporter, workload: &mut Command) -> Result<()> {
+    let alone = fastest(workload)?;
+    let running = Running::start(exporter)?;
+    let text = running.scrape()?;
+    let mut empty = BTreeMap::new();
+    for program in samples(&text, "ebpf_exporter_ebpf_program_info") {
+        let hook = label(program, "hook").to_owned();
+        if let Some(name) = hook.strip_prefix("tp_btf/") {
+            empty.insert(hook.clone(), Empty::attach(name)?);
+        }
+    }
+    let watched = fastest(workload)?;
+    let text = running.scrape()?;
+    println!("{}: ns for each run of a program, over the workload's", exporter.name);
+    println!("  {:<34} {:>9} {:>7} {:>7} {:>7} {:>7}", "hook", "runs", "empty", "ours", "net", "ratio");
+    for program in samples(&text, "ebpf_exporter_ebpf_program_info") {
+        let (name, hook) = (label(program, "program"), label(program, "hook"));
+        let of = |metric: &str| -> Result<f64> {
+            let own = samples(&text, metric).find(|line| label(line, "program") == name);
+            let value = own.and_then(|line| line.rsplit(' ').next()).context("no statistics of a program")?;
+            value.parse().context("not a number")
+        };
+        let runs = of("ebpf_exporter_ebpf_program_run_count_total")?;
+        let ours = of("ebpf_exporter_ebpf_program_run_time_seconds_total")? * 1e9 / runs.max(1.0);
+        let Some(base) = empty.get(hook).map(Empty::nanoseconds).transpose()? else { continue };
+        if runs < 1000.0 {
+            println!("  {hook:<34} {runs:>9} too few to tell");
+            continue;
+        }
+        let (net, ratio) = (ours - base, ours / base);
+        println!("  {hook:<34} {runs:>9} {base:>7.1} {ours:>7.1} {net:>7.1} {ratio:>7.2}");
+    }
+    println!(
+        "  workload {:.0} ms without, {:.0} ms with exporter and empty programs",
+        alone * 1e3,
+        watched * 1e3
+    );
+    Ok(())
+}
+
+fn fastest(workload: &mut Command) -> Result<f64> {
+    let mut best = f64::MAX;
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        run_command(workload)?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn samples<'t>(text: &'t str, name: &str) -> impl Iterator<Item = &'t str> {
+    let start = format!("{name}{{");
+    text.lines().filter(move |line| line.starts_with(&start))
+}
+
+fn label<'l>(line: &'l str, name: &str) -> &'l str {
+    let start = line.split_once(&format!("{name}=\"")).map_or("", |(_, rest)| rest);
+    start.split('"').next().unwrap_or_default()
+}
+
+/// An exporter on a free port.
+struct Running {
+    child: Child,
+    address: String,
+}
+
+impl Running {
+    fn start(exporter: &Exporter) -> Result<Self> {
+        let binary = root().join("dist/bin").join(&exporter.binary);
+        let mut command = Command::new(binary);
+        let mut child =
+            command.args(["--web.listen-address", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn()?;
+        let mut said = String::new();
+        for line in BufReader::new(child.stderr.take().context("no standard error")?).lines() {
+            let line = line?;
+            if let Some((_, address)) = line.split_once("listening on ") {
+                return Ok(Self { child, address: address.trim_end_matches('"').to_owned() });
+            }
+            said += &line;
+        }
+        bail!("{} ended: {said}", exporter.binary)
+    }
+
+    fn scrape(&self) -> Result<String> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `return 0` on a tracepoint.
+struct Empty {
+    program: OwnedFd,
+    _link: OwnedFd,
+}
+
+impl Empty {
+    fn attach(tracepoint: &str) -> Result<Self> {
+        let btf = Btf::from_vmlinux().context("failed to read the kernel's BTF")?;
+        let handler: Option<Typedef<'_>> = btf.type_by_name(&format!("btf_trace_{tracepoint}"));
+        let handler = handler.with_context(|| format!("no tracepoint {tracepoint}"))?;
+        // r0 = 0; exit
+        let code = [(0xb7, 0), (0x95, 0)].map(|(code, imm)| libbpf_sys::bpf_insn {
+            code,
+            imm,
+            ..Default::default()
+        });
+        let mut options = libbpf_sys::bpf_prog_load_opts {
+            sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as u64,
+            expected_attach_type: libbpf_sys::BPF_TRACE_RAW_TP,
+            attach_btf_id: handler.type_id().into(),
+            ..Default::default()
+        };
+        let (name, license) = (CString::new("empty")?, CString::new("GPL")?);
+        // SAFETY: all pointers are to values that outlive the call; the count is theirs.
+        let program = unsafe {
+            libbpf_sys::bpf_prog_load(
+                libbpf_sys::BPF_PROG_TYPE_TRACING,
+                name.as_ptr(),
+                license.as_ptr(),
+                code.as_ptr(),
+                code.len() as u64,
+                &raw mut options,
+            )
+        };
+        let program = owned(program).context("failed to load an empty program")?;
+        // SAFETY: for this type of program the name is to be null.
+        let link = unsafe { libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program.as_raw_fd()) };
+        let link = owned(link).with_context(|| format!("failed to attach to {tracepoint}"))?;
+        Ok(Self { program, _link: link })
+    }
+
+    fn nanoseconds(&self) -> Result<f64> {
+        let mut info = libbpf_sys::bpf_prog_info::default();
+        let mut size = size_of_val(&info) as u32;
+        // SAFETY: the kernel writes at most `size` bytes into `info`.
+        let result = unsafe {
+            libbpf_sys::bpf_prog_get_info_by_fd(self.program.as_raw_fd(), &raw mut info, &raw mut size)
+        };
+        if result < 0 {
+            bail!("failed to ask about an empty program");
+        }
+        Ok(info.run_time_ns as f64 / (info.run_cnt as f64).max(1.0))
+    }
+}
+
+/// The descriptor that libbpf returns, or the negative error number.
+fn owned(result: i32) -> Result<OwnedFd> {
+    if result < 0 {
+        return Err(rustix::io::Errno::from_raw_os_error(-result).into());
+    }
+    // SAFETY: it is new, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Boots a Debian guest under emulation, runs a payload in it, brings back output and
+//! exit code. The payload is a folder with an executable `run`.
+
+pub mod image;
+pub mod suites;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use image::Image;
+use suites::{DISK_BYTES, DISKS, MEMORY_MIB, Suite};
+
+/// From power on to the payload's start; takes 20 s on two cores.
+const BOOT: Duration = Duration::from_secs(300);
+
+/// Lines of the console that are shown when something fails.
+const CONSOLE_LINES: usize = 60;
+
+/// Runs `payload` in a fresh guest of `suite`, printing its output; `limit` is for the
+/// payload alone. Files of the run are kept in `folder`.
+///
+/// # Errors
+/// When the guest does not boot, does not end in time, or the payload fails; the end of
+/// its console is printed then.
+pub fn run(suite: &Suite, payload: &Path, folder: &Path, limit: Duration) -> Result<()> {
+    let image = image::ensure(suite)?;
+    image::remove(folder)?;
+    fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+    let console = folder.join("console.log");
+    let result = boot(&image, payload, folder, &console)
+        .and_then(|guest| guest.watch(limit))
+        .with_context(|| format!("guest {} (console: {})", suite.name, console.display()));
+    if result.is_err() {
+        let text = fs::read(&console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        println!("--- the end of the guest's console ---");
+        for line in &lines[lines.len().saturating_sub(CONSOLE_LINES)..] {
+            println!("{line}");
+        }
+        println!("--- {} ---", console.display());
+    }
+    result
+}
+
+/// A running emulator; it is killed when this is dropped.
+struct Guest {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn boot(image: &Image, payload: &Path, folder: &Path, console: &Path) -> Result<Guest> {
+    let disk = folder.join("payload.img");
+    make_disk(&disk, payload)?;
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-smp", "2"])
+        .args(["-m", &MEMORY_MIB.to_string(), "-display", "none", "-no-reboot", "-nic", "none"])
+        .arg("-kernel")
+        .arg(&image.kernel)
+        .arg("-initrd")
+        .arg(&image.initrd)
+        .args(["-append", "console=ttyS0 panic=-1 root=/dev/vda rw quiet"])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        // Our standard input and output are the guest's port `out`.
+        .args(["-chardev", "stdio,id=out,signal=off", "-device", "virtio-serial-pci"])
+        .args(["-device", "virtserialport,chardev=out,name=out"]);
+    add_disk(&mut qemu, "root", &image.root, "snapshot=on");
+    add_disk(&mut qemu, "payload", &disk, "readonly=on");
+    for name in DISKS {
+        let path = folder.join(format!("{name}.img"));
+        File::create(&path)?.set_len(DISK_BYTES)?;
+        add_disk(&mut qemu, name, &path, "cache=unsafe");
+    }
+    let mut child = qemu
+        // Never written to, but open: at its end the emulator would close the port.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(File::create(folder.join("qemu.log"))?)
+        .spawn()
+        .context("failed to start qemu-system-x86_64")?;
+    let output = child.stdout.take().context("no standard output")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(Guest { child, lines })
+}
+
+fn add_disk(qemu: &mut Command, name: &str, path: &Path, option: &str) {
+    qemu.arg("-drive").arg(format!("id={name},if=none,format=raw,file={},{option}", path.display()));
+    qemu.arg("-device").arg(format!("virtio-blk-pci,drive={name},serial={name}"));
+}
+
+/// An ext4 file system with the contents of `folder`, and some room.
+fn make_disk(path: &Path, folder: &Path) -> Result<()> {
+    let bytes = size(folder)?;
+    let mib = bytes / (1 << 20) * 5 / 4 + 16;
+    let mut mke2fs = Command::new("mke2fs");
+    mke2fs
+        .args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"])
+        .arg(folder)
+        .arg(path)
+        .arg(format!("{mib}M"));
+    crate::workspace::run(&mut mke2fs)
+}
+
+fn size(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).with_context(|| format!("failed to read {}", folder.display()))? {
+        let entry = entry?;
+        let data = entry.metadata()?;
+        bytes += if data.is_dir() { size(&entry.path())? } else { data.len() };
+    }
+    Ok(bytes)
+}
+
+impl Guest {
+    /// Prints what the payload prints until it has ended.
+    fn watch(mut self, limit: Duration) -> Result<()> {
+        let mut deadline = Instant::now() + BOOT;
+        let mut up = false;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = match self.lines.recv_timeout(left) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) if up => bail!("the payload did not end within {limit:?}"),
+                Err(RecvTimeoutError::Timeout) => bail!("did not boot within {BOOT:?}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the guest ended before its payload did: {}", self.child.wait()?)
+                }
+            };
+            match line.strip_prefix("guest: ") {
+                Some("up") => {
+                    up = true;
+                    deadline = Instant::now() + limit;
+                }
+                Some(end) => match end.strip_prefix("exit ") {
+                    Some("0") => return Ok(()),
+                    _ => bail!("the payload failed: {end}"),
+                },
+                None => println!("{line}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Lint as law: other people's linters, then our own rules.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::guest::image::remove;
+use crate::workspace::{self, cargo, exporters, files, root, tool};
+use crate::{jobs, tidy};
+
+/// Runs all; stops at the first that complains.
+///
+/// # Errors
+/// What it says.
+pub fn run() -> Result<()> {
+    workspace::run(cargo().args(["fmt", "--all", "--check"]))?;
+    workspace::run(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "--deny=warnings",
+    ]))?;
+    let mut doc = cargo();
+    workspace::run(
+        doc.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-Dwarnings"),
+    )?;
+    let c = [files("bpf", ".bpf.c")?, files("bpf", ".bpf.h")?].concat();
+    workspace::run(
+        Command::new("clang-format-14").args(["--dry-run", "--Werror"]).args(&c).current_dir(root()),
+    )?;
+    let scripts =
+        [files("scripts", "")?, files(".ci", "run")?, files("crates", "benches/workload")?].concat();
+    workspace::run(Command::new("shellcheck").args(scripts))?;
+    tidy::run()?;
+    jobs::check()?;
+    prometheus()?;
+    units()
+}
+
+fn prometheus() -> Result<()> {
+    let promtool = || {
+        let mut command = tool("promtool");
+        command.current_dir(root());
+        command
+    };
+    workspace::run(promtool().args(["check", "config", "prometheus/prometheus.yml"]))?;
+    workspace::run(promtool().args(["test", "rules"]).args(files("alerts/tests", ".yml")?))?;
+    for exporter in exporters()? {
+        let golden = root().join("crates").join(&exporter.name).join("tests/golden/metrics.prom");
+        let file = fs::File::open(&golden).with_context(|| format!("{}", golden.display()))?;
+        let checked = promtool().args(["check", "metrics"]).stdin(file).output()?;
+        let said =
+            String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+        // The contract fixes names with microseconds.
+        let complaint = said
+            .lines()
+            .find(|line| !line.ends_with("use base unit \"seconds\" instead of \"microseconds\""));
+        if let Some(complaint) = complaint {
+            bail!("{}: {complaint}", golden.display());
+        }
+    }
+    Ok(())
+}
+
+/// systemd looks whether the binaries exist: they stand below a root of their own.
+fn units() -> Result<()> {
+    let folder = root().join("target/units");
+    remove(&folder)?;
+    for exporter in exporters()? {
+        let binary = folder.join("usr/bin").join(&exporter.binary);
+        fs::create_dir_all(folder.join("usr/bin"))?;
+        fs::copy("/bin/true", &binary)?;
+    }
+    let system = folder.join("usr/lib/systemd/system");
+    fs::create_dir_all(&system)?;
+    let mut names = Vec::new();
+    for path in [files("systemd", ".service")?, files("systemd", ".target")?].concat() {
+        let name = path.file_name().context("a unit without name")?.to_owned();
+        fs::copy(&path, system.join(&name))?;
+        names.push(name);
+    }
+    // What our units refer to, of systemd's own.
+    for unit in fs::read_dir("/usr/lib/systemd/system").or_else(|_| fs::read_dir("/lib/systemd/system"))? {
+        let unit = unit?;
+        if unit.file_name().to_string_lossy().ends_with(".target") && !system.join(unit.file_name()).exists()
+        {
+            fs::copy(unit.path(), system.join(unit.file_name()))?;
+        }
+    }
+    let mut verify = Command::new("systemd-analyze");
+    let said = verify.arg("verify").arg("--man=no").arg("--root").arg(&folder).args(&names).output();
+    let said = said.context("failed to start systemd-analyze")?;
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    let ours: Vec<&str> = text.lines().filter(|line| line.contains("ebpf-")).collect();
+    if !ours.is_empty() {
+        bail!("systemd-analyze verify: {}", ours.join("\n"));
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `make` calls: all logic of building, testing and packaging.
+
+mod bench;
+mod guest;
+mod jobs;
+mod lint;
+mod package;
+mod release;
+mod scaffold;
+mod start;
+mod test;
+mod tidy;
+mod vmlinux;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and packages the exporters.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the static binaries into dist/bin.
+    Build,
+    /// Start every exporter that this kernel supports, until Ctrl-C.
+    Run,
+    /// Check formatting, lints, scripts, units, rules and the rules of this tree.
+    Lint,
+    /// Run tests that need neither root nor a guest.
+    TestUnit,
+    /// Run the tests of all exporters, or of one, inside the guests.
+    TestVm {
+        /// NAME of one exporter.
+        #[arg(long)]
+        exporter: Option<String>,
+        /// One guest.
+        #[arg(long)]
+        guest: Option<String>,
+        /// Only tests whose name contains this.
+        #[arg(long, default_value = "")]
+        filter: String,
+    },
+    /// Measure cost per event and per scrape on this machine.
+    Bench,
+    /// Build the Debian package into dist.
+    Deb,
+    /// Install what was built.
+    Install {
+        /// Folder that stands for the root folder.
+        #[arg(long, default_value = "")]
+        destdir: PathBuf,
+        /// Folder below it.
+        #[arg(long, default_value = "/usr")]
+        prefix: PathBuf,
+    },
+    /// Write prometheus/prometheus.yml from its parts.
+    Assemble,
+    /// Write every piece of a new exporter.
+    New {
+        /// NAME: one lower-case word, or several with dashes.
+        name: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// Write bpf/vmlinux/ARCH/vmlinux.h from the BTF of a guest's kernel.
+    Vmlinux,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Build => release::build(),
+        Task::Run => start::run(),
+        Task::Lint => lint::run(),
+        Task::TestUnit => test::unit(),
+        Task::TestVm { exporter, guest, filter } => test::vm(exporter.as_deref(), guest.as_deref(), &filter),
+        Task::Bench => bench::run(),
+        Task::Deb => package::deb().map(|path| println!("{}", path.display())),
+        Task::Install { destdir, prefix } => package::install(&destdir, &prefix),
+        Task::Assemble => jobs::assemble(),
+        Task::New { name, port } => scaffold::new(&name, port),
+        Task::Vmlinux => vmlinux::from_guest(),
+    }
+}

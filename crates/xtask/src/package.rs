@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Installing, and the Debian package.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::guest::image::remove;
+use crate::release;
+use crate::workspace::{exporters, files, output, root, run};
+
+/// Stops what runs before the files go; nothing is started by installing.
+const PRERM: &str = "\
+#!/bin/sh
+set -e
+if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
+	systemctl --no-reload disable --now ebpf-exporters.target || true
+	systemctl stop 'ebpf-*-exporter.service' || true
+fi
+";
+
+const POSTINST: &str = "\
+#!/bin/sh
+set -e
+if [ \"$1\" = configure ] && [ -d /run/systemd/system ]; then
+	systemctl daemon-reload || true
+	[ -z \"$2\" ] || systemctl try-restart 'ebpf-*-exporter.service' || true
+fi
+";
+
+const POSTRM: &str = "\
+#!/bin/sh
+set -e
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload || true
+fi
+";
+
+/// Builds, and copies everything to where it belongs below `destdir`/`prefix`.
+///
+/// # Errors
+/// When building or copying fails.
+pub fn install(destdir: &Path, prefix: &Path) -> Result<()> {
+    release::build()?;
+    let below = destdir.join(prefix.strip_prefix("/").unwrap_or(prefix));
+    let base = if destdir.as_os_str().is_empty() { prefix.to_owned() } else { below };
+    let share = base.join("share/ebpf-exporters");
+    let units = base.join("lib/systemd/system");
+    for exporter in exporters()? {
+        let name = &exporter.binary;
+        copy(&root().join("dist/bin").join(name), &base.join("bin").join(name), 0o755)?;
+        let unit = format!("{name}.service");
+        let text = fs::read_to_string(root().join("systemd").join(&unit))?;
+        let text = text.replace("/usr/bin/", &format!("{}/bin/", prefix.display()));
+        write(&units.join(&unit), &text, 0o644)?;
+        // Whoever enables the target gets them all; `systemctl mask` takes one out.
+        let wants = units.join("ebpf-exporters.target.wants");
+        fs::create_dir_all(&wants)?;
+        remove(&wants.join(&unit))?;
+        symlink(Path::new("..").join(&unit), wants.join(&unit))?;
+    }
+    copy_into("systemd", ".target", &units)?;
+    for (folder, suffix) in [("prometheus", ".yml"), ("alerts", ".yml")] {
+        copy_into(folder, suffix, &share.join(folder))?;
+    }
+    let doc = base.join("share/doc/ebpf-exporters");
+    for (file, target) in
+        [("README.md", "README.md"), ("CHANGELOG.md", "changelog"), ("LICENSE", "copyright")]
+    {
+        copy(&root().join(file), &doc.join(target), 0o644)?;
+    }
+    Ok(())
+}
+
+/// Copies the files of a folder, but not tests or parts that were assembled.
+fn copy_into(folder: &str, suffix: &str, target: &Path) -> Result<()> {
+    for path in files(folder, suffix)? {
+        let below = path.strip_prefix(root().join(folder))?;
+        if !below.starts_with("tests") && below != Path::new("head.yml") {
+            copy(&path, &target.join(below), 0o644)?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds the package; returns its path.
+///
+/// # Errors
+/// When building or dpkg-deb fails.
+pub fn deb() -> Result<PathBuf> {
+    let tree = root().join("dist/deb");
+    remove(&tree)?;
+    install(&tree, Path::new("/usr"))?;
+    let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
+    let architecture = architecture.trim();
+    let version = env!("CARGO_PKG_VERSION");
+    let control = tree.join("DEBIAN");
+    write(
+        &control.join("control"),
+        &format!(
+            "Package: ebpf-exporters\nVersion: {version}\nArchitecture: {architecture}\n\
+             Maintainer: the eBPF exporters developers <ebpf-exporters@localhost>\n\
+             Section: net\nPriority: optional\n\
+             Description: Prometheus exporters for the Linux kernel, by eBPF\n \
+             One small static program for each subsystem. Start them all with\n \
+             systemctl enable --now ebpf-exporters.target\n"
+        ),
+        0o644,
+    )?;
+    for (name, script) in [("prerm", PRERM), ("postinst", POSTINST), ("postrm", POSTRM)] {
+        write(&control.join(name), script, 0o755)?;
+    }
+    let target = root().join(format!("dist/ebpf-exporters_{version}_{architecture}.deb"));
+    let mut dpkg = Command::new("dpkg-deb");
+    run(dpkg.args(["--build", "--root-owner-group", "-Zxz"]).arg(&tree).arg(&target))?;
+    Ok(target)
+}
+
+fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
+    fs::create_dir_all(to.parent().context("no parent folder")?)?;
+    fs::copy(from, to).with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))?;
+    Ok(fs::set_permissions(to, fs::Permissions::from_mode(mode))?)
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+    fs::create_dir_all(path.parent().context("no parent folder")?)?;
+    fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
+}

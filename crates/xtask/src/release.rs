@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The binaries that users get.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::workspace::{cargo, exporters, output, root, run};
+
+/// What a binary may weigh.
+const MAX_BYTES: u64 = 3 << 20;
+
+/// Builds all exporters, fully static, into `dist/bin`.
+///
+/// # Errors
+/// When cargo fails, or a binary is larger than it may be.
+pub fn build() -> Result<()> {
+    let mut command = cargo();
+    command.args(["build", "--release", "--quiet"]).env("EBPF_EXPORTERS_REVISION", revision());
+    for exporter in exporters()? {
+        command.args(["--package", &exporter.binary]);
+    }
+    run(&mut command)?;
+    let bin = root().join("dist/bin");
+    fs::create_dir_all(&bin)?;
+    for exporter in exporters()? {
+        let built = target_folder()?.join("release").join(&exporter.binary);
+        let bytes = fs::metadata(&built).with_context(|| format!("{} was not built", built.display()))?.len();
+        if bytes > MAX_BYTES {
+            bail!("{} has {bytes} bytes, more than {MAX_BYTES}", built.display());
+        }
+        // A running binary cannot be written to, but another can take its place.
+        let new = bin.join(format!(".{}", exporter.binary));
+        fs::copy(&built, &new)?;
+        fs::rename(&new, bin.join(&exporter.binary))?;
+        println!("dist/bin/{} {:.1} MB", exporter.binary, bytes as f64 / 1e6);
+    }
+    Ok(())
+}
+
+/// The commit, and whether there is more than it holds.
+pub fn revision() -> String {
+    let mut git = Command::new("git");
+    git.current_dir(root()).args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
+    output(&mut git).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Where cargo puts what it builds for the one target.
+///
+/// # Errors
+/// When cargo does not say.
+pub fn target_folder() -> Result<PathBuf> {
+    let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
+    let folder = metadata["target_directory"].as_str().context("cargo names no target folder")?;
+    let version = output(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    Ok(PathBuf::from(folder).join(host))
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask new NAME PORT`: every piece of a new exporter, to be filled in.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{exporters, root};
+use crate::{jobs, tidy};
+
+/// Writes the pieces; an exporter that counts the runs of one tracepoint, and works.
+///
+/// # Errors
+/// When the name or the port cannot be, or a piece exists.
+pub fn new(name: &str, port: u16) -> Result<()> {
+    let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if !well_formed {
+        bail!("{name:?}: a name has lower-case letters, digits and dashes, and starts with a letter");
+    }
+    if let Some(path) = tidy::pieces_of(name).iter().find(|path| root().join(path).exists()) {
+        bail!("{path} exists");
+    }
+    // The first exporter is the model for what is the same in all.
+    let model = exporters()?.into_iter().next().context("no exporter to learn from")?;
+    let read = |path: String| fs::read_to_string(root().join(&path)).with_context(|| format!("no {path}"));
+    let unit = read(format!("systemd/{}.service", model.binary))?;
+    let description =
+        unit.lines().find(|line| line.starts_with("Description=")).unwrap_or_default().to_owned();
+    let snake = name.replace('-', "_");
+    let pascal: String = name.split('-').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+    let fill = |template: &str| {
+        template
+            .replace("@NAME@", name)
+            .replace("@SNAKE@", &snake)
+            .replace("@PASCAL@", &pascal)
+            .replace("@PORT@", &port.to_string())
+    };
+    let pieces = [
+        (format!("bpf/{name}.bpf.c"), fill(BPF)),
+        (
+            format!("crates/{name}/Cargo.toml"),
+            fill(
+                &read(format!("crates/{}/Cargo.toml", model.name))?
+                    .replace(&model.binary, "ebpf-@NAME@-exporter"),
+            ),
+        ),
+        (format!("crates/{name}/build.rs"), read(format!("crates/{}/build.rs", model.name))?),
+        (format!("crates/{name}/src/main.rs"), fill(MAIN)),
+        (format!("crates/{name}/tests/guest.rs"), fill(GUEST)),
+        (format!("crates/{name}/tests/golden/metrics.prom"), fill(GOLDEN)),
+        (
+            format!("systemd/ebpf-{name}-exporter.service"),
+            unit.replace(&model.binary, &format!("ebpf-{name}-exporter"))
+                .replace(&description, &fill("Description=Prometheus exporter: @NAME@")),
+        ),
+        (format!("prometheus/jobs/{name}.yml"), fill(JOB)),
+        (format!("alerts/{name}.yml"), fill(ALERTS)),
+        (format!("alerts/tests/{name}.yml"), fill(ALERT_TESTS)),
+    ];
+    for (path, text) in &pieces {
+        let path = root().join(path);
+        fs::create_dir_all(path.parent().context("no parent folder")?)?;
+        fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
+    }
+    jobs::assemble()?;
+    for (path, _) in &pieces {
+        println!("{path}");
+    }
+    println!("README.md: add a row `| {name} | ...`");
+    Ok(())
+}
+
+const BPF: &str = r#"// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Which question does this answer?
+ *
+ * Hooks: ...
+ * Cost: ...
+ * Not seen: ...
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+
+#include "events.bpf.h"
+
+struct @SNAKE@_counts {
+	u64 forks;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct @SNAKE@_counts);
+} counts SEC(".maps");
+
+static __always_inline int on_fork(void)
+{
+	u32 zero = 0;
+	struct @SNAKE@_counts *c = bpf_map_lookup_elem(&counts, &zero);
+
+	if (c)
+		__sync_fetch_and_add(&c->forks, 1);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_fork")
+int fork_btf(u64 *ctx)
+{
+	return on_fork();
+}
+
+SEC("raw_tp/sched_process_fork")
+int fork_raw(u64 *ctx)
+{
+	return on_fork();
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+"#;
+
+const MAIN: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which question does this answer?
+//!
+//! Hooks, cost and what is not seen: `bpf/@NAME@.bpf.c`.
+
+use std::process::ExitCode;
+
+use common::exporter::Exporter;
+use common::spec::{MapSpec, Spec};
+
+common::skeleton!();
+
+struct @PASCAL@;
+
+impl Exporter for @PASCAL@ {
+    type Builder = skel::@PASCAL@SkelBuilder;
+    type Flags = common::cli::NoFlags;
+
+    fn spec() -> Spec {
+        let counts = MapSpec::new("counts").counter(
+            "ebpf_@SNAKE@_forks_total",
+            "forks",
+            "Processes and threads started.",
+        );
+        Spec::new("@NAME@", @PORT@, "which question does this answer?")
+            .required("sched_process_fork", &["fork_btf", "fork_raw"])
+            .map(counts)
+    }
+}
+
+fn main() -> ExitCode {
+    common::run::<@PASCAL@>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::fixture::{golden, render};
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let text = render::<@PASCAL@>(|maps| {
+            maps.set("counts", &[], &[("forks", 3.into())])?;
+            Ok(())
+        });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
+        golden(&path, &text.expect("rendered")).expect("as the golden file");
+    }
+}
+"#;
+
+const GUEST: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A known workload in a guest, compared with what was done and with the kernel's own counter.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use guest::exporter::Exporter;
+use guest::{install_package, sh};
+
+#[test]
+fn forks_are_counted() {
+    install_package();
+    let exporter = Exporter::start("@NAME@", &[]);
+    let kernel = || sh("awk '/^processes/ { print $2 }' /proc/stat").parse::<f64>().unwrap();
+    let (ours, theirs) = (exporter.scrape().count("ebpf_@SNAKE@_forks_total", &[]), kernel());
+    for _ in 0..23 {
+        sh("true");
+    }
+    let (ours, theirs) = (exporter.scrape().count("ebpf_@SNAKE@_forks_total", &[]) - ours, kernel() - theirs);
+    assert!(ours >= 23.0 && (ours - theirs).abs() <= 4.0, "{ours} forks, the kernel counts {theirs}");
+}
+"#;
+
+const GOLDEN: &str = "\
+# HELP ebpf_@SNAKE@_forks_total Processes and threads started.
+# TYPE ebpf_@SNAKE@_forks_total counter
+ebpf_@SNAKE@_forks_total 3
+";
+
+const JOB: &str = "\
+- job_name: ebpf-@NAME@
+  static_configs:
+    - targets: [\"localhost:@PORT@\"]
+";
+
+const ALERTS: &str = "\
+groups:
+  - name: ebpf-@NAME@
+    rules: []
+";
+
+const ALERT_TESTS: &str = "\
+rule_files:
+  - ../@NAME@.yml
+
+tests: []
+";

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Running tests, here and in guests.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::guest::image::remove;
+use crate::guest::suites::SUITES;
+use crate::guest::{self};
+use crate::package;
+use crate::workspace::{cargo, exporters, output, root, run};
+
+/// For all tests of one guest; diskio's take three minutes.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// Everything but the test targets named `guest`.
+///
+/// # Errors
+/// When a test fails.
+pub fn unit() -> Result<()> {
+    run(cargo().args(["test", "--workspace", "--quiet"]))
+}
+
+/// The test targets named `guest`, inside guests, with the package that we ship.
+///
+/// # Errors
+/// When a guest or a test fails, or there is nothing to run.
+pub fn vm(exporter: Option<&str>, guest: Option<&str>, filter: &str) -> Result<()> {
+    let package = package::deb()?;
+    let tests = build_tests(exporter)?;
+    let work = root().join("target/guest-runs");
+    let payload = work.join("payload");
+    remove(&payload)?;
+    fs::create_dir_all(payload.join("tests"))?;
+    fs::copy(&package, payload.join("ebpf-exporters.deb"))?;
+    for (name, path) in &tests {
+        fs::copy(path, payload.join("tests").join(name)).with_context(|| format!("{}", path.display()))?;
+    }
+    let script = format!(
+        "#!/bin/sh\nstatus=0\nfor test in /payload/tests/*; do\n\techo \"=== $(uname -r): ${{test##*/}}\"\n\t\
+         RUST_BACKTRACE=0 \"$test\" --test-threads=1 {filter} || status=1\ndone\nexit $status\n"
+    );
+    fs::write(payload.join("run"), script)?;
+    fs::set_permissions(payload.join("run"), fs::Permissions::from_mode(0o755))?;
+    let suites: Vec<_> = SUITES.iter().filter(|suite| guest.is_none_or(|name| suite.name == name)).collect();
+    if suites.is_empty() {
+        bail!(
+            "no guest of that name; there are: {}",
+            SUITES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    for suite in suites {
+        guest::run(suite, &payload, &work.join(suite.name), LIMIT)?;
+    }
+    Ok(())
+}
+
+/// Builds the test targets named `guest`; returns exporter name and binary of each.
+fn build_tests(only: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
+    let exporters = exporters()?;
+    let mut command = cargo();
+    command.args(["test", "--no-run", "--profile=guest", "--test=guest", "--message-format=json", "--quiet"]);
+    let chosen: Vec<_> = exporters.iter().filter(|e| only.is_none_or(|name| e.name == name)).collect();
+    if chosen.is_empty() {
+        bail!(
+            "no such exporter; there are: {}",
+            exporters.iter().map(|e| &*e.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    for exporter in &chosen {
+        command.args(["--package", &exporter.binary]);
+    }
+    let mut tests = Vec::new();
+    for line in output(&mut command)?.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's message is not JSON")?;
+        // cargo builds the exporter itself as well.
+        if message["profile"]["test"] != true {
+            continue;
+        }
+        let (Some(path), Some(manifest)) =
+            (message["executable"].as_str(), message["manifest_path"].as_str())
+        else {
+            continue;
+        };
+        let name =
+            Path::new(manifest).parent().and_then(Path::file_name).context("a crate without folder")?;
+        tests.push((name.to_string_lossy().into_owned(), PathBuf::from(path)));
+    }
+    if tests.len() != chosen.len() {
+        bail!("{} exporters have {} guest tests", chosen.len(), tests.len());
+    }
+    Ok(tests)
+}

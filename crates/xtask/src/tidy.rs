@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The rules of this tree that no other linter knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{Exporter, exporters, files, root};
+
+/// Lines of an exporter's `main.rs` with docs, without tests.
+const MAIN_LINES: usize = 200;
+
+/// Checks all rules and names every breach.
+///
+/// # Errors
+/// When there is one.
+pub fn run() -> Result<()> {
+    let mut breaches = Vec::new();
+    let exporters = exporters()?;
+    for exporter in &exporters {
+        pieces(exporter, &mut breaches);
+    }
+    ports(&exporters, &mut breaches)?;
+    headers(&mut breaches)?;
+    hardening(&exporters, &mut breaches)?;
+    alerts(&exporters, &mut breaches)?;
+    if breaches.is_empty() {
+        return Ok(());
+    }
+    bail!("tidy:\n  {}", breaches.join("\n  "));
+}
+
+/// Files that every exporter has, with NAME in the path.
+pub fn pieces_of(name: &str) -> Vec<String> {
+    vec![
+        format!("bpf/{name}.bpf.c"),
+        format!("crates/{name}/Cargo.toml"),
+        format!("crates/{name}/build.rs"),
+        format!("crates/{name}/src/main.rs"),
+        format!("crates/{name}/tests/guest.rs"),
+        format!("crates/{name}/tests/golden/metrics.prom"),
+        format!("systemd/ebpf-{name}-exporter.service"),
+        format!("prometheus/jobs/{name}.yml"),
+        format!("alerts/{name}.yml"),
+        format!("alerts/tests/{name}.yml"),
+    ]
+}
+
+fn pieces(exporter: &Exporter, breaches: &mut Vec<String>) {
+    let name = &exporter.name;
+    for path in pieces_of(name) {
+        if !root().join(&path).exists() {
+            breaches.push(format!("{path} is missing"));
+        }
+    }
+    let main = fs::read_to_string(root().join(format!("crates/{name}/src/main.rs"))).unwrap_or_default();
+    let lines = main.lines().take_while(|line| *line != "#[cfg(test)]").count();
+    if lines > MAIN_LINES {
+        breaches.push(format!(
+            "crates/{name}/src/main.rs has {lines} lines before its tests, {MAIN_LINES} may be"
+        ));
+    }
+    let readme = fs::read_to_string(root().join("README.md")).unwrap_or_default();
+    if !readme.contains(&format!("| {name} |")) {
+        breaches.push(format!("README.md has no row for {name}"));
+    }
+}
+
+/// The port of a spec and of the scrape job agree, and no two are the same.
+fn ports(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    for exporter in exporters {
+        let name = &exporter.name;
+        let main = fs::read_to_string(root().join(format!("crates/{name}/src/main.rs")))?;
+        let spec =
+            main.split_once(&format!("Spec::new(\"{name}\", ")).and_then(|(_, rest)| rest.split_once(','));
+        let port =
+            spec.with_context(|| format!("crates/{name}/src/main.rs has no Spec::new(\"{name}\", PORT"))?.0;
+        let job = fs::read_to_string(root().join(format!("prometheus/jobs/{name}.yml"))).unwrap_or_default();
+        if !job.contains(&format!("localhost:{port}\"")) || !job.contains(&format!("job_name: ebpf-{name}\n"))
+        {
+            breaches.push(format!("prometheus/jobs/{name}.yml is not a job ebpf-{name} at port {port}"));
+        }
+        if let Some(other) = taken.insert(port.to_owned(), name) {
+            breaches.push(format!("{name} and {other} have the same port {port}"));
+        }
+    }
+    Ok(())
+}
+
+/// Licences, include guards, and kernels' versions in one file only.
+fn headers(breaches: &mut Vec<String>) -> Result<()> {
+    let rust =
+        [files("crates", ".rs")?, vec![root().join("Makefile"), root().join("scripts/packages")]].concat();
+    let c = [files("bpf", ".bpf.c")?, files("bpf", ".bpf.h")?].concat();
+    for path in rust.iter().chain(&c) {
+        let text = fs::read_to_string(path)?;
+        let wanted = if c.contains(path) { "GPL-2.0-only" } else { "MIT OR Apache-2.0" };
+        if !text.lines().take(2).any(|line| line.contains("SPDX-License-Identifier") && line.contains(wanted))
+        {
+            breaches.push(format!("{}: no SPDX line with {wanted}", shown(path)));
+        }
+        let version = ["LINUX_KERNEL_VERSION", "KERNEL_VERSION(", "LINUX_VERSION_CODE"];
+        if c.contains(path) && version.iter().any(|word| text.contains(word)) {
+            breaches.push(format!("{}: asks for the kernel's version instead of its shape", shown(path)));
+        }
+        if path.extension().is_some_and(|extension| extension == "h") && !text.contains("#ifndef __") {
+            breaches.push(format!("{}: no include guard", shown(path)));
+        }
+    }
+    Ok(())
+}
+
+/// All units have the same lines after the one that says so.
+fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
+    let mut blocks = BTreeSet::new();
+    for exporter in exporters {
+        let path = format!("systemd/{}.service", exporter.binary);
+        let unit = fs::read_to_string(root().join(&path)).unwrap_or_default();
+        match unit.split_once("# The same in every unit") {
+            Some((_, block)) => blocks.insert(block.to_owned()),
+            None => bail!("{path} has no block that is the same in every unit"),
+        };
+    }
+    if blocks.len() > 1 {
+        breaches.push("systemd/: the block that is the same in every unit is not".to_owned());
+    }
+    Ok(())
+}
+
+/// Every metric that a rule uses is one that an exporter's golden file shows.
+fn alerts(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
+    let mut metrics = BTreeSet::new();
+    for exporter in exporters {
+        let path = root().join(format!("crates/{}/tests/golden/metrics.prom", exporter.name));
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let names = text.lines().filter(|line| !line.starts_with('#'));
+        metrics.extend(names.filter_map(|line| line.split(['{', ' ']).next()).map(ToOwned::to_owned));
+    }
+    for path in files("alerts", ".yml")? {
+        for word in fs::read_to_string(&path)?.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if word.starts_with("ebpf_") && !word.starts_with("ebpf_exporter_") && !metrics.contains(word) {
+                breaches.push(format!("{}: no exporter has a metric {word}", shown(&path)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
