@@ -32,6 +32,22 @@ pub fn skeleton() {
     }
 }
 
+/// Tells the crate being built, as `RUSTC_VERSION` in its environment, which compiler
+/// builds it.
+///
+/// Ends the build with a message when the compiler does not say.
+pub fn compiler_version() {
+    let version =
+        Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("--version").output();
+    let text = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    // rustc 1.95.0 (59807616e 2026-04-14)
+    match text.split_whitespace().nth(1) {
+        Some(version) => println!("cargo::rustc-env=RUSTC_VERSION={version}"),
+        None => println!("cargo::error=rustc --version says {text:?}"),
+    }
+    println!("cargo::rerun-if-changed=build.rs");
+}
+
 fn build() -> Result<()> {
     let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let name = manifest.file_name().context("the crate has no folder name")?.to_string_lossy().into_owned();
@@ -56,11 +72,15 @@ fn build() -> Result<()> {
     let clang = clang()?;
     let include = |path: &Path| [OsString::from("-I"), path.into()];
     let warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"].map(OsString::from);
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    // Types of the skeleton are named after the object, and Rust takes no dashes.
+    let object = out.join(format!("{}.bpf.o", name.replace('-', "_")));
     SkeletonBuilder::new()
         .source(bpf.join(format!("{name}.bpf.c")))
+        .obj(object)
         .clang(&clang)
         .clang_args(include(&bpf).into_iter().chain(include(&vmlinux)).chain(warnings))
-        .build_and_generate(PathBuf::from(variable("OUT_DIR")?).join("skel.rs"))
+        .build_and_generate(out.join("skel.rs"))
         .with_context(|| format!("failed to build bpf/{name}.bpf.c with {}", clang.display()))
 }
 

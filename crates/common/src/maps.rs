@@ -97,6 +97,14 @@ impl LiveMaps {
         self.maps.get(name).with_context(|| format!("the object has no map `{name}`"))
     }
 
+    /// As [`MapSource::for_each`], in the way that is left where a kernel has no batches.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn for_each_unbatched(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        self.get(map)?.for_each_key(f)
+    }
+
     /// Puts an all-zero value under `key`, unless there is a value already. Returns
     /// whether there was room.
     ///

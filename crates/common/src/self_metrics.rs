@@ -93,7 +93,7 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
             ("exporter", config),
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", REVISION),
-            ("rustversion", env!("CARGO_PKG_RUST_VERSION")),
+            ("rustversion", env!("RUSTC_VERSION")),
             ("libbpf", &libbpf),
         ]),
         Value::Integer(1),

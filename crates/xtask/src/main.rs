@@ -37,11 +37,11 @@ enum Task {
     Lint,
     /// Run tests that need neither root nor a guest.
     TestUnit,
-    /// Run the tests of all exporters, or of one, inside the guests.
+    /// Run the guest tests of all crates, or of one, inside the guests.
     TestVm {
-        /// NAME of one exporter.
+        /// NAME of an exporter, or another folder in crates/.
         #[arg(long)]
-        exporter: Option<String>,
+        only: Option<String>,
         /// One guest.
         #[arg(long)]
         guest: Option<String>,
@@ -91,7 +91,7 @@ fn run(task: Task) -> Result<()> {
         Task::Run => start::run(),
         Task::Lint => lint::run(),
         Task::TestUnit => test::unit(),
-        Task::TestVm { exporter, guest, filter } => test::vm(exporter.as_deref(), guest.as_deref(), &filter),
+        Task::TestVm { only, guest, filter } => test::vm(only.as_deref(), guest.as_deref(), &filter),
         Task::Bench => bench::run(),
         Task::Deb => package::deb().map(|path| println!("{}", path.display())),
         Task::Install { destdir, prefix } => package::install(&destdir, &prefix),

@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::{exporters, root};
+use crate::workspace::{cargo, exporters, root, run};
 use crate::{jobs, tidy};
 
 /// Writes the pieces; an exporter that counts the runs of one tracepoint, and works.
@@ -63,6 +63,8 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         fs::create_dir_all(path.parent().context("no parent folder")?)?;
         fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
     }
+    // Where lines break depends on the name.
+    run(cargo().args(["fmt", "--package", &format!("ebpf-{name}-exporter")]))?;
     jobs::assemble()?;
     for (path, _) in &pieces {
         println!("{path}");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Running tests, here and in guests.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::guest;
 use crate::guest::image::remove;
 use crate::guest::suites::SUITES;
-use crate::guest::{self};
 use crate::package;
-use crate::workspace::{cargo, exporters, output, root, run};
+use crate::workspace::{cargo, output, root, run};
 
 /// For all tests of one guest; diskio's take three minutes.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
@@ -30,9 +31,9 @@ pub fn unit() -> Result<()> {
 ///
 /// # Errors
 /// When a guest or a test fails, or there is nothing to run.
-pub fn vm(exporter: Option<&str>, guest: Option<&str>, filter: &str) -> Result<()> {
+pub fn vm(only: Option<&str>, guest: Option<&str>, filter: &str) -> Result<()> {
     let package = package::deb()?;
-    let tests = build_tests(exporter)?;
+    let tests = build_tests(only)?;
     let work = root().join("target/guest-runs");
     let payload = work.join("payload");
     remove(&payload)?;
@@ -60,20 +61,21 @@ pub fn vm(exporter: Option<&str>, guest: Option<&str>, filter: &str) -> Result<(
     Ok(())
 }
 
-/// Builds the test targets named `guest`; returns exporter name and binary of each.
+/// Builds the test targets named `guest`; returns crate folder and binary of each.
 fn build_tests(only: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
-    let exporters = exporters()?;
-    let mut command = cargo();
-    command.args(["test", "--no-run", "--profile=guest", "--test=guest", "--message-format=json", "--quiet"]);
-    let chosen: Vec<_> = exporters.iter().filter(|e| only.is_none_or(|name| e.name == name)).collect();
+    let packages = with_guest_tests()?;
+    let chosen: Vec<_> =
+        packages.iter().filter(|(folder, _)| only.is_none_or(|name| folder.as_str() == name)).collect();
     if chosen.is_empty() {
         bail!(
-            "no such exporter; there are: {}",
-            exporters.iter().map(|e| &*e.name).collect::<Vec<_>>().join(", ")
+            "no such crate with guest tests; there are: {}",
+            packages.keys().cloned().collect::<Vec<_>>().join(", ")
         );
     }
-    for exporter in &chosen {
-        command.args(["--package", &exporter.binary]);
+    let mut command = cargo();
+    command.args(["test", "--no-run", "--profile=guest", "--test=guest", "--message-format=json", "--quiet"]);
+    for (_, package) in &chosen {
+        command.args(["--package", package]);
     }
     let mut tests = Vec::new();
     for line in output(&mut command)?.lines() {
@@ -87,12 +89,33 @@ fn build_tests(only: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
         else {
             continue;
         };
-        let name =
-            Path::new(manifest).parent().and_then(Path::file_name).context("a crate without folder")?;
-        tests.push((name.to_string_lossy().into_owned(), PathBuf::from(path)));
+        tests.push((folder_of(manifest)?, PathBuf::from(path)));
     }
     if tests.len() != chosen.len() {
-        bail!("{} exporters have {} guest tests", chosen.len(), tests.len());
+        bail!("{} crates have {} guest tests", chosen.len(), tests.len());
     }
     Ok(tests)
+}
+
+/// Crate folders and package names of all that have a test target named `guest`.
+fn with_guest_tests() -> Result<BTreeMap<String, String>> {
+    let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
+    let mut found = BTreeMap::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let is_guest = |target: &Value| target["name"] == "guest" && target["kind"][0] == "test";
+        let (Some(name), Some(manifest)) = (package["name"].as_str(), package["manifest_path"].as_str())
+        else {
+            continue;
+        };
+        if package["targets"].as_array().into_iter().flatten().any(is_guest) {
+            found.insert(folder_of(manifest)?, name.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+fn folder_of(manifest: &str) -> Result<String> {
+    let folder = Path::new(manifest).parent().and_then(Path::file_name).context("a crate without folder")?;
+    Ok(folder.to_string_lossy().into_owned())
 }
