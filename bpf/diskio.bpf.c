@@ -265,7 +265,7 @@ static __always_inline void observe_rq(struct diskio_rq_stats *stats, const stru
 	if (queue)
 		hist_observe_s(&stats->queue, queue);
 	else
-		hist_add(&stats->queue, 0, 0);
+		hist_observe_nothing(&stats->queue);
 }
 
 static __always_inline int on_complete(struct request *rq, bool failed, u32 bytes, bool btf)

@@ -75,6 +75,7 @@ pub fn render<E: Exporter>(fill: impl FnOnce(&mut Fixture) -> Result<()>) -> Res
     let open = E::Builder::default().open(&mut storage).context("failed to open the BPF object")?;
     let layouts = layout::of(open.open_object())?;
     probes::validate(&E::spec(), &probes::hooks(open.open_object()))?;
+    probes::check_atomics(open.open_object())?;
     let renderer = Renderer::new(&E::spec(), &layouts, &BTreeSet::new())?;
     let mut fixture = Fixture::new(layouts);
     fill(&mut fixture)?;

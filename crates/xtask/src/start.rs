@@ -8,15 +8,17 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::geteuid;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::workspace::{Exporter, exporters, root};
 
 /// Attaching takes 50 ms; a minute is for slow machines.
 const START: Duration = Duration::from_secs(60);
 
-/// Starts them all, prints a table and waits until all have ended: Ctrl-C reaches
-/// every process of the terminal.
+/// Starts them all, prints a table and waits until all have ended, which a signal makes
+/// them do.
 ///
 /// # Errors
 /// When not one can be started.
@@ -37,6 +39,16 @@ pub fn run() -> Result<()> {
         bail!("no exporter runs on this kernel");
     }
     println!("Ctrl-C ends them.");
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("failed to watch for signals")?;
+    let children: Vec<Pid> = running.iter().map(Pid::from_child).collect();
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            for child in &children {
+                // A terminal's Ctrl-C has reached it already, and it may be gone.
+                let _ = kill_process(*child, Signal::TERM);
+            }
+        }
+    });
     for mut child in running {
         child.wait().context("failed to wait for an exporter")?;
     }

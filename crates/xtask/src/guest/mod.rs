@@ -7,6 +7,7 @@ pub mod suites;
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -14,6 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use image::Image;
 use suites::{DISK_BYTES, DISKS, MEMORY_MIB, Suite};
@@ -87,6 +90,11 @@ fn boot(image: &Image, payload: &Path, folder: &Path, console: &Path) -> Result<
         let path = folder.join(format!("{name}.img"));
         File::create(&path)?.set_len(DISK_BYTES)?;
         add_disk(&mut qemu, name, &path, "cache=unsafe");
+    }
+    // SAFETY: between fork and exec it makes one system call and nothing else.
+    unsafe {
+        // A guest does not outlive us, whatever ends us.
+        qemu.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
     }
     let mut child = qemu
         // Never written to, but open: at its end the emulator would close the port.
