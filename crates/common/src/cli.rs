@@ -29,7 +29,7 @@ pub struct NoFlags {}
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// Address to listen on, HOST:PORT; without HOST all addresses, IPv4 and IPv6. May be repeated.
-    #[arg(long = "web.listen-address", value_name = "ADDR")]
+    #[arg(long = "web.listen-address", value_name = "ADDR", value_parser = listen_address)]
     pub listen: Vec<String>,
 
     /// Path under which metrics are served.
@@ -157,6 +157,14 @@ fn absolute_path(text: &str) -> Result<String, String> {
     }
 }
 
+/// Whether the host exists is found out by listening.
+fn listen_address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("an address is HOST:PORT or :PORT".to_owned()),
+    }
+}
+
 fn textfile(text: &str) -> Result<PathBuf, String> {
     if text.ends_with(".prom") {
         Ok(text.into())
@@ -233,6 +241,8 @@ mod tests {
     fn wrong_usage_exits_with_2_and_names_the_flag() {
         for wrong in [
             &["--nonsense"][..],
+            &["--web.listen-address", "localhost"],
+            &["--web.listen-address", ":70000"],
             &["--web.telemetry-path", "metrics"],
             &["--web.telemetry-path", "/"],
             &["--textfile.path", "metrics.txt"],

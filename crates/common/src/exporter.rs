@@ -137,7 +137,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
             if flags.check {
                 print_check(&spec, &plan)?;
             }
-            bail!("cannot run: probe {probe} is {}", remedy(why));
+            bail!("cannot run: probe {probe} cannot be attached: {}", remedy(why));
         }
         match bring_up::<E>(open, cli, &spec, &plan, &hooks, facts) {
             Ok((attached, engine)) => return go(flags, &spec, &plan, attached, engine, listeners, signals),
@@ -251,11 +251,11 @@ fn why_not_loaded<E: Exporter>(
         prepare::<E>(&mut open, cli, spec, &[program].into(), facts)?;
         Ok(open.load().err())
     };
-    let said = logging::take_libbpf_warning().map(|warning| format!(" ({warning})")).unwrap_or_default();
+    let why = with_details(&error);
     // Not a matter of one program when even none cannot be loaded: maps, or permission.
     match alone("") {
         Ok(None) => {}
-        Ok(Some(_)) => return Failure::Fatal(anyhow!("cannot run: {}{said}", remedy(&error.to_string()))),
+        Ok(Some(_)) => return Failure::Fatal(anyhow!("cannot run: {}", remedy(&why))),
         Err(error) => return Failure::Fatal(error),
     }
     let mut refused = Refused::new();
@@ -263,28 +263,36 @@ fn why_not_loaded<E: Exporter>(
         match alone(program) {
             Ok(None) => {}
             Ok(Some(error)) => {
-                refused.insert((*program).to_owned(), error.to_string());
+                refused.insert((*program).to_owned(), with_details(&error));
             }
             Err(error) => return Failure::Fatal(error),
         }
     }
     if refused.is_empty() {
-        return Failure::Fatal(anyhow!("cannot run: {}{said}", remedy(&error.to_string())));
+        return Failure::Fatal(anyhow!("cannot run: {}", remedy(&why)));
     }
     Failure::Programs(refused)
+}
+
+/// The error and what libbpf said of it.
+fn with_details(error: &libbpf_rs::Error) -> String {
+    match logging::take_libbpf_warning() {
+        Some(warning) => format!("{error}: {warning}"),
+        None => error.to_string(),
+    }
 }
 
 /// `why`, and what the user can do about it.
 fn remedy(why: &str) -> String {
     if kernel::locked_down() {
         return format!(
-            "{why}: kernel lockdown in mode confidentiality forbids eBPF to read kernel memory; \
+            "{why}; kernel lockdown in mode confidentiality forbids eBPF to read kernel memory; \
              boot with lockdown=integrity"
         );
     }
     let permission = why.contains("not permitted") || why.contains("ermission denied");
     if permission && !privileges::can_load() {
-        return format!("{why}: run it as root, by its systemd unit, or with CAP_BPF and CAP_PERFMON");
+        return format!("{why}; run it as root, by its systemd unit, or with CAP_BPF and CAP_PERFMON");
     }
     why.to_owned()
 }

@@ -40,13 +40,28 @@ pub fn take_libbpf_warning() -> Option<String> {
 /// A refused program is for us to judge and to report: libbpf's warnings are details.
 fn from_libbpf(level: PrintLevel, message: String) {
     let message = message.trim();
-    if level == PrintLevel::Warn {
-        let first = message.lines().next().unwrap_or_default();
-        if let Ok(mut last) = LAST_LIBBPF_WARNING.lock() {
-            *last = Some(first.trim_start_matches("libbpf: ").to_owned());
-        }
+    if level == PrintLevel::Warn
+        && let Ok(mut last) = LAST_LIBBPF_WARNING.lock()
+    {
+        note(&mut last, message);
     }
     log::debug!(target: "libbpf", "{message}");
+}
+
+/// Keeps the verifier's verdict, which is its last line but one, over the general
+/// complaints that follow it.
+fn note(last: &mut Option<String>, message: &str) {
+    const VERDICT: &str = "verifier: ";
+    if message.contains("BEGIN PROG LOAD LOG") {
+        let mut lines =
+            message.lines().filter(|line| !line.starts_with("processed ") && !line.contains("LOAD LOG"));
+        if let Some(line) = lines.next_back() {
+            *last = Some(format!("{VERDICT}{line}"));
+        }
+    } else if !last.as_ref().is_some_and(|text| text.starts_with(VERDICT)) {
+        let first = message.lines().next().unwrap_or_default();
+        *last = Some(first.trim_start_matches("libbpf: ").to_owned());
+    }
 }
 
 impl Log for Logger {
@@ -100,7 +115,19 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{note, quoted};
+
+    #[test]
+    fn the_verifiers_verdict_is_kept() {
+        let mut last = None;
+        note(&mut last, "libbpf: prog 'x': BPF program load failed: -EINVAL");
+        assert_eq!(last.as_deref(), Some("prog 'x': BPF program load failed: -EINVAL"));
+        let log = "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\nBPF_STX uses reserved fields\n\
+                   processed 0 insns (limit 1000000)\n-- END PROG LOAD LOG --";
+        note(&mut last, log);
+        note(&mut last, "libbpf: failed to load object");
+        assert_eq!(last.as_deref(), Some("verifier: BPF_STX uses reserved fields"));
+    }
 
     #[test]
     fn messages_stay_on_one_line() {

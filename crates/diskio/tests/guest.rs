@@ -241,7 +241,8 @@ fn device_mapper_is_seen_with_its_name_and_its_delay() {
         [("read", 41.0, 10.0, disk.read_ms), ("write", 23.0, 30.0, disk.write_ms)]
     {
         let mean = delta.of(&format!("{LATENCY}_sum"), name, operation) / count / 1000.0;
-        assert!((least..least + 15.0).contains(&mean), "mean {operation} latency {mean} ms");
+        // The delay is counted in ticks of 4 ms, and a tick may be nearly over.
+        assert!((least - 4.0..least + 15.0).contains(&mean), "mean {operation} latency {mean} ms");
         let ours = mean * count;
         assert!((ours / disk_ms as f64 - 1.0).abs() < 0.05, "{operation}: {ours} ms, diskstats {disk_ms} ms");
     }
@@ -288,7 +289,9 @@ fn a_number_that_is_used_again_is_another_device() {
     let info = [("device", "zram0"), ("number", number.as_str())];
     assert_eq!(delta.1.get("ebpf_disk_device_info", &info), Some(1.0));
     assert_eq!(delta.1.get("ebpf_disk_device_info", &[("device", &name)]), None);
-    sh("rmmod zram");
+    wait_until("zram gone", Duration::from_secs(30), || {
+        sh("udevadm settle; rmmod zram && echo gone || true") == "gone"
+    });
 }
 
 #[test]

@@ -13,9 +13,20 @@ pub struct Suite {
 }
 
 /// All guests, in the order in which they are run.
-pub const SUITES: &[Suite] = &[Suite { name: "bookworm", mmdebstrap: &[], packages: &[] }];
+pub const SUITES: &[Suite] = &[
+    // Kernel 6.1, ZFS 2.1.
+    Suite {
+        name: "bookworm",
+        mmdebstrap: &[],
+        packages: &["linux-headers-cloud-amd64", "wireguard-tools", "zfs-dkms", "zfsutils-linux"],
+    },
+    // Kernel 6.12.
+    Suite { name: "trixie", mmdebstrap: &[], packages: &[] },
+    // Kernel 5.10. Its archive is no longer signed anew.
+    Suite { name: "bullseye", mmdebstrap: &["--aptopt=Acquire::Check-Valid-Until \"false\""], packages: &[] },
+];
 
-/// What every guest has: a kernel, the modules of its subsystems, and what tests drive them with.
+/// What every guest has: a kernel, and what tests drive its subsystems with.
 pub const PACKAGES: &[&str] = &[
     "ca-certificates",
     "curl",
@@ -23,16 +34,12 @@ pub const PACKAGES: &[&str] = &[
     "dmsetup",
     "iproute2",
     "kmod",
-    "linux-headers-cloud-amd64",
     "linux-image-cloud-amd64",
     "procps",
     "prometheus",
     "systemd",
     "systemd-sysv",
     "udev",
-    "wireguard-tools",
-    "zfs-dkms",
-    "zfsutils-linux",
 ];
 
 /// Debian's archive.
