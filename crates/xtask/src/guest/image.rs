@@ -72,7 +72,12 @@ fn key(arguments: &[String]) -> u64 {
 
 fn build(arguments: &[String], suite: &Suite, folder: &Path) -> Result<()> {
     let root = folder.join("root");
-    run(Command::new("mmdebstrap").args(arguments).arg(suite.name).arg(&root).arg(MIRROR))?;
+    // In a mount namespace of its own: mmdebstrap mounts this machine's /proc, /sys and
+    // /dev below the new root, and were it killed they would stay there, to be found by
+    // whoever removes what is left.
+    let mut mmdebstrap = Command::new("unshare");
+    mmdebstrap.args(["--mount", "mmdebstrap"]).args(arguments).arg(suite.name);
+    run(mmdebstrap.arg(&root).arg(MIRROR))?;
     for (name, target) in [("vmlinuz", "vmlinuz"), ("initrd.img", "initrd.img")] {
         fs::copy(boot_file(&root, name)?, folder.join(target))
             .with_context(|| format!("failed to copy {name}"))?;
