@@ -38,7 +38,7 @@ lint: ## Formatting, clippy, shellcheck, promtool, units, and the rules of this 
 	@$(XTASK) lint
 
 bench: ## Cost per event and per scrape on this machine; needs root
-	@scripts/packages build
+	@scripts/packages bench
 	@$(XTASK) bench
 
 deb: ## Build the Debian package into dist

@@ -4,20 +4,22 @@
 //!
 //! Times are the kernel's own (`kernel.bpf_stats_enabled`); they include two clock
 //! reads for each run, which the empty program has as well. The workload of an exporter
-//! is its `benches/workload`.
+//! is its `benches/workload`; a line `# flags: FLAGS` in it asks for one more run with
+//! them, `# peer: COMMAND` names a tool of libbpf-tools to run beside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Typedef;
+use libbpf_rs::query::{ProgInfoIter, ProgramInfo};
 
 use crate::release;
 use crate::workspace::{Exporter, cargo, exporters, root, run as run_command};
@@ -27,22 +29,35 @@ const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// Runs of the workload; the fastest counts.
 const ROUNDS: usize = 5;
 
-/// Measures all exporters that have a workload, and the scrape.
+/// A tool that compiles nothing has loaded its programs by then.
+const PEER_START: Duration = Duration::from_secs(10);
+
+/// Measures the exporters named in `only`, or all, that have a workload; and the scrape.
 ///
 /// # Errors
 /// When the kernel does not let programs be loaded or timed, or a workload fails.
-pub fn run() -> Result<()> {
+pub fn run(only: &[String]) -> Result<()> {
     release::build()?;
     let stats = Stats::on()?;
-    for exporter in exporters()? {
-        let workload = root().join("crates").join(&exporter.name).join("benches/workload");
-        if workload.exists() {
-            events(&exporter, &mut Command::new(workload))?;
-        } else {
+    for exporter in exporters()?.iter().filter(|e| only.is_empty() || only.contains(&e.name)) {
+        let path = root().join("crates").join(&exporter.name).join("benches/workload");
+        let Ok(text) = fs::read_to_string(&path) else {
             println!("{}: no benches/workload", exporter.name);
+            continue;
+        };
+        // The first run is with default flags.
+        let more = text.lines().filter_map(|line| line.strip_prefix("# flags: "));
+        let peer = text.lines().find_map(|line| line.strip_prefix("# peer: "));
+        for (flags, peer) in std::iter::once(("", peer)).chain(more.map(|flags| (flags, None))) {
+            if let Err(error) = events(exporter, flags, peer, &mut Command::new(&path)) {
+                println!("{} {flags}: not measured: {error:#}", exporter.name);
+            }
         }
     }
     drop(stats);
+    if !only.is_empty() {
+        return Ok(());
+    }
     run_command(cargo().args(["bench", "--quiet", "--package=common", "--bench=scrape"]))
 }
 
@@ -64,9 +79,9 @@ impl Drop for Stats {
     }
 }
 
-fn events(exporter: &Exporter, workload: &mut Command) -> Result<()> {
+fn events(exporter: &Exporter, flags: &str, peer: Option<&str>, workload: &mut Command) -> Result<()> {
     let alone = fastest(workload)?;
-    let running = Running::start(exporter)?;
+    let running = Running::start(exporter, flags)?;
     let text = running.scrape()?;
     let mut empty = BTreeMap::new();
     for program in samples(&text, "ebpf_exporter_ebpf_program_info") {
@@ -75,9 +90,10 @@ fn events(exporter: &Exporter, workload: &mut Command) -> Result<()> {
             empty.insert(hook.clone(), Empty::attach(name)?);
         }
     }
+    let peer = peer.map(Peer::start).transpose();
     let watched = fastest(workload)?;
     let text = running.scrape()?;
-    println!("{}: ns for each run of a program, over the workload's", exporter.name);
+    println!("{} {flags}: ns for each run of a program, over the workload's", exporter.name);
     println!("  {:<34} {:>9} {:>7} {:>7} {:>7} {:>7}", "hook", "runs", "empty", "ours", "net", "ratio");
     for program in samples(&text, "ebpf_exporter_ebpf_program_info") {
         let (name, hook) = (label(program, "program"), label(program, "hook"));
@@ -88,13 +104,22 @@ fn events(exporter: &Exporter, workload: &mut Command) -> Result<()> {
         };
         let runs = of("ebpf_exporter_ebpf_program_run_count_total")?;
         let ours = of("ebpf_exporter_ebpf_program_run_time_seconds_total")? * 1e9 / runs.max(1.0);
-        let Some(base) = empty.get(hook).map(Empty::nanoseconds).transpose()? else { continue };
-        if runs < 1000.0 {
+        if runs < 1000.0 && !hook.starts_with("iter/") {
             println!("  {hook:<34} {runs:>9} too few to tell");
             continue;
         }
-        let (net, ratio) = (ours - base, ours / base);
-        println!("  {hook:<34} {runs:>9} {base:>7.1} {ours:>7.1} {net:>7.1} {ratio:>7.2}");
+        match empty.get(hook).map(Empty::nanoseconds).transpose()? {
+            Some(base) => {
+                let (net, ratio) = (ours - base, ours / base);
+                println!("  {hook:<34} {runs:>9} {base:>7.1} {ours:>7.1} {net:>7.1} {ratio:>7.2}");
+            }
+            None => println!("  {hook:<34} {runs:>9} {:>7} {ours:>7.1}", "-"),
+        }
+    }
+    match peer {
+        Ok(Some(peer)) => peer.report(),
+        Ok(None) => {}
+        Err(error) => println!("  no comparison: {error:#}"),
     }
     println!(
         "  workload {:.0} ms without, {:.0} ms with exporter and empty programs",
@@ -102,6 +127,57 @@ fn events(exporter: &Exporter, workload: &mut Command) -> Result<()> {
         watched * 1e3
     );
     Ok(())
+}
+
+/// A tool that does the same job, running beside the exporter.
+struct Peer {
+    child: Child,
+    name: String,
+    /// Programs that were there before.
+    others: BTreeSet<u32>,
+}
+
+impl Peer {
+    fn start(line: &str) -> Result<Self> {
+        let others = ProgInfoIter::default().map(|program| program.id).collect();
+        let mut words = line.split_whitespace();
+        let name = words.next().context("no command")?.to_owned();
+        let mut command = Command::new(&name);
+        let child = command.args(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = child.with_context(|| format!("{name} (package libbpf-tools)"))?;
+        let mut peer = Self { child, name, others };
+        let deadline = Instant::now() + PEER_START;
+        while peer.programs().next().is_none() {
+            if let Some(status) = peer.child.try_wait()? {
+                bail!("{} does not run here: {status}", peer.name);
+            }
+            if Instant::now() > deadline {
+                bail!("{} loads no program", peer.name);
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Ok(peer)
+    }
+
+    fn programs(&self) -> impl Iterator<Item = ProgramInfo> {
+        ProgInfoIter::default().filter(|program| !self.others.contains(&program.id))
+    }
+
+    fn report(&self) {
+        for program in self.programs().filter(|program| program.run_cnt >= 1000) {
+            let (name, runs) = (program.name.to_string_lossy(), program.run_cnt);
+            let each = program.run_time_ns as f64 / runs as f64;
+            println!("  {:<34} {runs:>9} {:>7} {each:>7.1}", format!("{}: {name}", self.name), "-");
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 fn fastest(workload: &mut Command) -> Result<f64> {
@@ -131,11 +207,14 @@ struct Running {
 }
 
 impl Running {
-    fn start(exporter: &Exporter) -> Result<Self> {
+    fn start(exporter: &Exporter, flags: &str) -> Result<Self> {
         let binary = root().join("dist/bin").join(&exporter.binary);
         let mut command = Command::new(binary);
-        let mut child =
-            command.args(["--web.listen-address", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn()?;
+        let mut child = command
+            .args(flags.split_whitespace())
+            .args(["--web.listen-address", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .spawn()?;
         let mut said = String::new();
         for line in BufReader::new(child.stderr.take().context("no standard error")?).lines() {
             let line = line?;

@@ -37,11 +37,11 @@ enum Task {
     Lint,
     /// Run tests that need neither root nor a guest.
     TestUnit,
-    /// Run the guest tests of all crates, or of one, inside the guests.
+    /// Run the guest tests of all crates, or of some, inside the guests.
     TestVm {
-        /// NAME of an exporter, or another folder in crates/.
-        #[arg(long)]
-        only: Option<String>,
+        /// NAME of an exporter, or another folder in crates/; several with commas.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
         /// One guest.
         #[arg(long)]
         guest: Option<String>,
@@ -50,7 +50,11 @@ enum Task {
         filter: String,
     },
     /// Measure cost per event and per scrape on this machine.
-    Bench,
+    Bench {
+        /// NAME of an exporter; several with commas.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+    },
     /// Build the Debian package into dist.
     Deb,
     /// Install what was built.
@@ -72,7 +76,17 @@ enum Task {
         port: u16,
     },
     /// Write bpf/vmlinux/ARCH/vmlinux.h from the BTF of a guest's kernel.
-    Vmlinux,
+    Vmlinux {
+        /// BTF of another kernel, raw or in an ELF file.
+        #[arg(long, requires_all = ["kernel", "arch"])]
+        btf: Option<PathBuf>,
+        /// What that kernel is called, for the header's first line.
+        #[arg(long)]
+        kernel: Option<String>,
+        /// Its architecture, as cargo spells it.
+        #[arg(long)]
+        arch: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -91,12 +105,15 @@ fn run(task: Task) -> Result<()> {
         Task::Run => start::run(),
         Task::Lint => lint::run(),
         Task::TestUnit => test::unit(),
-        Task::TestVm { only, guest, filter } => test::vm(only.as_deref(), guest.as_deref(), &filter),
-        Task::Bench => bench::run(),
+        Task::TestVm { only, guest, filter } => test::vm(&only, guest.as_deref(), &filter),
+        Task::Bench { only } => bench::run(&only),
         Task::Deb => package::deb().map(|path| println!("{}", path.display())),
         Task::Install { destdir, prefix } => package::install(&destdir, &prefix),
         Task::Assemble => jobs::assemble(),
         Task::New { name, port } => scaffold::new(&name, port),
-        Task::Vmlinux => vmlinux::from_guest(),
+        Task::Vmlinux { btf: Some(btf), kernel, arch } => {
+            vmlinux::generate(&btf, &kernel.unwrap_or_default(), &arch.unwrap_or_default())
+        }
+        Task::Vmlinux { .. } => vmlinux::from_guest(),
     }
 }

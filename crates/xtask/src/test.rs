@@ -31,7 +31,7 @@ pub fn unit() -> Result<()> {
 ///
 /// # Errors
 /// When a guest or a test fails, or there is nothing to run.
-pub fn vm(only: Option<&str>, guest: Option<&str>, filter: &str) -> Result<()> {
+pub fn vm(only: &[String], guest: Option<&str>, filter: &str) -> Result<()> {
     let package = package::deb()?;
     let tests = build_tests(only)?;
     let work = root().join("target/guest-runs");
@@ -42,9 +42,13 @@ pub fn vm(only: Option<&str>, guest: Option<&str>, filter: &str) -> Result<()> {
     for (name, path) in &tests {
         fs::copy(path, payload.join("tests").join(name)).with_context(|| format!("{}", path.display()))?;
     }
+    // Tests named last_* leave a guest that is of no use to others.
     let script = format!(
-        "#!/bin/sh\nstatus=0\nfor test in /payload/tests/*; do\n\techo \"=== $(uname -r): ${{test##*/}}\"\n\t\
-         RUST_BACKTRACE=0 \"$test\" --test-threads=1 {filter} || status=1\ndone\nexit $status\n"
+        "#!/bin/sh\nstatus=0\nexport RUST_BACKTRACE=0\n\
+         each() {{\n\techo \"=== $(uname -r): ${{test##*/}}\"\n\t\"$test\" --test-threads=1 \"$@\" || status=1\n}}\n\
+         for test in /payload/tests/*; do each --skip last_ {filter}; done\n\
+         for test in /payload/tests/*; do\n\t! \"$test\" --list {filter} | grep -q ^last_ || each last_\ndone\n\
+         exit $status\n"
     );
     fs::write(payload.join("run"), script)?;
     fs::set_permissions(payload.join("run"), fs::Permissions::from_mode(0o755))?;
@@ -55,17 +59,25 @@ pub fn vm(only: Option<&str>, guest: Option<&str>, filter: &str) -> Result<()> {
             SUITES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
         );
     }
+    // The others tell whether it is the kernel.
+    let mut failed = Vec::new();
     for suite in suites {
-        guest::run(suite, &payload, &work.join(suite.name), LIMIT)?;
+        if let Err(error) = guest::run(suite, &payload, &work.join(suite.name), LIMIT) {
+            println!("{error:#}");
+            failed.push(suite.name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("tests failed in: {}", failed.join(", "));
     }
     Ok(())
 }
 
 /// Builds the test targets named `guest`; returns crate folder and binary of each.
-fn build_tests(only: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
+fn build_tests(only: &[String]) -> Result<Vec<(String, PathBuf)>> {
     let packages = with_guest_tests()?;
     let chosen: Vec<_> =
-        packages.iter().filter(|(folder, _)| only.is_none_or(|name| folder.as_str() == name)).collect();
+        packages.iter().filter(|(folder, _)| only.is_empty() || only.contains(folder)).collect();
     if chosen.is_empty() {
         bail!(
             "no such crate with guest tests; there are: {}",

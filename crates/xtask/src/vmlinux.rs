@@ -12,9 +12,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use libbpf_rs::ReferencesType;
 use libbpf_rs::btf::types::{Array, Enum, Int, IntEncoding, Ptr, Struct, Union};
 use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
+use libbpf_rs::{HasSize, ReferencesType};
 
 use crate::guest;
 use crate::guest::suites::SUITES;
@@ -77,7 +77,7 @@ pub fn from_guest() -> Result<()> {
 ///
 /// # Errors
 /// When a type or field of the list is not in that BTF, or a file cannot be read or written.
-fn generate(btf: &Path, provenance: &str, arch: &str) -> Result<()> {
+pub fn generate(btf: &Path, provenance: &str, arch: &str) -> Result<()> {
     let list = root().join("bpf/vmlinux/types.txt");
     let list = fs::read_to_string(&list).with_context(|| format!("failed to read {}", list.display()))?;
     let btf = Btf::from_path(btf).with_context(|| format!("failed to read BTF from {}", btf.display()))?;
@@ -141,7 +141,7 @@ fn structure(btf: &Btf<'_>, name: &str, fields: &[&str], named: &mut BTreeSet<St
     for field in fields {
         let ty = field_type(btf, kind.type_id(), field)
             .with_context(|| format!("struct {name} has no field {field}"))?;
-        writeln!(text, "\t{};", declare(btf.type_by_id(ty).context("no such type")?, field, named)?)?;
+        writeln!(text, "\t{};", declare(btf, btf.type_by_id(ty).context("no such type")?, field, named)?)?;
     }
     Ok(text + "};\n\n")
 }
@@ -149,19 +149,24 @@ fn structure(btf: &Btf<'_>, name: &str, fields: &[&str], named: &mut BTreeSet<St
 /// The type of a field, also one inside anonymous structs and unions: relocation finds it there.
 fn field_type(btf: &Btf<'_>, owner: TypeId, field: &str) -> Option<TypeId> {
     let ty = btf.type_by_id::<BtfType<'_>>(owner)?.skip_mods_and_typedefs();
-    let members: Vec<(String, TypeId)> = match ty.kind() {
-        BtfKind::Struct => Struct::try_from(ty).ok()?.iter().map(|m| (text_of(m.name), m.ty)).collect(),
-        BtfKind::Union => Union::try_from(ty).ok()?.iter().map(|m| (text_of(m.name), m.ty)).collect(),
-        _ => return None,
-    };
+    let members = members(ty)?;
     members.iter().find_map(|(name, ty)| match name.as_str() {
         "" => field_type(btf, *ty, field),
         name => (name == field).then_some(*ty),
     })
 }
 
+/// Names and types of the members of a struct or union.
+fn members(ty: BtfType<'_>) -> Option<Vec<(String, TypeId)>> {
+    match ty.kind() {
+        BtfKind::Struct => Some(Struct::try_from(ty).ok()?.iter().map(|m| (text_of(m.name), m.ty)).collect()),
+        BtfKind::Union => Some(Union::try_from(ty).ok()?.iter().map(|m| (text_of(m.name), m.ty)).collect()),
+        _ => None,
+    }
+}
+
 /// `ty NAME` as C, with kernel typedefs resolved so that they need no declaration.
-fn declare(ty: BtfType<'_>, name: &str, named: &mut BTreeSet<String>) -> Result<String> {
+fn declare(btf: &Btf<'_>, ty: BtfType<'_>, name: &str, named: &mut BTreeSet<String>) -> Result<String> {
     let ty = ty.skip_mods_and_typedefs();
     Ok(match ty.kind() {
         BtfKind::Int => {
@@ -176,7 +181,7 @@ fn declare(ty: BtfType<'_>, name: &str, named: &mut BTreeSet<String>) -> Result<
         }
         BtfKind::Array => {
             let array = Array::try_from(ty).map_err(|_| anyhow::anyhow!("not an array"))?;
-            declare(array.contained_type(), &format!("{name}[{}]", array.capacity()), named)?
+            declare(btf, array.contained_type(), &format!("{name}[{}]", array.capacity()), named)?
         }
         BtfKind::Ptr => {
             let pointer = Ptr::try_from(ty).map_err(|_| anyhow::anyhow!("not a pointer"))?;
@@ -189,9 +194,25 @@ fn declare(ty: BtfType<'_>, name: &str, named: &mut BTreeSet<String>) -> Result<
                 _ => format!("void *{name}"),
             }
         }
-        BtfKind::Struct => {
-            named.insert(text_of(ty.name()));
-            format!("struct {} {name}", text_of(ty.name()))
+        BtfKind::Struct | BtfKind::Union => match text_of(ty.name()) {
+            anonymous if anonymous.is_empty() => {
+                let mut inside = String::new();
+                for (name, member) in members(ty).unwrap_or_default() {
+                    let member = btf.type_by_id(member).context("no such type")?;
+                    inside += &format!("{}; ", declare(btf, member, &name, named)?);
+                }
+                let word = if ty.kind() == BtfKind::Union { "union" } else { "struct" };
+                format!("{word} {{ {inside}}} {name}")
+            }
+            structure => {
+                let text = format!("struct {structure} {name}");
+                named.insert(structure);
+                text
+            }
+        },
+        BtfKind::Enum => {
+            let kind = Enum::try_from(ty).map_err(|_| anyhow::anyhow!("not an enum"))?;
+            format!("u{} {name}", kind.size() * 8)
         }
         other => bail!("field {name} is a {other:?}: teach xtask/src/vmlinux.rs about it"),
     })
