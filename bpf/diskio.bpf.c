@@ -176,14 +176,9 @@ static __always_inline bool request_key(struct request *rq, u32 op, struct diski
 /* The statistics of a key; those of disk "other" when there is no room; or NULL, counted. */
 static __always_inline void *stats_of(void *map, struct diskio_key *key, const void *zero)
 {
-	void *stats = map_lookup_or_init(map, key, zero);
 	struct diskio_key other = {.disk = "other", .op = key->op};
 
-	if (stats)
-		return stats;
-	stats = bpf_map_lookup_elem(map, &other);
-	count_event(stats ? EVENT_FOLDED : EVENT_MAP_FULL);
-	return stats;
+	return map_lookup_or_fold(map, key, zero, &other);
 }
 
 /* The entry of a request that begins; NULL, counted, when there is no room. */

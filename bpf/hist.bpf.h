@@ -37,8 +37,12 @@ static const u64 hist_mantissa_s[8] = {
 	0x5bec4509686ecf50, 0x643e1f3e81e6df61, 0x6d50be1668caaaed, 0x7735940000000000,
 };
 
-/* The smallest bound, 1 us or 2^-20 s, is the last of the eight in octave 2^9 ns. */
+/*
+ * The smallest bound, 1 us or 2^-20 s, is the last of the eight in octave 2^9 ns. For
+ * what lives for hours the smallest is 2^-10 s, ten octaves above.
+ */
 #define HIST_FIRST_BOUND (9 * 8 + 7)
+#define HIST_FIRST_LONG_BOUND (HIST_FIRST_BOUND + 10 * 8)
 
 /* floor(log2(v)), 0 for 0. clang 14 hangs on __builtin_clzll for this target. */
 static __always_inline u32 hist_log2(u64 v)
@@ -62,12 +66,12 @@ static __always_inline u32 hist_log2(u64 v)
 	return r | (u32)(v >> 1);
 }
 
-static __always_inline u64 hist_slot(u64 ns, const u64 *mantissa)
+static __always_inline u64 hist_slot(u64 ns, const u64 *mantissa, s64 first_bound)
 {
 	u32 octave = hist_log2(ns);
 	/* Octave 63 loses its lowest bit here; it lies far above the last bound. */
 	u64 m = octave < 63 ? ns << (62 - octave) : ns >> 1;
-	s64 below = (s64)octave * 8 - HIST_FIRST_BOUND;
+	s64 below = (s64)octave * 8 - first_bound;
 
 	/* Each term is 1 where the bound is smaller than the value. */
 	below += (mantissa[0] - m) >> 63;
@@ -88,12 +92,17 @@ static __always_inline u64 hist_slot(u64 ns, const u64 *mantissa)
 
 static __always_inline u64 hist_slot_us(u64 ns)
 {
-	return hist_slot(ns, hist_mantissa_us);
+	return hist_slot(ns, hist_mantissa_us, HIST_FIRST_BOUND);
 }
 
 static __always_inline u64 hist_slot_s(u64 ns)
 {
-	return hist_slot(ns, hist_mantissa_s);
+	return hist_slot(ns, hist_mantissa_s, HIST_FIRST_BOUND);
+}
+
+static __always_inline u64 hist_slot_long_s(u64 ns)
+{
+	return hist_slot(ns, hist_mantissa_s, HIST_FIRST_LONG_BOUND);
 }
 
 /*
@@ -124,6 +133,11 @@ static __always_inline void hist_observe_us(struct hist *h, u64 ns)
 static __always_inline void hist_observe_s(struct hist *h, u64 ns)
 {
 	hist_add(h, hist_slot_s(ns), ns);
+}
+
+static __always_inline void hist_observe_long_s(struct hist *h, u64 ns)
+{
+	hist_add(h, hist_slot_long_s(ns), ns);
 }
 
 #endif /* __HIST_BPF_H */

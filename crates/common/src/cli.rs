@@ -173,7 +173,11 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// A length of time such as `5s`.
+///
+/// # Errors
+/// When it is none, or nothing: what a user is told.
+pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(zero) if zero.is_zero() => Err("must be more than nothing".to_owned()),
         other => other.map_err(|error| error.to_string()),

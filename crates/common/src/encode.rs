@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::hist::{BUCKETS, Unit};
+use crate::hist::Unit;
 use crate::metric::{Families, Family, FamilyKind, Histogram, Value};
 
 /// An exposition format.
@@ -107,25 +107,26 @@ fn write_histogram(
     format: Format,
 ) -> fmt::Result {
     let comma = if labels.is_empty() { "" } else { "," };
-    let bounds = histogram.unit.bounds().map(Some).chain([None]);
-    for (bound, count) in bounds.zip(histogram.buckets) {
+    let last = histogram.buckets.len().saturating_sub(1);
+    for (at, count) in histogram.buckets.iter().enumerate() {
         write!(out, "{name}_bucket{{{labels}{comma}le=\"")?;
-        match bound {
-            Some(bound) => write_float(out, bound, format)?,
-            None => out.push_str("+Inf"),
+        if at == last {
+            out.push_str("+Inf");
+        } else {
+            write_float(out, histogram.unit.bound(at), format)?;
         }
         writeln!(out, "\"}} {count}")?;
     }
     write_name(out, &format!("{name}_sum"), labels)?;
-    write_scaled(out, histogram.sum_ns, histogram.unit)?;
+    write_scaled(out, histogram.sum, histogram.unit)?;
     out.push('\n');
     write_name(out, &format!("{name}_count"), labels)?;
-    writeln!(out, "{}", histogram.buckets[BUCKETS - 1])
+    writeln!(out, "{}", histogram.buckets.last().copied().unwrap_or_default())
 }
 
 /// Nanoseconds in `unit`, as a decimal fraction to the last digit.
 fn write_scaled(out: &mut String, ns: u64, unit: Unit) -> fmt::Result {
-    let scale = unit.nanoseconds();
+    let scale = unit.scale();
     let (whole, rest) = (ns / scale, ns % scale);
     if rest == 0 {
         return write!(out, "{whole}");
@@ -202,7 +203,7 @@ mod tests {
         let buckets = cumulative(&slots).expect("right length");
         families.family("h", "H.", FamilyKind::Histogram).samples.push(Sample {
             labels: Labels::none(),
-            value: Value::Histogram(Box::new(Histogram { unit: Unit::Microseconds, buckets, sum_ns: 7 })),
+            value: Value::Histogram(Box::new(Histogram { unit: Unit::Microseconds, buckets, sum: 7 })),
         });
         let text = encode(families.clone(), Format::Text);
         assert!(text.contains("# TYPE a_total counter\n"), "{text}");

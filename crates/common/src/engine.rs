@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a scrape is made of.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::encode::{Format, encode};
-use crate::layout::Layouts;
-use crate::maps::LiveMaps;
+use crate::layout::{Contents, Layouts};
+use crate::maps::{LiveMaps, MapSource};
 use crate::metric::{Families, Labels, Value};
-use crate::render::Renderer;
+use crate::ratio::Window;
+use crate::render::{Renderer, number};
 use crate::self_metrics::{self, Program};
+use crate::spec::Spec;
+use crate::top::Ranking;
 
 /// Everything that is read at a scrape. One scrape at a time: the maps' buffers are
 /// the largest thing in the process.
@@ -19,27 +26,113 @@ use crate::self_metrics::{self, Program};
 pub struct Engine {
     /// NAME.
     pub config: String,
-    /// The object's maps.
-    pub maps: LiveMaps,
-    /// Their layouts.
-    pub layouts: Layouts,
+    /// What is in the kernel.
+    pub live: Live,
     /// The bound spec.
     pub renderer: Renderer,
     /// The loaded programs.
     pub programs: Vec<Program>,
-    /// What the exporter adds by itself.
-    pub extra: fn(&mut Families) -> Result<()>,
     /// Whether metrics about the exporter itself are left out.
     pub without_exporter_metrics: bool,
-    /// Counts of earlier scrapes.
+    /// What is remembered from one scrape to the next.
     pub history: Mutex<History>,
 }
 
-/// What is remembered from one scrape to the next.
+/// What the exporter says of itself at a scrape: see [`crate::exporter::Exporter`], which
+/// is all that this is for.
+pub trait Source: Send {
+    /// Before maps are read.
+    ///
+    /// # Errors
+    /// When the kernel does not let something be read.
+    fn gather(&mut self, live: &Live) -> Result<()>;
+    /// After maps were read.
+    ///
+    /// # Errors
+    /// When the kernel does not let something be read.
+    fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()>;
+}
+
+/// An object in the kernel: what exporters read.
 #[derive(Debug, Default)]
+pub struct Live {
+    /// Its maps.
+    pub maps: LiveMaps,
+    /// Their layouts.
+    pub layouts: Layouts,
+    /// Links of iterators, by program name.
+    pub iterators: BTreeMap<String, OwnedFd>,
+}
+
+impl Live {
+    /// Runs the iterator `program` from start to end and returns what it wrote; none when
+    /// it is not attached.
+    ///
+    /// # Errors
+    /// When the kernel does not run it.
+    pub fn iterate(&self, program: &str) -> Result<Option<Vec<u8>>> {
+        let Some(link) = self.iterators.get(program) else { return Ok(None) };
+        // SAFETY: a system call on a descriptor that is open.
+        let fd = unsafe { libbpf_sys::bpf_iter_create(link.as_raw_fd()) };
+        if fd < 0 {
+            let error = io::Error::from_raw_os_error(-fd);
+            return Err(error).with_context(|| format!("failed to run iterator `{program}`"));
+        }
+        // SAFETY: it is new, and nobody else has it.
+        let mut file = unsafe { File::from_raw_fd(fd) };
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).with_context(|| format!("failed to read iterator `{program}`"))?;
+        Ok(Some(text))
+    }
+
+    /// A member of all values of `map`, added up.
+    ///
+    /// # Errors
+    /// When there is no such map or member, or it cannot be read.
+    pub fn total(&self, map: &str, member: &str) -> Result<u64> {
+        let field = self.layouts.get(map).with_context(|| format!("no map `{map}`"))?.value.field(member)?;
+        let mut total = 0u64;
+        self.maps.for_each(map, &mut |_, value| total = total.wrapping_add(number(field.bytes(value))))?;
+        Ok(total)
+    }
+
+    /// The bytes of a key of `map`, from its members.
+    ///
+    /// # Errors
+    /// When there is no such map or member, or contents do not fit.
+    pub fn key(&self, map: &str, members: &[(&str, Contents<'_>)]) -> Result<Vec<u8>> {
+        self.layouts.get(map).with_context(|| format!("no map `{map}`"))?.key.bytes(members)
+    }
+}
+
+/// What is remembered from one scrape to the next.
+#[derive(Default)]
 pub struct History {
+    /// The exporter; none for an engine that tells of itself only.
+    pub source: Option<Box<dyn Source>>,
+    /// Ratios' earlier counters.
+    pub windows: Vec<Window>,
+    /// What was shown of families that show only their greatest series.
+    pub rankings: Vec<Ranking>,
     scrapes: u64,
     decoder_errors: u64,
+}
+
+impl History {
+    /// Of an exporter that has not been scraped yet.
+    pub fn new(spec: &Spec) -> Self {
+        Self {
+            windows: spec.ratios.iter().cloned().map(Window::new).collect(),
+            rankings: spec.tops.iter().cloned().map(Ranking::new).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl std::fmt::Debug for History {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("History").field("scrapes", &self.scrapes).finish_non_exhaustive()
+    }
 }
 
 impl Default for Engine {
@@ -47,11 +140,9 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             config: String::new(),
-            maps: LiveMaps::default(),
-            layouts: Layouts::default(),
+            live: Live::default(),
             renderer: Renderer::default(),
             programs: Vec::new(),
-            extra: |_| Ok(()),
             without_exporter_metrics: false,
             history: Mutex::default(),
         }
@@ -66,9 +157,9 @@ impl Engine {
     pub fn scrape(&self, format: Format) -> Result<String> {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
-        let mut families = Families::default();
-        history.decoder_errors += self.renderer.render(&self.maps, &mut families)?;
-        (self.extra)(&mut families)?;
+        let mut families = self.read(&mut history)?;
+        history.windows.iter().for_each(|window| window.add(&mut families));
+        history.rankings.iter_mut().for_each(|ranking| ranking.apply(&mut families));
         history.scrapes += 1;
         if !self.without_exporter_metrics {
             self.about_itself(&mut families, &history, start)?;
@@ -76,12 +167,40 @@ impl Engine {
         Ok(encode(families, format))
     }
 
+    /// Reads everything and shows nothing: for what has to be looked at whether somebody
+    /// scrapes or not.
+    ///
+    /// # Errors
+    /// When the kernel does not let something be read.
+    pub fn tick(&self) -> Result<()> {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.windows.is_empty() {
+            return history.source.as_mut().map_or(Ok(()), |source| source.gather(&self.live));
+        }
+        let families = self.read(&mut history)?;
+        let now = Instant::now();
+        history.windows.iter_mut().for_each(|window| window.remember(&families, now));
+        Ok(())
+    }
+
+    fn read(&self, history: &mut History) -> Result<Families> {
+        let mut families = Families::default();
+        if let Some(source) = &mut history.source {
+            source.gather(&self.live)?;
+        }
+        history.decoder_errors += self.renderer.render(&self.live.maps, &mut families)?;
+        if let Some(source) = &mut history.source {
+            source.extra(&self.live, &mut families)?;
+        }
+        Ok(families)
+    }
+
     fn about_itself(&self, families: &mut Families, history: &History, start: Instant) -> Result<()> {
         let config = || Labels::of(&[("config", &self.config)]);
         self_metrics::identity(families, &self.config, "ebpf");
         let misses = self_metrics::programs(families, &self.config, &self.programs)?;
-        self_metrics::events(families, &self.config, &self.layouts, &self.maps, misses)?;
-        self_metrics::map_fill(families, &self.maps)?;
+        self_metrics::events(families, &self.config, &self.live.layouts, &self.live.maps, misses)?;
+        self_metrics::map_fill(families, &self.live.maps)?;
         families.counter(
             "ebpf_exporter_decoder_errors_total",
             "Keys and values that had no meaning; their label is unknown:N.",

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -21,13 +22,14 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::{self, Cli, Common};
 use crate::encode::Format;
-use crate::engine::Engine;
+use crate::engine::{Engine, History, Live, Source};
 use crate::http::{self, Limits};
 use crate::kernel::{self, Facts};
-use crate::layout::{self, Layouts};
+use crate::layout;
 use crate::maps::LiveMaps;
 use crate::metric::Families;
-use crate::probes::{self, Hooks, Plan, Refused};
+use crate::probes::{self, Hook, Hooks, Plan, Refused, Verdict};
+use crate::ratio;
 use crate::render::Renderer;
 use crate::self_metrics::Program;
 use crate::site::Site;
@@ -38,14 +40,25 @@ use crate::{logging, memory, privileges, textfile};
 pub type OpenOf<'o, E> = <<E as Exporter>::Builder as SkelBuilder<'o>>::Output;
 
 /// What an exporter states; everything it does not state has a default.
-pub trait Exporter: 'static {
+///
+/// The value itself is what it has to remember while it runs.
+pub trait Exporter: Default + Send + 'static {
     /// The generated skeleton's builder.
     type Builder: for<'o> SkelBuilder<'o> + Default;
     /// Flags of its own; [`cli::NoFlags`] for none.
     type Flags: Args + Clone + Default;
 
-    /// What it attaches and what it reads.
-    fn spec() -> Spec;
+    /// What it attaches and what it reads. Name, port and summary are those of default flags.
+    fn spec(flags: &Self::Flags) -> Spec;
+
+    /// Opens what it reads beside maps, with all the process's privileges.
+    ///
+    /// # Errors
+    /// When it cannot run without.
+    fn new(flags: &Self::Flags) -> Result<Self> {
+        let _ = flags;
+        Ok(Self::default())
+    }
 
     /// Sets read-only data and sizes of maps before loading.
     ///
@@ -61,8 +74,32 @@ pub trait Exporter: 'static {
     ///
     /// # Errors
     /// When a map does not take them.
-    fn seed(maps: &LiveMaps, layouts: &Layouts) -> Result<()> {
-        let _ = (maps, layouts);
+    fn seed(live: &Live) -> Result<()> {
+        let _ = live;
+        Ok(())
+    }
+
+    /// Looks once at what was there before, right after attaching.
+    ///
+    /// # Errors
+    /// When it cannot run without.
+    fn attached(&mut self, live: &Live) -> Result<()> {
+        let _ = live;
+        Ok(())
+    }
+
+    /// How often [`Exporter::gather`] has to run also when nobody scrapes.
+    fn interval(flags: &Self::Flags) -> Option<Duration> {
+        let _ = flags;
+        None
+    }
+
+    /// Brings maps up to date before they are read.
+    ///
+    /// # Errors
+    /// When the scrape shall fail rather than lack it.
+    fn gather(&mut self, live: &Live) -> Result<()> {
+        let _ = live;
         Ok(())
     }
 
@@ -70,15 +107,25 @@ pub trait Exporter: 'static {
     ///
     /// # Errors
     /// When the scrape shall fail rather than lack it.
-    fn extra(families: &mut Families) -> Result<()> {
-        let _ = families;
+    fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
+        let _ = (live, families);
         Ok(())
+    }
+}
+
+impl<E: Exporter> Source for E {
+    fn gather(&mut self, live: &Live) -> Result<()> {
+        Exporter::gather(self, live)
+    }
+
+    fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
+        Exporter::extra(self, live, families)
     }
 }
 
 /// Runs exporter `E` with this process's command line.
 pub fn run<E: Exporter>() -> ExitCode {
-    let cli = match cli::parse::<E::Flags>(&E::spec(), std::env::args_os()) {
+    let cli = match cli::parse::<E::Flags>(&E::spec(&E::Flags::default()), std::env::args_os()) {
         Ok(cli) => cli,
         // Prints; 0 after --help and --version, 2 after wrong usage.
         Err(error) => error.exit(),
@@ -113,7 +160,7 @@ struct Attached<S> {
 }
 
 fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
-    let spec = E::spec();
+    let spec = E::spec(&cli.own);
     let flags = &cli.common;
     memory::one_heap();
     // From here on they are kept for later; the thread that waits for them is started
@@ -121,6 +168,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
     let signals = Signals::new([SIGINT, SIGTERM]).context("failed to watch for signals")?;
     // Before anything is attached: a taken port is the most likely trouble.
     let listeners = if serves(flags) { http::bind(&addresses(flags, &spec))? } else { Vec::new() };
+    let mut exporter = E::new(&cli.own)?;
     let mut facts = None;
     let mut refused = Refused::new();
     loop {
@@ -132,15 +180,21 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
             Some(facts) => facts,
             none => none.insert(Facts::collect(hooks.values(), &spec.enumerators, flags.btf.as_deref())?),
         };
-        let plan = Plan::new(&spec.probes, &hooks, facts, &refused);
+        let plan = Plan::new(&spec, &hooks, facts, &refused);
         if let Some((probe, why)) = plan.missing(&spec) {
             if flags.check {
                 print_check(&spec, &plan)?;
             }
             bail!("cannot run: probe {probe} cannot be attached: {}", remedy(why));
         }
-        match bring_up::<E>(open, cli, &spec, &plan, &hooks, facts) {
-            Ok((attached, engine)) => return go(flags, &spec, &plan, attached, engine, listeners, signals),
+        match bring_up::<E>(&mut exporter, open, cli, &spec, &plan, &hooks, facts) {
+            Ok((attached, engine)) => {
+                engine.history.lock().unwrap_or_else(PoisonError::into_inner).source =
+                    Some(Box::new(exporter));
+                let steps = [E::interval(&cli.own), (!spec.ratios.is_empty()).then_some(ratio::STEP)];
+                let step = steps.into_iter().flatten().min();
+                return go(flags, &spec, &plan, attached, engine, step, listeners, signals);
+            }
             Err(Failure::Programs(programs)) => refused.extend(programs),
             Err(Failure::Fatal(error)) => return Err(error),
         }
@@ -204,6 +258,7 @@ fn prepare<E: Exporter>(
 type SkelOf<'o, E> = <OpenOf<'o, E> as OpenSkel<'o>>::Output;
 
 fn bring_up<'o, E: Exporter>(
+    exporter: &mut E,
     mut open: OpenOf<'o, E>,
     cli: &Cli<E::Flags>,
     spec: &Spec,
@@ -219,20 +274,25 @@ fn bring_up<'o, E: Exporter>(
         Err(error) => return Err(why_not_loaded::<E>(error, cli, spec, &wanted, facts)),
     };
     let object = skeleton.object();
-    let maps = LiveMaps::of(object, &layouts)?;
-    E::seed(&maps, &layouts)?;
+    let mut live = Live { maps: LiveMaps::of(object, &layouts)?, layouts, iterators: BTreeMap::new() };
+    E::seed(&live)?;
     let links =
         probes::attach(object, plan).map_err(|(program, why)| Failure::Programs([(program, why)].into()))?;
+    for (program, link) in
+        links.iter().filter(|(program, _)| hooks.get(*program).is_some_and(Hook::is_iterator))
+    {
+        let link = link.as_fd().try_clone_to_owned().context("failed to copy a link's descriptor")?;
+        live.iterators.insert(program.clone(), link);
+    }
+    exporter.attached(&live)?;
     let programs = Program::list(object, plan, hooks)?;
     let engine = Engine {
         config: spec.name.to_string(),
-        renderer: Renderer::new(spec, &layouts, &plan.unfed(spec))?,
-        maps,
-        layouts,
+        renderer: Renderer::new(spec, &live.layouts, &plan.unfed(spec))?,
+        live,
         programs,
-        extra: E::extra,
         without_exporter_metrics: cli.common.disable_exporter_metrics,
-        history: Mutex::default(),
+        history: Mutex::new(History::new(spec)),
     };
     Ok((Attached { _skeleton: skeleton, _links: links }, engine))
 }
@@ -294,23 +354,34 @@ fn remedy(why: &str) -> String {
     if permission && !privileges::can_load() {
         return format!("{why}; run it as root, by its systemd unit, or with CAP_BPF and CAP_PERFMON");
     }
+    // Before d5299b67dd59 ("bpf: Memcg-based memory accounting for bpf maps", 5.11) maps are
+    // locked memory.
+    if permission && !privileges::may_lock_memory() {
+        return format!(
+            "{why}; raise the limit of locked memory: ulimit -l unlimited, or LimitMEMLOCK=infinity"
+        );
+    }
     why.to_owned()
 }
 
+#[expect(clippy::too_many_arguments, reason = "everything that was made before")]
 fn go<S>(
     flags: &Common,
     spec: &Spec,
     plan: &Plan,
     attached: Attached<S>,
     engine: Engine,
+    step: Option<Duration>,
     listeners: Vec<TcpListener>,
     signals: Signals,
 ) -> Result<ExitCode> {
     for (probe, verdict) in &plan.verdicts {
-        match verdict {
-            probes::Verdict::Ok { .. } => log::debug!("probe {probe}: {verdict}"),
-            _ => log::warn!("probe {probe}: {verdict}"),
-        }
+        let level = match verdict {
+            Verdict::Ok { .. } | Verdict::NotApplicable { .. } => log::Level::Debug,
+            Verdict::Fallback { .. } => log::Level::Info,
+            Verdict::Unsupported { .. } => log::Level::Warn,
+        };
+        log::log!(level, "probe {probe}: {verdict}");
     }
     if flags.check {
         print_check(spec, plan)?;
@@ -318,8 +389,12 @@ fn go<S>(
     }
     memory::give_back();
     // Threads started from here on have what is left.
-    privileges::drop(flags.keep.as_ref(), &engine.maps)?;
+    privileges::drop(flags.keep.as_ref(), &engine.live.maps)?;
+    let engine = Arc::new(engine);
     let stop = &stop_signals(signals)?;
+    if let Some(step) = step {
+        tick(Arc::clone(&engine), step)?;
+    }
     if let Some(duration) = flags.once {
         wait(stop, duration);
         let text = engine.scrape(Format::Text)?;
@@ -342,6 +417,24 @@ fn go<S>(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Looks at everything now and every `step`, for as long as the process lives.
+fn tick(engine: Arc<Engine>, step: Duration) -> Result<()> {
+    engine.tick()?;
+    thread::Builder::new()
+        .name("ticks".to_owned())
+        .stack_size(256 << 10)
+        .spawn(move || {
+            loop {
+                thread::sleep(step);
+                if let Err(error) = engine.tick() {
+                    log::error!("{error:#}");
+                }
+            }
+        })
+        .context("failed to start the thread that looks between scrapes")?;
+    Ok(())
+}
+
 /// Whether the process was asked to end within `time`.
 fn wait(stop: &Receiver<()>, time: Option<Duration>) -> bool {
     match time {
@@ -357,11 +450,10 @@ fn wait(stop: &Receiver<()>, time: Option<Duration>) -> bool {
 fn serve(
     flags: &Common,
     spec: &Spec,
-    engine: Engine,
+    engine: Arc<Engine>,
     listeners: Vec<TcpListener>,
     stop: &Receiver<()>,
 ) -> Result<()> {
-    let engine = Arc::new(engine);
     let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, Arc::clone(&engine)));
     for listener in listeners {
         log::info!("listening on {}", listener.local_addr().context("failed to ask for the address")?);

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
@@ -13,9 +14,11 @@ use crate::encode::{Format, encode};
 use crate::exporter::Exporter;
 use crate::layout::{self, Contents, Layouts};
 use crate::maps::{Fill, MapSource};
-use crate::metric::Families;
+use crate::metric::{Families, Labels, Value};
 use crate::probes;
+use crate::ratio::Window;
 use crate::render::Renderer;
+use crate::top::Ranking;
 
 /// Maps of an object, empty to begin with.
 #[derive(Debug)]
@@ -65,22 +68,39 @@ impl MapSource for Fixture {
     }
 }
 
-/// What exporter `E` would expose with the map contents that `fill` makes up: its own
-/// metrics, as text. Needs no kernel and no privileges.
+/// What exporter `E` would expose with these flags and the map contents that `fill` makes
+/// up: its own metrics, as text. Needs no kernel and no privileges.
 ///
 /// # Errors
 /// When `fill` fails, or the spec names something that the object does not have.
-pub fn render<E: Exporter>(fill: impl FnOnce(&mut Fixture) -> Result<()>) -> Result<String> {
+pub fn render<E: Exporter>(
+    flags: &E::Flags,
+    fill: impl FnOnce(&mut Fixture) -> Result<()>,
+) -> Result<String> {
+    let spec = E::spec(flags);
     let mut storage = MaybeUninit::uninit();
     let open = E::Builder::default().open(&mut storage).context("failed to open the BPF object")?;
     let layouts = layout::of(open.open_object())?;
-    probes::validate(&E::spec(), &probes::hooks(open.open_object()))?;
+    probes::validate(&spec, &probes::hooks(open.open_object()))?;
     probes::check_atomics(open.open_object())?;
-    let renderer = Renderer::new(&E::spec(), &layouts, &BTreeSet::new())?;
+    let renderer = Renderer::new(&spec, &layouts, &BTreeSet::new())?;
     let mut fixture = Fixture::new(layouts);
     fill(&mut fixture)?;
     let mut families = Families::default();
     renderer.render(&fixture, &mut families)?;
+    // As if all of it had come since the process started.
+    for ratio in &spec.ratios {
+        let mut window = Window::new(ratio.clone());
+        let mut before = Families::default();
+        for name in [&ratio.part, &ratio.rest] {
+            before.counter(name, "", Labels::none(), Value::Integer(0));
+        }
+        window.remember(&before, Instant::now());
+        window.add(&mut families);
+    }
+    for top in &spec.tops {
+        Ranking::new(top.clone()).apply(&mut families);
+    }
     Ok(encode(families, Format::Text))
 }
 

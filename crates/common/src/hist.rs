@@ -10,7 +10,7 @@
 //! assert_eq!(buckets[0], 0); // le="1"
 //! assert_eq!(buckets[1], 3); // le="2": the bound itself is inside
 //! assert_eq!(buckets[2], 4); // le="4"
-//! assert_eq!(Unit::Microseconds.bounds().nth(1), Some(2.0));
+//! assert_eq!(Unit::Microseconds.bound(1), 2.0);
 //! ```
 
 /// Octaves between the smallest and the greatest bound.
@@ -30,38 +30,41 @@ pub enum Unit {
     Microseconds,
     /// Bounds 2^-20 s to 2^4 s.
     Seconds,
+    /// Bounds 2^-10 s to 2^14 s, for what lives for hours.
+    LongSeconds,
+    /// Small whole numbers: bounds 0, 1, 2, ...
+    Whole,
 }
 
 impl Unit {
-    /// Nanoseconds in one.
-    pub const fn nanoseconds(self) -> u64 {
+    /// What a sum is divided by: nanoseconds in one, for times.
+    pub const fn scale(self) -> u64 {
         match self {
             Self::Microseconds => 1_000,
-            Self::Seconds => 1_000_000_000,
+            Self::Seconds | Self::LongSeconds => 1_000_000_000,
+            Self::Whole => 1,
         }
     }
 
-    /// Exponent of two of the smallest bound.
-    pub const fn first_exponent(self) -> i32 {
+    /// The upper bound, inclusive, of classic bucket `at`.
+    pub fn bound(self, at: usize) -> f64 {
+        let octave = at as i32;
         match self {
-            Self::Microseconds => 0,
-            Self::Seconds => -20,
+            Self::Microseconds => 2f64.powi(octave),
+            Self::Seconds => 2f64.powi(octave - 20),
+            Self::LongSeconds => 2f64.powi(octave - 10),
+            Self::Whole => at as f64,
         }
-    }
-
-    /// The classic bounds, upper and inclusive, without `+Inf`.
-    pub fn bounds(self) -> impl Iterator<Item = f64> {
-        (0..=OCTAVES as i32).map(move |octave| 2f64.powi(self.first_exponent() + octave))
     }
 }
 
 /// Cumulative counts of the classic buckets, the last being `+Inf`; `None` when
 /// there are not [`SLOTS`] slots.
-pub fn cumulative(slots: &[u64]) -> Option<[u64; BUCKETS]> {
+pub fn cumulative(slots: &[u64]) -> Option<Vec<u64>> {
     if slots.len() != SLOTS {
         return None;
     }
-    let mut buckets = [0; BUCKETS];
+    let mut buckets = vec![0; BUCKETS];
     let mut total = 0u64;
     for (slot, count) in slots.iter().enumerate() {
         total = total.wrapping_add(*count);
@@ -71,6 +74,17 @@ pub fn cumulative(slots: &[u64]) -> Option<[u64; BUCKETS]> {
     }
     buckets[BUCKETS - 1] = total;
     Some(buckets)
+}
+
+/// Cumulative counts and the sum where slot N counts the value N; the last one, which is
+/// `+Inf`, also all that is greater.
+pub fn steps(slots: &[u64]) -> (Vec<u64>, u64) {
+    let mut total = 0u64;
+    let cumulative = |count: &u64| {
+        total = total.wrapping_add(*count);
+        total
+    };
+    (slots.iter().map(cumulative).collect(), slots.iter().zip(0..).map(|(count, value)| count * value).sum())
 }
 
 #[cfg(test)]
@@ -97,10 +111,13 @@ mod tests {
 
     #[test]
     fn bounds_are_powers_of_two_of_the_unit() {
-        let seconds: Vec<f64> = Unit::Seconds.bounds().collect();
-        assert_eq!(seconds.len(), BUCKETS - 1);
-        assert_eq!(seconds[0], 1.0 / 1_048_576.0);
-        assert_eq!(seconds[OCTAVES], 16.0);
-        assert_eq!(Unit::Microseconds.bounds().last(), Some(16_777_216.0));
+        assert_eq!((Unit::Seconds.bound(0), Unit::Seconds.bound(OCTAVES)), (1.0 / 1_048_576.0, 16.0));
+        assert_eq!(Unit::Microseconds.bound(OCTAVES), 16_777_216.0);
+        assert_eq!((Unit::LongSeconds.bound(0), Unit::LongSeconds.bound(OCTAVES)), (1.0 / 1024.0, 16384.0));
+    }
+
+    #[test]
+    fn steps_count_their_own_number() {
+        assert_eq!(steps(&[5, 0, 2, 1]), (vec![5, 5, 7, 8], 7));
     }
 }

@@ -7,10 +7,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::ReferencesType;
-use libbpf_rs::btf::types::{Enum, Enum64, FuncProto, Ptr, Typedef};
-use libbpf_rs::btf::{Btf, TypeId};
+use libbpf_rs::btf::types::{Enum, Enum64, Func, FuncProto, Ptr, Typedef};
+use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::probes::Hook;
+use crate::spec::Shape;
 
 /// The kernel's own BTF; without it the kernel takes neither tp_btf nor fentry programs.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -20,10 +23,46 @@ pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 pub struct Facts {
     /// Whether the kernel has BTF of its own, not only a file given by the user.
     pub own_btf: bool,
-    /// Arguments of the tracepoints asked for; those that do not exist are not here.
-    pub tracepoints: BTreeMap<String, usize>,
+    /// The tracepoints asked for; those that do not exist are not here.
+    pub tracepoints: BTreeMap<String, Prototype>,
+    /// The functions asked for; those that do not exist are not here.
+    pub functions: BTreeMap<String, Prototype>,
+    /// Whether the kernel can place breakpoints for probes (CONFIG_KPROBE_EVENTS).
+    pub kprobes: bool,
     /// Values of the enumerators asked for; those that do not exist are not here.
     pub enumerators: BTreeMap<String, i64>,
+}
+
+/// What a function or tracepoint takes and returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prototype {
+    /// For each argument the struct that it points to; empty for anything else.
+    pub arguments: Vec<String>,
+    /// Whether it returns something.
+    pub returns: bool,
+}
+
+impl Prototype {
+    /// One of so many arguments, of which nothing else is known.
+    pub fn of(arguments: usize) -> Self {
+        Self { arguments: vec![String::new(); arguments], returns: true }
+    }
+
+    /// Why it does not have that shape.
+    pub fn misses(&self, shape: &Shape) -> Option<String> {
+        match shape {
+            Shape::Arguments(n) if self.arguments.len() != *n => {
+                Some(format!("has {} arguments, not {n}", self.arguments.len()))
+            }
+            Shape::Returns(true) if !self.returns => Some("returns nothing".to_owned()),
+            Shape::Returns(false) if self.returns => Some("returns something".to_owned()),
+            Shape::First(wanted) if self.arguments.first().is_none_or(|first| first != wanted) => {
+                let first = self.arguments.first().map_or("", String::as_str);
+                Some(format!("takes a struct {first}, not a struct {wanted}"))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Facts {
@@ -48,12 +87,17 @@ impl Facts {
         // libbpf's own message does not name the file's trouble.
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
         let btf = Btf::from_path(path).with_context(|| format!("{} is no BTF file", path.display()))?;
-        let mut facts = Self { own_btf, ..Self::default() };
+        let mut facts = Self { own_btf, kprobes: Path::new(KPROBES).exists(), ..Self::default() };
         for hook in hooks {
             if let Some(name) = hook.tracepoint()
-                && let Some(arguments) = tracepoint_arguments(&btf, name)
+                && let Some(prototype) = tracepoint(&btf, name)
             {
-                facts.tracepoints.insert(name.to_owned(), arguments);
+                facts.tracepoints.insert(name.to_owned(), prototype);
+            }
+            if let Some(name) = hook.function()
+                && let Some(prototype) = function(&btf, name)
+            {
+                facts.functions.insert(name.to_owned(), prototype);
             }
         }
         facts.enumerators = values_of(&btf, enumerators);
@@ -61,12 +105,34 @@ impl Facts {
     }
 }
 
+/// The performance monitoring unit that makes kprobes (e12f03d7031a "perf/core: Implement
+/// the 'perf_kprobe' PMU", 4.17).
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe/type";
+
+fn function(btf: &Btf<'_>, name: &str) -> Option<Prototype> {
+    let function: Func<'_> = btf.type_by_name(name)?;
+    Some(prototype(btf, FuncProto::try_from(function.referenced_type()).ok()?))
+}
+
 /// A tracepoint's handler is `typedef void (*btf_trace_NAME)(void *data, ARGUMENTS...)`.
-fn tracepoint_arguments(btf: &Btf<'_>, name: &str) -> Option<usize> {
+fn tracepoint(btf: &Btf<'_>, name: &str) -> Option<Prototype> {
     let handler: Typedef<'_> = btf.type_by_name(&format!("btf_trace_{name}"))?;
     let pointer = Ptr::try_from(handler.referenced_type()).ok()?;
-    let prototype = FuncProto::try_from(pointer.referenced_type()).ok()?;
-    prototype.len().checked_sub(1)
+    let mut prototype = prototype(btf, FuncProto::try_from(pointer.referenced_type()).ok()?);
+    prototype.arguments.remove(0);
+    Some(prototype)
+}
+
+fn prototype(btf: &Btf<'_>, proto: FuncProto<'_>) -> Prototype {
+    let pointee = |ty: TypeId| -> Option<String> {
+        let ty: BtfType<'_> = btf.type_by_id(ty)?;
+        let target =
+            Ptr::try_from(ty.skip_mods_and_typedefs()).ok()?.referenced_type().skip_mods_and_typedefs();
+        let is_struct = matches!(target.kind(), BtfKind::Struct | BtfKind::Fwd);
+        is_struct.then(|| target.name().unwrap_or_default().to_string_lossy().into_owned())
+    };
+    let returns = proto.referenced_type().kind() != BtfKind::Void;
+    Prototype { arguments: proto.iter().map(|p| pointee(p.ty).unwrap_or_default()).collect(), returns }
 }
 
 fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> {
@@ -95,4 +161,15 @@ fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> 
 /// Whether lockdown forbids eBPF to read the kernel's memory.
 pub fn locked_down() -> bool {
     fs::read_to_string("/sys/kernel/security/lockdown").is_ok_and(|mode| mode.contains("[confidentiality]"))
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, by which tasks' start times are.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Bytes of a page.
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
 }

@@ -7,10 +7,11 @@
 //!
 //! Dependencies point down this list only:
 //! [`exporter`] > [`cli`], [`memory`], [`site`] > [`http`], [`textfile`], [`privileges`] > [`engine`] >
-//! [`probes`], [`self_metrics`] > [`kernel`], [`maps`], [`render`] > [`layout`],
-//! [`encode`], [`hist`] > [`spec`], [`metric`].
+//! [`probes`], [`self_metrics`], [`ratio`], [`top`] > [`kernel`], [`maps`], [`render`] > [`layout`],
+//! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`] stands alone.
 
 pub mod cli;
+pub mod decode;
 pub mod encode;
 pub mod engine;
 pub mod exporter;
@@ -23,13 +24,16 @@ pub mod logging;
 pub mod maps;
 pub mod memory;
 pub mod metric;
+pub mod perf;
 pub mod privileges;
 pub mod probes;
+pub mod ratio;
 pub mod render;
 pub mod self_metrics;
 pub mod site;
 pub mod spec;
 pub mod textfile;
+pub mod top;
 
 pub use exporter::{Exporter, run};
 

@@ -132,6 +132,24 @@ impl LiveMaps {
         }
     }
 
+    /// Removes the entry under `key`. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When there is no such map, the key has the wrong size, or the kernel refuses.
+    pub fn delete(&self, map: &str, key: &[u8]) -> Result<bool> {
+        let live = self.get(map)?;
+        if key.len() != live.key_size {
+            bail!("map `{map}` has keys of {} bytes, not {}", live.key_size, key.len());
+        }
+        // SAFETY: the key is as long as the kernel reads for this map.
+        let result = unsafe { libbpf_sys::bpf_map_delete_elem(live.fd.as_raw_fd(), key.as_ptr().cast()) };
+        match errno_of(result) {
+            None => Ok(true),
+            Some(Errno::NOENT) => Ok(false),
+            Some(errno) => Err(errno).with_context(|| format!("failed to delete from map `{map}`")),
+        }
+    }
+
     /// Whether any of the maps can be read with the privileges of the calling thread.
     pub fn readable(&self) -> bool {
         self.maps.values().all(|map| map.next_key(None).is_ok())

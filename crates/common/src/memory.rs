@@ -2,8 +2,12 @@
 //! Keeping the allocator small: reading the kernel's BTF takes 10 MB for a moment, and
 //! each thread would get a heap of its own.
 
-/// One heap for all threads: they allocate a few times a minute.
+/// One heap for all threads, which allocate a few times a minute, and no huge pages: one
+/// page of 2 MB under a stack or a heap is most of what a process needs.
 pub fn one_heap() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        log::debug!("huge pages stay enabled: {error}");
+    }
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a parameter of the allocator; no other thread runs yet.
     unsafe {

@@ -8,7 +8,7 @@
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
 
-use crate::hist::{BUCKETS, Unit};
+use crate::hist::Unit;
 
 /// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,9 @@ pub struct Histogram {
     /// Unit of bounds and sum.
     pub unit: Unit,
     /// Cumulative; the last is `+Inf` and so the count.
-    pub buckets: [u64; BUCKETS],
-    /// Nanoseconds.
-    pub sum_ns: u64,
+    pub buckets: Vec<u64>,
+    /// Nanoseconds, or whole numbers.
+    pub sum: u64,
 }
 
 /// Label pairs in exposition syntax, without braces; the sorting key of a sample.
@@ -104,6 +104,11 @@ impl Labels {
         self.0.push('"');
     }
 
+    /// Name of the first pair; empty where there is none.
+    pub fn first_name(&self) -> String {
+        self.0.split('=').next().unwrap_or_default().to_owned()
+    }
+
     /// As in the exposition, without braces.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -119,10 +124,10 @@ impl Value {
             }
             (Self::Float(a), Self::Float(b)) => *a += b,
             (Self::Histogram(a), Self::Histogram(b)) => {
-                for (a, b) in a.buckets.iter_mut().zip(b.buckets) {
-                    *a = a.wrapping_add(b);
+                for (a, b) in a.buckets.iter_mut().zip(&b.buckets) {
+                    *a = a.wrapping_add(*b);
                 }
-                a.sum_ns = a.sum_ns.wrapping_add(b.sum_ns);
+                a.sum = a.sum.wrapping_add(b.sum);
             }
             _ => {}
         }
@@ -153,6 +158,25 @@ impl Families {
     /// Adds one gauge sample.
     pub fn gauge(&mut self, name: &str, help: &str, labels: Labels, value: Value) {
         self.family(name, help, FamilyKind::Gauge).samples.push(Sample { labels, value });
+    }
+
+    /// The family of that name, if there is one.
+    pub fn get(&self, name: &str) -> Option<&Family> {
+        self.list.iter().find(|family| family.name == name)
+    }
+
+    /// As [`Families::get`], to be changed.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Family> {
+        self.list.iter_mut().find(|family| family.name == name)
+    }
+
+    /// The samples of the family of that name added up, if they are whole numbers.
+    pub fn total(&self, name: &str) -> Option<u64> {
+        let value = |sample: &Sample| match sample.value {
+            Value::Integer(n) => Some(n),
+            _ => None,
+        };
+        self.get(name)?.samples.iter().map(value).sum()
     }
 
     /// Takes in counters and gauges of a collector of the `prometheus` crate, but those

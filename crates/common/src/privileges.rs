@@ -5,6 +5,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use caps::{CapSet, Capability, CapsHashSet};
+use rustix::process::{Resource, getrlimit};
 
 use crate::cli::Keep;
 use crate::maps::LiveMaps;
@@ -39,6 +40,12 @@ fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
 pub fn can_load() -> bool {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
     has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
+}
+
+/// Whether no limit stands against locked memory, which maps are on older kernels.
+pub fn may_lock_memory() -> bool {
+    getrlimit(Resource::Memlock).current.is_none()
+        || caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap_or(false)
 }
 
 fn restrict(keep: &CapsHashSet) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use libbpf_rs::{Link, Object, OpenObject};
 
 use crate::kernel::Facts;
-use crate::spec::{Need, Probe, Spec};
+use crate::spec::{Need, Probe, Shape, Spec};
 
 /// Where a program attaches, from its ELF section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,14 @@ pub enum Hook {
     TpBtf(String),
     /// A tracepoint with bare arguments.
     RawTp(String),
+    /// A function's entry.
+    Fentry(String),
+    /// A function's exit, with its arguments and its result.
+    Fexit(String),
+    /// A function's entry by breakpoint.
+    Kprobe(String),
+    /// A function's exit by breakpoint.
+    Kretprobe(String),
     /// Any other section: what libbpf makes of it is found out by attaching.
     Other(String),
 }
@@ -32,6 +40,10 @@ impl Hook {
         match section.split_once('/') {
             Some(("tp_btf", name)) => Self::TpBtf(name.to_owned()),
             Some(("raw_tp" | "raw_tracepoint", name)) => Self::RawTp(name.to_owned()),
+            Some(("fentry", name)) => Self::Fentry(name.to_owned()),
+            Some(("fexit", name)) => Self::Fexit(name.to_owned()),
+            Some(("kprobe", name)) => Self::Kprobe(name.to_owned()),
+            Some(("kretprobe", name)) => Self::Kretprobe(name.to_owned()),
             _ => Self::Other(section.to_owned()),
         }
     }
@@ -40,8 +52,21 @@ impl Hook {
     pub fn tracepoint(&self) -> Option<&str> {
         match self {
             Self::TpBtf(name) | Self::RawTp(name) => Some(name),
-            Self::Other(_) => None,
+            _ => None,
         }
+    }
+
+    /// The function whose shape must be known.
+    pub fn function(&self) -> Option<&str> {
+        match self {
+            Self::Fentry(name) | Self::Fexit(name) | Self::Kprobe(name) | Self::Kretprobe(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether programs there run when they are asked to, and not at an event.
+    pub fn is_iterator(&self) -> bool {
+        matches!(self, Self::Other(section) if section.starts_with("iter/"))
     }
 
     /// The kind alone, as in `fallback: raw_tp`.
@@ -49,6 +74,10 @@ impl Hook {
         match self {
             Self::TpBtf(_) => "tp_btf",
             Self::RawTp(_) => "raw_tp",
+            Self::Fentry(_) => "fentry",
+            Self::Fexit(_) => "fexit",
+            Self::Kprobe(_) => "kprobe",
+            Self::Kretprobe(_) => "kretprobe",
             Self::Other(section) => section.split('/').next().unwrap_or(section),
         }
     }
@@ -56,10 +85,12 @@ impl Hook {
 
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TpBtf(name) => write!(f, "tp_btf/{name}"),
-            Self::RawTp(name) => write!(f, "raw_tp/{name}"),
-            Self::Other(section) => f.write_str(section),
+        match self.tracepoint().or_else(|| self.function()) {
+            Some(name) => write!(f, "{}/{name}", self.kind()),
+            None => match self {
+                Self::Other(section) => f.write_str(section),
+                _ => f.write_str(self.kind()),
+            },
         }
     }
 }
@@ -79,33 +110,38 @@ pub type Refused = BTreeMap<String, String>;
 /// What becomes of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The best program is used.
+    /// The best candidate is used.
     Ok {
-        /// Its name.
-        program: String,
+        /// Names of its programs.
+        programs: Vec<String>,
     },
     /// Another one is used.
     Fallback {
-        /// Its name.
-        program: String,
-        /// Its kind of hook.
+        /// Names of its programs.
+        programs: Vec<String>,
+        /// Their kind of hook.
         kind: String,
         /// Why not the best.
         why: String,
     },
     /// None can be used here.
     Unsupported {
-        /// Why not the best.
+        /// Why not, for each that there is.
+        why: String,
+    },
+    /// As [`Verdict::Unsupported`], and nothing is missing for it.
+    NotApplicable {
+        /// Why not.
         why: String,
     },
 }
 
 impl Verdict {
-    /// The program that is used.
-    pub fn program(&self) -> Option<&str> {
+    /// The programs that are used; none when there is no way.
+    pub fn programs(&self) -> &[String] {
         match self {
-            Self::Ok { program } | Self::Fallback { program, .. } => Some(program),
-            Self::Unsupported { .. } => None,
+            Self::Ok { programs } | Self::Fallback { programs, .. } => programs,
+            Self::Unsupported { .. } | Self::NotApplicable { .. } => &[],
         }
     }
 }
@@ -116,6 +152,7 @@ impl fmt::Display for Verdict {
             Self::Ok { .. } => f.write_str("ok"),
             Self::Fallback { kind, why, .. } => write!(f, "fallback: {kind} ({why})"),
             Self::Unsupported { why } => write!(f, "unsupported: {why}"),
+            Self::NotApplicable { why } => write!(f, "not applicable: {why}"),
         }
     }
 }
@@ -129,14 +166,19 @@ pub struct Plan {
 
 impl Plan {
     /// Decides from facts and from what was refused before. Pure.
-    pub fn new(probes: &[Probe], hooks: &Hooks, facts: &Facts, refused: &Refused) -> Self {
-        let decide = |probe: &Probe| (probe.name.to_string(), verdict(probe, hooks, facts, refused));
-        Self { verdicts: probes.iter().map(decide).collect() }
+    pub fn new(spec: &Spec, hooks: &Hooks, facts: &Facts, refused: &Refused) -> Self {
+        let why_not = |program: &str| match (hooks.get(program), refused.get(program)) {
+            (None, _) => Some("the object has no such program".to_owned()),
+            (Some(_), Some(why)) => Some(why.clone()),
+            (Some(hook), None) => unavailable(hook, spec.shapes.get(program), facts),
+        };
+        let decide = |probe: &Probe| (probe.name.to_string(), verdict(probe, hooks, why_not));
+        Self { verdicts: spec.probes.iter().map(decide).collect() }
     }
 
     /// Programs that are to be loaded.
     pub fn programs(&self) -> BTreeSet<&str> {
-        self.verdicts.iter().filter_map(|(_, verdict)| verdict.program()).collect()
+        self.verdicts.iter().flat_map(|(_, verdict)| verdict.programs()).map(String::as_str).collect()
     }
 
     /// The first probe that must be there and cannot.
@@ -160,36 +202,49 @@ impl Plan {
     }
 }
 
-fn verdict(probe: &Probe, hooks: &Hooks, facts: &Facts, refused: &Refused) -> Verdict {
-    let mut first_why = None;
-    for program in &probe.programs {
-        let program = program.to_string();
-        let why = match (hooks.get(&program), refused.get(&program)) {
-            (None, _) => Some("the object has no such program".to_owned()),
-            (Some(_), Some(why)) => Some(why.clone()),
-            (Some(hook), None) => unavailable(hook, facts),
+fn verdict(probe: &Probe, hooks: &Hooks, why_not: impl Fn(&str) -> Option<String>) -> Verdict {
+    let mut reasons: Vec<String> = Vec::new();
+    for candidate in &probe.candidates {
+        let programs = || candidate.iter().map(ToString::to_string).collect();
+        let Some(why) = candidate.iter().find_map(|program| why_not(program)) else {
+            let Some(why) = reasons.into_iter().next() else { return Verdict::Ok { programs: programs() } };
+            let kind = candidate.first().and_then(|program| hooks.get(&**program)).map_or("?", Hook::kind);
+            return Verdict::Fallback { programs: programs(), kind: kind.to_owned(), why };
         };
-        match (why, first_why.take()) {
-            (None, None) => return Verdict::Ok { program },
-            (None, Some(why)) => {
-                let kind = hooks[&program].kind().to_owned();
-                return Verdict::Fallback { program, kind, why };
-            }
-            (Some(why), earlier) => first_why = earlier.or(Some(why)),
+        if !reasons.contains(&why) {
+            reasons.push(why);
         }
     }
-    Verdict::Unsupported { why: first_why.unwrap_or_else(|| "no program for it".to_owned()) }
+    let why = reasons.join("; ");
+    match &probe.need {
+        Need::WherePresent => Verdict::NotApplicable { why },
+        _ => Verdict::Unsupported { why },
+    }
 }
 
-/// Why a program cannot attach to `hook`, as far as facts tell.
-fn unavailable(hook: &Hook, facts: &Facts) -> Option<String> {
+/// Why a program for a hook of that `shape` cannot attach to `hook`, as far as facts tell.
+fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<String> {
     match hook {
-        Hook::TpBtf(_) if !facts.own_btf => Some("this kernel has no BTF of its own".to_owned()),
-        Hook::TpBtf(name) | Hook::RawTp(name) if !facts.tracepoints.contains_key(name) => {
-            Some(format!("this kernel has no tracepoint {name}"))
+        Hook::TpBtf(_) | Hook::Fentry(_) | Hook::Fexit(_) if !facts.own_btf => {
+            return Some("this kernel has no BTF of its own".to_owned());
         }
-        _ => None,
+        Hook::Kprobe(_) | Hook::Kretprobe(_) if !facts.kprobes => {
+            return Some("this kernel has no kprobes".to_owned());
+        }
+        _ => {}
     }
+    let (what, name, has) = match (hook.tracepoint(), hook.function()) {
+        (Some(name), _) => ("tracepoint", name, facts.tracepoints.get(name)),
+        (_, Some(name)) => ("function", name, facts.functions.get(name)),
+        _ => return None,
+    };
+    let Some(has) = has else {
+        // BTF does not know all functions that can be probed by name; attaching finds out.
+        let by_name = matches!(hook, Hook::Kprobe(_) | Hook::Kretprobe(_)) && shape.is_none();
+        return (!by_name).then(|| format!("this kernel has no {what} {name}"));
+    };
+    let why = has.misses(shape?)?;
+    Some(format!("{what} {name} {why} on this kernel"))
 }
 
 /// Attaches the programs of a plan.
@@ -205,7 +260,7 @@ pub fn attach(object: &Object, plan: &Plan) -> Result<BTreeMap<String, Link>, (S
         if wanted.contains(name.as_str()) {
             match program.attach() {
                 Ok(link) => links.insert(name, link),
-                Err(error) => return Err((name, error.to_string())),
+                Err(error) => return Err((name, format!("{error:#}"))),
             };
         }
     }
@@ -226,7 +281,7 @@ pub fn choose(object: &mut OpenObject, wanted: &BTreeSet<&str>) {
 /// Names the probe and the program.
 pub fn validate(spec: &Spec, hooks: &Hooks) -> Result<()> {
     for probe in &spec.probes {
-        for program in &probe.programs {
+        for program in probe.candidates.iter().flatten() {
             hooks
                 .get(&**program)
                 .with_context(|| format!("probe {}: the object has no program `{program}`", probe.name))?;
@@ -259,6 +314,7 @@ pub fn check_atomics(object: &OpenObject) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Prototype;
 
     fn spec() -> Spec {
         Spec::new("x", 1, "x").required("issue", &["issue_btf", "issue_raw"]).optional(
@@ -280,13 +336,17 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             own_btf: true,
-            tracepoints: [("block_rq_issue".to_owned(), 1), ("block_bio_queue".to_owned(), 1)].into(),
+            tracepoints: ["block_rq_issue", "block_bio_queue"]
+                .map(|name| (name.to_owned(), Prototype::of(1)))
+                .into(),
+            functions: [("vfs_read".to_owned(), Prototype::of(4))].into(),
+            kprobes: true,
             enumerators: BTreeMap::new(),
         }
     }
 
     fn plan(facts: &Facts, refused: &Refused) -> Plan {
-        Plan::new(&spec().probes, &hooks(), facts, refused)
+        Plan::new(&spec(), &hooks(), facts, refused)
     }
 
     #[test]
@@ -320,7 +380,31 @@ mod tests {
     fn what_was_refused_is_not_tried_again() {
         let refused = [("issue_btf".to_owned(), "Operation not permitted".to_owned())].into();
         let verdict = &plan(&facts(), &refused).verdicts[0].1;
-        assert_eq!(verdict.program(), Some("issue_raw"));
+        assert_eq!(verdict.programs(), ["issue_raw"]);
         assert_eq!(verdict.to_string(), "fallback: raw_tp (Operation not permitted)");
+    }
+
+    #[test]
+    fn programs_of_a_candidate_are_used_together_or_not_at_all() {
+        let sections = [
+            ("in", "fentry/vfs_read"),
+            ("out", "fexit/vfs_read"),
+            ("kin", "kprobe/vfs_read"),
+            ("kout", "kretprobe/vfs_read"),
+        ];
+        let hooks = sections.map(|(program, section)| (program.to_owned(), Hook::parse(section))).into();
+        let spec = Spec::new("x", 1, "x").optional("vfs_read", &["in+out", "kin+kout"], &["reads"]);
+        let plan = |spec: &Spec, facts: &Facts, refused: &Refused| Plan::new(spec, &hooks, facts, refused);
+        assert_eq!(plan(&spec, &facts(), &Refused::new()).programs(), ["in", "out"].into());
+        let refused = [("out".to_owned(), "no".to_owned())].into();
+        let fallback = plan(&spec, &facts(), &refused);
+        assert_eq!(fallback.programs(), ["kin", "kout"].into());
+        assert_eq!(fallback.verdicts[0].1.to_string(), "fallback: kprobe (no)");
+        let without = plan(&spec, &Facts { kprobes: false, ..facts() }, &refused);
+        assert_eq!(without.verdicts[0].1.to_string(), "unsupported: no; this kernel has no kprobes");
+        assert_eq!(without.unfed(&spec), ["reads".to_owned()].into());
+        let other = plan(&spec.shape("out", Shape::Arguments(3)), &facts(), &Refused::new());
+        let why = "fallback: kprobe (function vfs_read has 4 arguments, not 3 on this kernel)";
+        assert_eq!(other.verdicts[0].1.to_string(), why);
     }
 }

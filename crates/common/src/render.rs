@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Spec and map contents to metric families: pure, the same for a live kernel and a fixture.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use crate::hist::{Unit, cumulative};
+use crate::decode::{Decoder, until_nul};
+use crate::hist::{Unit, cumulative, steps};
 use crate::layout::{Field, Layout, Layouts};
 use crate::maps::MapSource;
 use crate::metric::{Families, FamilyKind, Histogram, Labels, Sample, Value};
@@ -16,6 +16,7 @@ use crate::spec::{Decode, Kind, Label, MapSpec, Side, Spec};
 #[derive(Debug, Default)]
 pub struct Renderer {
     maps: Vec<BoundMap>,
+    decoder: Decoder,
 }
 
 #[derive(Debug)]
@@ -29,6 +30,8 @@ struct BoundMap {
 #[derive(Debug)]
 enum BoundMetric {
     Counter(Field),
+    Seconds(Field),
+    Steps(Field),
     Tally(Option<Field>),
     Histogram { slots: Field, sum: Field, unit: Unit },
 }
@@ -41,7 +44,7 @@ impl Renderer {
     pub fn new(spec: &Spec, layouts: &Layouts, without: &BTreeSet<String>) -> Result<Self> {
         let maps = spec.maps.iter().filter(|map| !without.contains(&*map.map));
         let maps = maps.map(|map| bind(map, layouts).with_context(|| format!("map `{}`", map.map)));
-        Ok(Self { maps: maps.collect::<Result<_>>()? })
+        Ok(Self { maps: maps.collect::<Result<_>>()?, decoder: Decoder::default() })
     }
 
     /// Reads all maps into `families`. Returns how many values could not be decoded.
@@ -54,23 +57,25 @@ impl Renderer {
             // A metric without series is still announced.
             let mut samples: Vec<Vec<Sample>> = map.metrics.iter().map(|_| Vec::new()).collect();
             source.for_each(&map.spec.map, &mut |key, value| {
-                if map.is_idle_fold(key, value) || map.metrics.iter().all(|metric| metric.is_silent(value)) {
+                if map.is_idle(key, value) || map.metrics.iter().all(|metric| metric.is_silent(value)) {
                     return;
                 }
-                let labels = map.labels_of(key, value, &mut errors);
-                let metrics = map.metrics.iter().zip(&mut samples);
-                for (metric, samples) in metrics.filter(|(metric, _)| !metric.is_silent(value)) {
+                let labels = map.labels_of(key, value, &self.decoder, &mut errors);
+                let metrics = map.metrics.iter().zip(&map.spec.metrics).zip(&mut samples);
+                for ((metric, spec), samples) in metrics.filter(|((metric, _), _)| !metric.is_silent(value)) {
+                    let mut labels = labels.clone();
+                    spec.labels.iter().for_each(|(name, value)| labels.push(name, value));
                     match metric.value(value) {
-                        Some(value) => samples.push(Sample { labels: labels.clone(), value }),
+                        Some(value) => samples.push(Sample { labels, value }),
                         None => errors += 1,
                     }
                 }
             })?;
             for (metric, samples) in map.spec.metrics.iter().zip(samples) {
                 let kind = match metric.kind {
-                    Kind::Counter(_) => FamilyKind::Counter,
+                    Kind::Counter(_) | Kind::Seconds(_) => FamilyKind::Counter,
                     Kind::Tally(_) => FamilyKind::Gauge,
-                    Kind::Histogram(..) => FamilyKind::Histogram,
+                    Kind::Histogram(..) | Kind::Steps(_) => FamilyKind::Histogram,
                 };
                 families.family(&metric.name, &metric.help, kind).samples.extend(samples);
             }
@@ -95,6 +100,8 @@ fn bind(map: &MapSpec, layouts: &Layouts) -> Result<BoundMap> {
 fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
     Ok(match kind {
         Kind::Counter(member) => BoundMetric::Counter(value.field(member)?),
+        Kind::Seconds(member) => BoundMetric::Seconds(value.field(member)?),
+        Kind::Steps(member) => BoundMetric::Steps(value.field(member)?),
         Kind::Tally(member) => {
             BoundMetric::Tally(member.as_ref().map(|member| value.field(member)).transpose()?)
         }
@@ -110,41 +117,29 @@ fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
 pub const OTHER: &str = "other";
 
 impl BoundMap {
-    /// Whether this is the entry for what finds no room, and all had room so far: it has
-    /// to exist beforehand, but would only puzzle.
-    fn is_idle_fold(&self, key: &[u8], value: &[u8]) -> bool {
+    /// Whether nothing was counted here, and the entry is one that would only puzzle then:
+    /// the one for what finds no room has to exist beforehand.
+    fn is_idle(&self, key: &[u8], value: &[u8]) -> bool {
         let mut labels = self.spec.labels.iter().zip(&self.labels);
-        labels.any(|(label, field)| {
+        let is_fold = labels.any(|(label, field)| {
             let is_text = matches!(label.decode, Decode::Text) && label.side == Side::Key;
             is_text && until_nul(field.bytes(key)) == OTHER.as_bytes()
-        }) && value.iter().all(|byte| *byte == 0)
+        });
+        (is_fold || self.spec.sparse) && value.iter().all(|byte| *byte == 0)
     }
 
-    fn labels_of(&self, key: &[u8], value: &[u8], errors: &mut u64) -> Labels {
+    fn labels_of(&self, key: &[u8], value: &[u8], decoder: &Decoder, errors: &mut u64) -> Labels {
         let mut labels = Labels::none();
         for (label, field) in self.spec.labels.iter().zip(&self.labels) {
             let bytes = match label.side {
                 Side::Key => field.bytes(key),
                 Side::Value => field.bytes(value),
             };
-            match &label.decode {
-                Decode::Text => {
-                    let text = String::from_utf8_lossy(until_nul(bytes));
-                    *errors += u64::from(matches!(text, Cow::Owned(_)));
-                    labels.push(&label.name, &text);
-                }
-                Decode::Number => labels.push(&label.name, &number(bytes).to_string()),
-                Decode::Words(words) => {
-                    let n = number(bytes);
-                    match usize::try_from(n).ok().and_then(|n| words.get(n)) {
-                        Some(word) => labels.push(&label.name, word),
-                        None => {
-                            *errors += 1;
-                            labels.push(&label.name, &format!("unknown:{n}"));
-                        }
-                    }
-                }
-            }
+            let text = decoder.label(&label.decode, bytes).unwrap_or_else(|instead| {
+                *errors += 1;
+                instead
+            });
+            labels.push(&label.name, &text);
         }
         labels
     }
@@ -158,20 +153,26 @@ impl BoundMetric {
 
     fn value(&self, value: &[u8]) -> Option<Value> {
         match self {
-            Self::Counter(field) => Some(Value::Integer(number(field.bytes(value)))),
+            Self::Counter(field) => {
+                Some(Value::Integer(numbers(field, value).iter().fold(0, |a, b| a.wrapping_add(*b))))
+            }
+            Self::Seconds(field) => Some(Value::Nanoseconds(number(field.bytes(value)))),
             Self::Tally(field) => Some(Value::Integer(field.is_some().into())),
             Self::Histogram { slots, sum, unit } => {
-                let slots: Vec<u64> = slots.bytes(value).chunks_exact(slots.width).map(number).collect();
-                let buckets = cumulative(&slots)?;
-                let sum_ns = number(sum.bytes(value));
-                Some(Value::Histogram(Box::new(Histogram { unit: *unit, buckets, sum_ns })))
+                let buckets = cumulative(&numbers(slots, value))?;
+                let sum = number(sum.bytes(value));
+                Some(Value::Histogram(Box::new(Histogram { unit: *unit, buckets, sum })))
+            }
+            Self::Steps(slots) => {
+                let (buckets, sum) = steps(&numbers(slots, value));
+                Some(Value::Histogram(Box::new(Histogram { unit: Unit::Whole, buckets, sum })))
             }
         }
     }
 }
 
-fn until_nul(bytes: &[u8]) -> &[u8] {
-    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+fn numbers(field: &Field, value: &[u8]) -> Vec<u64> {
+    field.bytes(value).chunks_exact(field.width).map(number).collect()
 }
 
 /// An unsigned number of up to eight bytes in the machine's byte order.

@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::layout::Layouts;
 use crate::maps::MapSource;
 use crate::metric::{Families, Labels, Value};
-use crate::probes::{Hooks, Plan};
+use crate::probes::{Hooks, Plan, Verdict};
 use crate::render::number;
 
 /// Name of the map that `bpf/events.bpf.h` declares.
@@ -62,7 +62,7 @@ impl Program {
             });
         }
         for (probe, verdict) in &plan.verdicts {
-            if verdict.program().is_none() {
+            if matches!(verdict, Verdict::Unsupported { .. }) {
                 let (name, hook) = (probe.clone(), String::new());
                 programs.push(Self { name, hook, fd: None, id: 0, tag: String::new(), attached: false });
             }

@@ -6,6 +6,7 @@
 //! the object's own BTF, so that no struct is written twice.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use crate::hist::Unit;
 
@@ -27,6 +28,46 @@ pub struct Spec {
     pub maps: Vec<MapSpec>,
     /// Kernel enumerators whose values [`crate::kernel::Facts`] shall hold.
     pub enumerators: Vec<Text>,
+    /// What a program's hook must be like for the program to fit, by program.
+    pub shapes: BTreeMap<Text, Shape>,
+    /// Gauges made of two counters.
+    pub ratios: Vec<Ratio>,
+    /// Families of which only the greatest series are shown.
+    pub tops: Vec<Top>,
+}
+
+/// A gauge: the share of one counter in the sum of two, over the last
+/// [`crate::ratio::WINDOW`] whoever scrapes; absent when neither grew.
+#[derive(Clone, Debug)]
+pub struct Ratio {
+    /// Full name.
+    pub name: Text,
+    /// One sentence.
+    pub help: Text,
+    /// The counter whose share it is, such as hits.
+    pub part: Text,
+    /// The other counter, such as misses.
+    pub rest: Text,
+}
+
+/// A family whose small series are added up under [`crate::render::OTHER`].
+#[derive(Clone, Debug)]
+pub struct Top {
+    /// Full name of a family with one label.
+    pub family: Text,
+    /// How many series of each scrape have a place of their own.
+    pub n: usize,
+}
+
+/// A demand on a function or tracepoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// It has so many arguments.
+    Arguments(usize),
+    /// It returns something, or nothing.
+    Returns(bool),
+    /// Its first argument is a pointer to that struct.
+    First(Text),
 }
 
 /// One question to the kernel, and the programs that can ask it, best first.
@@ -34,8 +75,9 @@ pub struct Spec {
 pub struct Probe {
     /// Name in `--check` and messages: the kernel's name of the hook.
     pub name: Text,
-    /// Candidate programs; the first that the kernel takes is used.
-    pub programs: Vec<Text>,
+    /// Candidates; the first that the kernel takes is used. Each is a set of programs
+    /// that are attached together, such as those at a function's entry and exit.
+    pub candidates: Vec<Vec<Text>>,
     /// What it means when none can be used.
     pub need: Need,
 }
@@ -47,9 +89,12 @@ pub enum Need {
     Required,
     /// The named maps are not exported; the rest is.
     Optional {
-        /// Maps that only this probe feeds.
+        /// Maps that would be wrong without this probe; none when it adds what most do
+        /// not use.
         feeds: Vec<Text>,
     },
+    /// For kernels that have it; others do the same in another way, which is seen anyway.
+    WherePresent,
 }
 
 /// A map, the labels in its key and the metrics in its value.
@@ -59,6 +104,8 @@ pub struct MapSpec {
     pub map: Text,
     /// Whether `--max-series` sets its size.
     pub bounded: bool,
+    /// Whether entries that are zero throughout are left out.
+    pub sparse: bool,
     /// Labels of every metric below, from members of the key.
     pub labels: Vec<Label>,
     /// Metrics from members of the value.
@@ -96,6 +143,16 @@ pub enum Decode {
     Number,
     /// An unsigned number that indexes these words; others become `unknown:N`.
     Words(Vec<Text>),
+    /// A system call's slot, see `bpf/syscall.bpf.h`: its name, or `sys_N`.
+    Syscall,
+    /// The same slot: `native` or `compat`.
+    SyscallAbi,
+    /// An error number, positive: `ENOENT`.
+    Errno,
+    /// The id of a control group: its path.
+    Cgroup,
+    /// Sixteen bytes: an IPv6 address, or an IPv4 one mapped into it.
+    Address,
 }
 
 /// A metric.
@@ -105,6 +162,8 @@ pub struct Metric {
     pub name: Text,
     /// One sentence: what is counted, and what is not.
     pub help: Text,
+    /// Labels that are the same in every series, beside those of the map.
+    pub labels: Vec<(Text, Text)>,
     /// Type and origin.
     pub kind: Kind,
 }
@@ -112,13 +171,18 @@ pub struct Metric {
 /// Type of a metric and where in the value it comes from.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// A member that only grows.
+    /// A member that only grows; the elements of an array are added up.
     Counter(Text),
+    /// A member that only grows, in nanoseconds; shown in seconds.
+    Seconds(Text),
     /// A gauge: how many entries have a member other than zero. Without a member none
     /// do, which makes a series that another map adds to start at 0.
     Tally(Option<Text>),
     /// A member that is a `struct hist`.
     Histogram(Text, Unit),
+    /// A histogram of small whole numbers: element N of an array counts the value N, the
+    /// last one also all that is greater.
+    Steps(Text),
 }
 
 impl Spec {
@@ -127,7 +191,7 @@ impl Spec {
         Self { name: name.into(), port, summary: summary.into(), ..Self::default() }
     }
 
-    /// Adds a probe that must be there.
+    /// Adds a probe that must be there. Programs of one candidate are joined by `+`.
     #[must_use]
     pub fn required(self, name: &'static str, programs: &[&'static str]) -> Self {
         self.probe(name, programs, Need::Required)
@@ -139,8 +203,43 @@ impl Spec {
         self.probe(name, programs, Need::Optional { feeds: texts(feeds) })
     }
 
-    fn probe(mut self, name: &'static str, programs: &[&'static str], need: Need) -> Self {
-        self.probes.push(Probe { name: name.into(), programs: texts(programs), need });
+    /// Adds a probe for kernels that have it.
+    #[must_use]
+    pub fn where_present(self, name: &'static str, programs: &[&'static str]) -> Self {
+        self.probe(name, programs, Need::WherePresent)
+    }
+
+    fn probe(mut self, name: &'static str, candidates: &[&'static str], need: Need) -> Self {
+        let candidates = candidates.iter().map(|set| set.split('+').map(Text::from).collect()).collect();
+        self.probes.push(Probe { name: name.into(), candidates, need });
+        self
+    }
+
+    /// Lets `program` be used only where its hook has that shape.
+    #[must_use]
+    pub fn shape(mut self, program: &'static str, shape: Shape) -> Self {
+        self.shapes.insert(program.into(), shape);
+        self
+    }
+
+    /// Adds a [`Ratio`].
+    #[must_use]
+    pub fn ratio(
+        mut self,
+        name: &'static str,
+        part: &'static str,
+        rest: &'static str,
+        help: &'static str,
+    ) -> Self {
+        let (name, help, part, rest) = (name.into(), help.into(), part.into(), rest.into());
+        self.ratios.push(Ratio { name, help, part, rest });
+        self
+    }
+
+    /// Shows only the `n` greatest series of a family: see [`Top`].
+    #[must_use]
+    pub fn top(mut self, family: &'static str, n: usize) -> Self {
+        self.tops.push(Top { family: family.into(), n });
         self
     }
 
@@ -162,7 +261,15 @@ impl Spec {
 impl MapSpec {
     /// A map of fixed size, without labels or metrics.
     pub fn new(map: &'static str) -> Self {
-        Self { map: map.into(), bounded: false, labels: Vec::new(), metrics: Vec::new() }
+        Self { map: map.into(), bounded: false, sparse: false, labels: Vec::new(), metrics: Vec::new() }
+    }
+
+    /// Leaves out entries that are zero throughout, as of an array with a place for
+    /// everything that could be.
+    #[must_use]
+    pub fn sparse(mut self) -> Self {
+        self.sparse = true;
+        self
     }
 
     /// Lets `--max-series` set the number of entries.
@@ -194,23 +301,67 @@ impl MapSpec {
     /// Adds a counter.
     #[must_use]
     pub fn counter(self, name: &'static str, member: &'static str, help: &'static str) -> Self {
-        self.metric(name, help, Kind::Counter(member.into()))
+        self.metric(name, help, &[], Kind::Counter(member.into()))
+    }
+
+    /// Adds a counter with labels of its own.
+    #[must_use]
+    pub fn counter_of(
+        self,
+        name: &'static str,
+        labels: &[(&'static str, &'static str)],
+        member: &'static str,
+        help: &'static str,
+    ) -> Self {
+        self.metric(name, help, labels, Kind::Counter(member.into()))
+    }
+
+    /// Adds a counter of nanoseconds, shown in seconds.
+    #[must_use]
+    pub fn seconds(self, name: &'static str, member: &'static str, help: &'static str) -> Self {
+        self.metric(name, help, &[], Kind::Seconds(member.into()))
+    }
+
+    /// Adds a histogram of small whole numbers, see [`Kind::Steps`].
+    #[must_use]
+    pub fn steps(self, name: &'static str, member: &'static str, help: &'static str) -> Self {
+        self.metric(name, help, &[], Kind::Steps(member.into()))
     }
 
     /// Adds a gauge that counts entries, see [`Kind::Tally`].
     #[must_use]
     pub fn tally(self, name: &'static str, nonzero: Option<&'static str>, help: &'static str) -> Self {
-        self.metric(name, help, Kind::Tally(nonzero.map(Into::into)))
+        self.metric(name, help, &[], Kind::Tally(nonzero.map(Into::into)))
     }
 
     /// Adds a histogram.
     #[must_use]
     pub fn histogram(self, name: &'static str, member: &'static str, unit: Unit, help: &'static str) -> Self {
-        self.metric(name, help, Kind::Histogram(member.into(), unit))
+        self.histogram_of(name, &[], member, unit, help)
     }
 
-    fn metric(mut self, name: &'static str, help: &'static str, kind: Kind) -> Self {
-        self.metrics.push(Metric { name: name.into(), help: help.into(), kind });
+    /// Adds a histogram with labels of its own.
+    #[must_use]
+    pub fn histogram_of(
+        self,
+        name: &'static str,
+        labels: &[(&'static str, &'static str)],
+        member: &'static str,
+        unit: Unit,
+        help: &'static str,
+    ) -> Self {
+        self.metric(name, help, labels, Kind::Histogram(member.into(), unit))
+    }
+
+    fn metric(
+        mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &'static str)],
+        kind: Kind,
+    ) -> Self {
+        let labels = labels.iter().map(|(name, value)| (Text::from(*name), Text::from(*value))).collect();
+        self.metrics.push(Metric { name: name.into(), help: help.into(), labels, kind });
         self
     }
 }

@@ -26,8 +26,8 @@ int main(void)
 	while (scanf("%llu", &v) == 1) {
 		struct hist h = {};
 		hist_observe_us(&h, v);
-		printf("%u %u %d\n", (u32)hist_slot_us(v), (u32)hist_slot_s(v),
-		       h.slots[hist_slot_us(v)] == 1 && h.sum == v);
+		printf("%u %u %u %d\n", (u32)hist_slot_us(v), (u32)hist_slot_s(v),
+		       (u32)hist_slot_long_s(v), h.slots[hist_slot_us(v)] == 1 && h.sum == v);
 	}
 	printf("slots %d\n", HIST_SLOTS);
 	return 0;
@@ -37,14 +37,14 @@ int main(void)
 /// Whether `ns` is within bound `k`, `2^(k/8)` times the smallest: both sides to the
 /// eighth power are whole numbers.
 fn within(ns: u64, k: usize, unit: Unit) -> bool {
-    let down = unit.first_exponent().unsigned_abs() as usize;
+    let down = -unit.bound(0).log2() as usize;
     let value = BigUint::from(ns).pow(8) << (8 * down);
-    value <= BigUint::from(unit.nanoseconds()).pow(8) << k
+    value <= BigUint::from(unit.scale()).pow(8) << k
 }
 
 /// The greatest whole number of nanoseconds within bound `k`.
 fn greatest(k: usize, unit: Unit) -> u64 {
-    let (mut low, mut high) = (0u64, 1 << 40);
+    let (mut low, mut high) = (0u64, 1 << 50);
     while low < high {
         let middle = low + (high - low).div_ceil(2);
         if within(middle, k, unit) { low = middle } else { high = middle - 1 }
@@ -67,7 +67,7 @@ impl Definition {
 
 fn values() -> Vec<u64> {
     let mut values = vec![0, 1, 2, u64::MAX, u64::MAX - 1, 1 << 62, (1 << 63) - 1, 1 << 63];
-    for unit in [Unit::Microseconds, Unit::Seconds] {
+    for unit in [Unit::Microseconds, Unit::Seconds, Unit::LongSeconds] {
         for bound in Definition::of(unit).0 {
             values.extend([bound - 1, bound, bound + 1]);
         }
@@ -113,9 +113,10 @@ fn every_value_lands_in_the_slot_of_the_definition() {
     let lines = compiled(&values);
     assert_eq!(lines.len(), values.len() + 1);
     assert_eq!(lines[values.len()], format!("slots {SLOTS}"), "the header and hist.rs agree");
-    let (microseconds, seconds) = (Definition::of(Unit::Microseconds), Definition::of(Unit::Seconds));
+    let slots = [Unit::Microseconds, Unit::Seconds, Unit::LongSeconds].map(Definition::of);
     for (value, line) in values.iter().zip(&lines) {
-        let expected = format!("{} {} 1", microseconds.slot(*value), seconds.slot(*value));
+        let [us, s, long_s] = slots.each_ref().map(|unit| unit.slot(*value));
+        let expected = format!("{us} {s} {long_s} 1");
         assert_eq!(*line, expected, "{value} ns");
     }
 }

@@ -8,11 +8,10 @@ mod sysfs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use common::engine::Live;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
-use common::layout::Layouts;
-use common::maps::LiveMaps;
 use common::metric::{Families, Labels, Value};
 use common::render::OTHER;
 use common::spec::{Decode, MapSpec, Side, Spec};
@@ -28,13 +27,14 @@ const START_ENTRIES: std::ops::RangeInclusive<u32> = 4096..=65536;
 /// What only the bio hooks feed.
 const BIO_MAPS: &[&str] = &["bio_stats", "bio_start"];
 
+#[derive(Default)]
 struct Diskio;
 
 impl Exporter for Diskio {
     type Builder = skel::DiskioSkelBuilder;
     type Flags = common::cli::NoFlags;
 
-    fn spec() -> Spec {
+    fn spec(_: &Self::Flags) -> Spec {
         let requests = per_disk("rq_stats")
             .histogram(
                 "ebpf_disk_io_queue_seconds",
@@ -64,7 +64,8 @@ impl Exporter for Diskio {
     }
 
     fn configure(open: &mut OpenOf<'_, Self>, facts: &Facts, _: &Self::Flags) -> Result<()> {
-        let second = |tracepoint: &str| facts.tracepoints.get(tracepoint) == Some(&2);
+        let second =
+            |tracepoint: &str| facts.tracepoints.get(tracepoint).is_some_and(|p| p.arguments.len() == 2);
         let entries = sysfs::requests().clamp(*START_ENTRIES.start(), *START_ENTRIES.end());
         open.maps.start.set_max_entries(entries).context("map `start`")?;
         open.maps.bio_start.set_max_entries(entries).context("map `bio_start`")?;
@@ -78,24 +79,24 @@ impl Exporter for Diskio {
         Ok(())
     }
 
-    fn seed(maps: &LiveMaps, layouts: &Layouts) -> Result<()> {
+    fn seed(live: &Live) -> Result<()> {
         // First, as events go here that find no room.
         for map in ["rq_stats", "bio_stats"] {
             for operation in OPERATIONS {
-                maps.insert_zero(map, &key(layouts, map, OTHER, operation)?)?;
+                live.maps.insert_zero(map, &key(live, map, OTHER, operation)?)?;
             }
         }
         for disk in sysfs::disks().into_iter().filter(|disk| disk.size > 0) {
             let map = if disk.takes_requests { "rq_stats" } else { "bio_stats" };
             for operation in ["read", "write"] {
                 // Without room it has no series of its own, which is what was asked for.
-                maps.insert_zero(map, &key(layouts, map, &disk.name, operation)?)?;
+                live.maps.insert_zero(map, &key(live, map, &disk.name, operation)?)?;
             }
         }
         Ok(())
     }
 
-    fn extra(families: &mut Families) -> Result<()> {
+    fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
         families.gauge(
             "ebpf_diskio_exporter_info",
             "Always 1; the version, and where the numbers come from.",
@@ -155,13 +156,9 @@ fn in_flight(map: &'static str, since: &'static str) -> MapSpec {
 }
 
 /// The bytes of a `struct diskio_key`.
-fn key(layouts: &Layouts, map: &str, disk: &str, operation: &str) -> Result<Vec<u8>> {
+fn key(live: &Live, map: &str, disk: &str, operation: &str) -> Result<Vec<u8>> {
     let op = OPERATIONS.iter().position(|word| *word == operation).context("no such operation")?;
-    layouts
-        .get(map)
-        .with_context(|| format!("no map `{map}`"))?
-        .key
-        .bytes(&[("disk", disk.into()), ("op", (op as u64).into())])
+    live.key(map, &[("disk", disk.into()), ("op", (op as u64).into())])
 }
 
 fn main() -> ExitCode {
@@ -179,7 +176,7 @@ mod tests {
 
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<Diskio>(|maps| {
+        let text = render::<Diskio>(&common::cli::NoFlags {}, |maps| {
             let read = [("disk", "nvme0n1".into()), ("op", 0.into())];
             // 1.5 us, 2 us (a bound: inside le="2") and more than 2^24 us.
             maps.set(

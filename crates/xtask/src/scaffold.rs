@@ -134,13 +134,14 @@ use common::spec::{MapSpec, Spec};
 
 common::skeleton!();
 
+#[derive(Default)]
 struct @PASCAL@;
 
 impl Exporter for @PASCAL@ {
     type Builder = skel::@PASCAL@SkelBuilder;
     type Flags = common::cli::NoFlags;
 
-    fn spec() -> Spec {
+    fn spec(_: &Self::Flags) -> Spec {
         let counts = MapSpec::new("counts").counter(
             "ebpf_@SNAKE@_forks_total",
             "forks",
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<@PASCAL@>(|maps| {
+        let text = render::<@PASCAL@>(&common::cli::NoFlags {}, |maps| {
             maps.set("counts", &[], &[("forks", 3.into())])?;
             Ok(())
         });
