@@ -71,4 +71,200 @@ static __always_inline struct gendisk *bio_disk(struct bio *bio, bool btf)
 	return bdev ? FIELD(btf, bdev, bd_disk) : NULL;
 }
 
+/*
+ * Whether a system call came in through the 32-bit ABI, whose numbers mean other calls.
+ * The kernel notes it in the task (TS_COMPAT of thread_info.status, since 4.x). Looking
+ * there takes 20 ns, so an entry by the 64-bit instruction is told by its traces first:
+ * it leaves the return address in cx and the flags in r11. Where they are not there (a
+ * tracer changed registers; FRED, which leaves cx alone) the task is asked. A program
+ * that calls by `int 0x80` with its own next address in cx is taken for 64-bit.
+ */
+#define USER_CS_64 0x33
+#define TS_COMPAT 0x0002
+
+static __always_inline bool is_compat_call(struct pt_regs *regs, bool btf)
+{
+	struct task_struct *task;
+
+	if (FIELD(btf, regs, cs) == USER_CS_64 && FIELD(btf, regs, cx) == FIELD(btf, regs, ip) &&
+	    FIELD(btf, regs, r11) == FIELD(btf, regs, flags))
+		return false;
+	task = (struct task_struct *)bpf_get_current_task();
+	return BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
+}
+
+/*
+ * f1a7941243c1 ("mm: convert mm's rss stats into percpu_counter"), 6.2: an array in a
+ * struct became an array of per-CPU counters, exact to a batch for each CPU. May go with
+ * 6.1. Pages of files, anonymous ones and shared memory; swapped ones are in between.
+ */
+struct mm_struct___pre_6_2 {
+	struct {
+		struct {
+			s64 counter;
+		} count[4];
+	} rss_stat;
+} __attribute__((preserve_access_index));
+
+struct percpu_counter {
+	s64 count;
+} __attribute__((preserve_access_index));
+
+struct mm_struct___6_2 {
+	struct percpu_counter rss_stat[4];
+} __attribute__((preserve_access_index));
+
+/* Read by helper: 6.1's verifier refuses to walk into an array of typedefs. */
+static __always_inline u64 resident_pages(struct mm_struct *mm)
+{
+	struct mm_struct___pre_6_2 *old = (void *)mm;
+	struct mm_struct___6_2 *new = (void *)mm;
+	s64 pages;
+
+	if (bpf_core_field_exists(old->rss_stat.count))
+		pages = BPF_CORE_READ(old, rss_stat.count[0].counter) +
+			BPF_CORE_READ(old, rss_stat.count[1].counter) +
+			BPF_CORE_READ(old, rss_stat.count[3].counter);
+	else
+		pages = BPF_CORE_READ(new, rss_stat[0].count) +
+			BPF_CORE_READ(new, rss_stat[1].count) +
+			BPF_CORE_READ(new, rss_stat[3].count);
+	return pages > 0 ? pages : 0;
+}
+
+/*
+ * Pages of a folio: one unless it is large, which is a flag whose place userland finds
+ * (enumerator PG_head). The number's name changed in 379708ffde1b ("mm: add the first tail
+ * page to struct folio", 6.1: _folio_nr_pages) and 4eeec8c89a0c ("mm: move hugetlb specific
+ * things in folio to page[3]", 6.15 or so: _nr_pages); the flags became a struct in
+ * 53fbef56e07d ("mm: introduce memdesc_flags_t", 6.18).
+ */
+struct folio___pre_6_18 {
+	u64 flags;
+} __attribute__((preserve_access_index));
+
+struct folio___6_18 {
+	struct {
+		u64 f;
+	} flags;
+} __attribute__((preserve_access_index));
+
+struct folio___folio_nr_pages {
+	u32 _folio_nr_pages;
+} __attribute__((preserve_access_index));
+
+struct folio___nr_pages {
+	u32 _nr_pages;
+} __attribute__((preserve_access_index));
+
+static __always_inline u64 folio_pages(struct folio *folio, u32 head_bit)
+{
+	struct folio___pre_6_18 *plain = (void *)folio;
+	struct folio___6_18 *wrapped = (void *)folio;
+	struct folio___folio_nr_pages *before = (void *)folio;
+	struct folio___nr_pages *after = (void *)folio;
+	u64 flags;
+
+	if (bpf_core_field_exists(wrapped->flags.f))
+		flags = BPF_CORE_READ(wrapped, flags.f);
+	else
+		flags = BPF_CORE_READ(plain, flags);
+	if (!(flags >> (head_bit & 63) & 1))
+		return 1;
+	if (bpf_core_field_exists(before->_folio_nr_pages))
+		return BPF_CORE_READ(before, _folio_nr_pages);
+	if (bpf_core_field_exists(after->_nr_pages))
+		return BPF_CORE_READ(after, _nr_pages);
+	return 1;
+}
+
+/*
+ * Whether filemap_map_pages() has mapped the page that was asked for, where it returns
+ * nothing (before f9ce0be71d1f, "mm: Cleanup faultaround and finish_fault() codepaths",
+ * 5.12): its page table entry is not empty. The function leaves `address` and `pte` at
+ * the last page that it looked at. May go with 5.10.
+ */
+static __always_inline bool fault_is_solved(struct vm_fault *vmf)
+{
+	u64 fault = vmf->vma->vm_start + ((vmf->pgoff - vmf->vma->vm_pgoff) << 12);
+	u64 at = (u64)BPF_CORE_READ(vmf, pte), entry = 0;
+
+	if (!at)
+		return false;
+	at += ((s64)(fault >> 12) - (s64)(vmf->address >> 12)) * (s64)sizeof(entry);
+	bpf_probe_read_kernel(&entry, sizeof(entry), (void *)at);
+	return entry != 0;
+}
+
+/* enum tcp_ca_state of a TCP socket: a bit field, which the generated header leaves out. */
+struct inet_connection_sock___bits {
+	u8 icsk_ca_state : 5;
+} __attribute__((preserve_access_index));
+
+static __always_inline u32 congestion_state(const struct sock *sk)
+{
+	const struct inet_connection_sock___bits *icsk = (const void *)sk;
+
+	return BPF_CORE_READ_BITFIELD_PROBED(icsk, icsk_ca_state);
+}
+
+/*
+ * The user's buffer number `at` (0 or 1) of a message, and its length; NULL when there is
+ * none. 8cd54c1c8480 ("iov_iter: separate direction from flavour", 5.14): the type lost its
+ * lowest bit and its name; fcb14cb1bdac ("new iov_iter flavour - ITER_UBUF", 6.0): a single
+ * buffer is no vector; de4f5fed3f23 ("iov_iter: add iter_iovec() helper", 6.4): the vector
+ * became __iov.
+ */
+struct iov_iter___pre_5_14 {
+	u32 type;
+} __attribute__((preserve_access_index));
+
+struct iov_iter___5_14 {
+	u8 iter_type;
+} __attribute__((preserve_access_index));
+
+struct iov_iter___pre_6_4 {
+	const struct iovec *iov;
+} __attribute__((preserve_access_index));
+
+struct iov_iter___6_4 {
+	const struct iovec *__iov;
+} __attribute__((preserve_access_index));
+
+struct iov_iter___6_0 {
+	void *ubuf;
+} __attribute__((preserve_access_index));
+
+static __always_inline const void *message_buffer(const struct msghdr *msg, u32 at, u64 *length)
+{
+	const void *iter = (const void *)msg + bpf_core_field_offset(struct msghdr, msg_iter);
+	const struct iov_iter___pre_5_14 *with_type = iter;
+	const struct iov_iter___5_14 *with_iter_type = iter;
+	const struct iov_iter___pre_6_4 *with_iov = iter;
+	const struct iov_iter___6_4 *with_new_iov = iter;
+	const struct iov_iter___6_0 *with_ubuf = iter;
+	const struct iov_iter *any = iter;
+	const struct iovec *iov = NULL;
+	u32 type;
+
+	if (bpf_core_field_exists(with_iter_type->iter_type))
+		type = BPF_CORE_READ(with_iter_type, iter_type);
+	else
+		type = BPF_CORE_READ(with_type, type) & ~1U;
+	if (bpf_core_enum_value_exists(enum iter_type, ITER_UBUF) &&
+	    type == bpf_core_enum_value(enum iter_type, ITER_UBUF)) {
+		*length = BPF_CORE_READ(any, count);
+		return at ? NULL : BPF_CORE_READ(with_ubuf, ubuf);
+	}
+	if (type != bpf_core_enum_value(enum iter_type, ITER_IOVEC) ||
+	    BPF_CORE_READ(any, nr_segs) <= at)
+		return NULL;
+	if (bpf_core_field_exists(with_iov->iov))
+		iov = BPF_CORE_READ(with_iov, iov);
+	else
+		iov = BPF_CORE_READ(with_new_iov, __iov);
+	*length = BPF_CORE_READ(&iov[at], iov_len);
+	return BPF_CORE_READ(&iov[at], iov_base);
+}
+
 #endif /* __CORE_FIXES_BPF_H */

@@ -24,11 +24,35 @@ enum { false = 0, true = 1 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct address_space;
 struct blk_mq_ops;
 struct block_device;
+struct bpf_iter_meta;
 struct bvec_iter;
+struct cfs_rq;
+struct cgroup;
+struct css_set;
+struct file;
 struct gendisk;
+struct in6_addr;
+struct inode;
+struct iov_iter;
+struct kernfs_node;
+struct mm_struct;
+struct net;
+struct net_device;
 struct request_queue;
+struct rq;
+struct sched_entity;
+struct sched_info;
+struct seq_file;
+struct signal_struct;
+struct sock;
+struct sock_common;
+struct task_io_accounting;
+struct task_struct;
+struct thread_info;
+struct vm_area_struct;
 
 enum bpf_map_type {
 	BPF_MAP_TYPE_UNSPEC = 0,
@@ -98,6 +122,223 @@ struct bio {
 
 struct block_device {
 	struct gendisk *bd_disk;
+};
+
+struct pt_regs {
+	u64 r11;
+	u64 r10;
+	u64 r9;
+	u64 r8;
+	u64 ax;
+	u64 cx;
+	u64 dx;
+	u64 si;
+	u64 di;
+	u64 orig_ax;
+	u64 ip;
+	u64 cs;
+	u64 flags;
+	u64 sp;
+};
+
+struct thread_info {
+	u32 status;
+};
+
+struct sched_info {
+	u64 pcount;
+	u64 run_delay;
+	u64 last_queued;
+};
+
+struct rq {
+	u64 clock;
+};
+
+struct cfs_rq {
+	struct rq *rq;
+};
+
+struct sched_entity {
+	u64 sum_exec_runtime;
+	struct cfs_rq *cfs_rq;
+};
+
+struct task_io_accounting {
+	u64 rchar;
+	u64 wchar;
+	u64 syscr;
+	u64 syscw;
+};
+
+struct signal_struct {
+	struct { s32 counter; } live;
+	s32 nr_threads;
+	u32 flags;
+	s32 group_exit_code;
+	u64 sum_sched_runtime;
+	struct task_io_accounting ioac;
+};
+
+struct kernfs_node {
+	u64 id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+};
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+
+struct task_struct {
+	struct thread_info thread_info;
+	u32 flags;
+	s32 pid;
+	s32 tgid;
+	char comm[16];
+	struct task_struct *group_leader;
+	u64 start_time;
+	struct sched_info sched_info;
+	struct sched_entity se;
+	struct signal_struct *signal;
+	s32 exit_code;
+	struct task_io_accounting ioac;
+	struct css_set *cgroups;
+	struct mm_struct *mm;
+};
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+
+struct page {
+	struct address_space *mapping;
+};
+
+struct folio {
+	struct address_space *mapping;
+};
+
+struct inode {
+	u16 i_mode;
+	s64 i_size;
+};
+
+struct address_space {
+	struct inode *host;
+	u64 nrpages;
+};
+
+struct file {
+	struct inode *f_inode;
+	struct address_space *f_mapping;
+};
+
+struct kiocb {
+	struct file *ki_filp;
+	s64 ki_pos;
+};
+
+struct vm_area_struct {
+	u64 vm_start;
+	u64 vm_pgoff;
+	struct file *vm_file;
+};
+
+struct vm_fault {
+	struct vm_area_struct *vma;
+	u64 pgoff;
+	u64 address;
+	void *pte;
+};
+
+struct in6_addr {
+	union { u8 u6_addr8[16]; u16 u6_addr16[8]; u32 u6_addr32[4]; } in6_u;
+};
+
+struct sock_common {
+	struct { struct net *net; } skc_net;
+	u32 skc_daddr;
+	u16 skc_dport;
+	u16 skc_num;
+	u16 skc_family;
+	u8 skc_state;
+	struct in6_addr skc_v6_daddr;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	s32 sk_err;
+	u32 sk_ack_backlog;
+	u32 sk_max_ack_backlog;
+	u16 sk_protocol;
+};
+
+struct request_sock {
+	struct sock_common __req_common;
+};
+
+struct tcp_sock {
+	u32 srtt_us;
+};
+
+struct inet_connection_sock {
+	u8 icsk_retransmits;
+	u8 icsk_pending;
+};
+
+struct net_device {
+	struct { struct net *net; } nd_net;
+};
+
+struct sk_buff {
+	struct sock *sk;
+	struct net_device *dev;
+	u16 protocol;
+	u16 transport_header;
+	u16 network_header;
+	u32 tail;
+	u32 end;
+	void *head;
+	void *data;
+	u32 len;
+	char cb[48];
+};
+
+struct tcp_skb_cb {
+	u16 tcp_gso_segs;
+	u8 tcp_flags;
+};
+
+enum iter_type {
+	ITER_IOVEC = 0,
+	ITER_KVEC = 1,
+	ITER_BVEC = 2,
+	ITER_PIPE = 3,
+	ITER_XARRAY = 4,
+	ITER_DISCARD = 5,
+	ITER_UBUF = 6,
+};
+
+struct iovec {
+	void *iov_base;
+	u64 iov_len;
+};
+
+struct iov_iter {
+	u64 count;
+	u64 nr_segs;
+};
+
+struct msghdr {
+	struct iov_iter msg_iter;
 };
 
 #pragma clang attribute pop
