@@ -33,6 +33,15 @@ impl Exporter {
     /// When it ends instead; shows what it said.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_and_read(command).1
+    }
+
+    /// As [`Exporter::spawn`], with what it said until it listened.
+    ///
+    /// # Panics
+    /// When it ends instead; shows what it said.
+    #[track_caller]
+    pub fn spawn_and_read(command: &mut Command) -> (String, Self) {
         let command = command.args(["--web.listen-address", "127.0.0.1:0"]);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the exporter starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
@@ -48,7 +57,7 @@ impl Exporter {
         };
         // Drain it, so that it never blocks.
         std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        Self { child, port }
+        (said, Self { child, port })
     }
 
     /// One scrape.

@@ -38,6 +38,34 @@ impl Exposition {
     }
 }
 
+/// What was counted between two scrapes.
+#[derive(Debug)]
+pub struct Delta(pub Exposition, pub Exposition);
+
+impl Delta {
+    /// The difference of a sample, as [`Exposition::count`].
+    pub fn of(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.1.count(name, labels) - self.0.count(name, labels)
+    }
+
+    /// Events that were lost, for any reason.
+    pub fn lost(&self) -> f64 {
+        self.of("ebpf_exporter_lost_events_total", &[])
+    }
+
+    /// Names and labels of counters and histograms that went down, or are gone.
+    pub fn went_down(&self) -> Vec<String> {
+        let counts =
+            |name: &str| ["_total", "_bucket", "_sum", "_count"].iter().any(|end| name.ends_with(end));
+        let after: BTreeMap<_, _> =
+            self.1.0.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();
+        let before = self.0.0.iter().filter(|(name, _, _)| counts(name));
+        let down =
+            before.filter(|(name, labels, value)| after.get(&(name, labels)).is_none_or(|now| now < value));
+        down.map(|(name, labels, value)| format!("{name}{labels:?} {value}")).collect()
+    }
+}
+
 impl fmt::Debug for Exposition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, labels, value) in self.0.iter().filter(|(_, _, value)| *value != 0.0) {

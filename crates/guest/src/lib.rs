@@ -8,6 +8,9 @@
 pub mod block;
 pub mod exporter;
 pub mod exposition;
+pub mod net;
+pub mod truth;
+pub mod work;
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the kernel counts by itself, and how to compare with it.
+
+use std::fs;
+use std::ops::RangeInclusive;
+
+use crate::exporter::Exporter;
+use crate::exposition::Delta;
+
+/// Runs `work` between two scrapes, and reads `truth` right before and after each: what
+/// was counted meanwhile, and for each of the truth's numbers the least and the most that
+/// it can have been between the scrapes.
+///
+/// # Panics
+/// When `truth` does.
+#[track_caller]
+pub fn between<const N: usize>(
+    exporter: &Exporter,
+    truth: impl Fn() -> [f64; N],
+    work: impl FnOnce(),
+) -> (Delta, [RangeInclusive<f64>; N]) {
+    let first = truth();
+    let before = exporter.scrape();
+    let second = truth();
+    work();
+    let third = truth();
+    let after = exporter.scrape();
+    let last = truth();
+    let range = |n: usize| third[n] - second[n]..=last[n] - first[n];
+    (Delta(before, after), std::array::from_fn(range))
+}
+
+/// Whether `ours` lies in `range`, made wider by a share of it.
+pub fn agrees(ours: f64, range: &RangeInclusive<f64>, tolerance: f64) -> bool {
+    (range.start() * (1.0 - tolerance)..=range.end() * (1.0 + tolerance)).contains(&ours)
+}
+
+/// The values of `keys` in /proc/vmstat, added up; a key may end in `*`.
+///
+/// # Panics
+/// When none of the keys is there.
+#[track_caller]
+pub fn vmstat(keys: &[&str]) -> f64 {
+    let text = fs::read_to_string("/proc/vmstat").expect("/proc/vmstat");
+    let fits = |name: &str| {
+        keys.iter().any(|key| key.strip_suffix('*').map_or(name == *key, |start| name.starts_with(start)))
+    };
+    let values = text.lines().filter_map(|line| line.split_once(' ')).filter(|(name, _)| fits(name));
+    let values: Vec<f64> = values.map(|(_, value)| value.parse().expect("a number")).collect();
+    assert!(!values.is_empty(), "/proc/vmstat has none of {keys:?}");
+    values.iter().sum()
+}
+
+/// Nanoseconds waited for a CPU, and how often a task got one, on all CPUs: /proc/schedstat.
+///
+/// # Panics
+/// When there is no such file.
+#[track_caller]
+pub fn schedstat() -> [f64; 2] {
+    let text = fs::read_to_string("/proc/schedstat").expect("/proc/schedstat");
+    let mut totals = [0.0; 2];
+    for line in text.lines().filter(|line| line.starts_with("cpu")) {
+        // cpuN, seven numbers, run_delay, pcount.
+        let fields: Vec<f64> = line.split(' ').skip(1).filter_map(|field| field.parse().ok()).collect();
+        totals[0] += fields[7];
+        totals[1] += fields[8];
+    }
+    totals
+}
+
+/// A number of /proc/stat, such as `processes`.
+///
+/// # Panics
+/// When there is none of that name.
+#[track_caller]
+pub fn stat(name: &str) -> f64 {
+    let text = fs::read_to_string("/proc/stat").expect("/proc/stat");
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(ToOwned::to_owned));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("/proc/stat has no {name}"))
+}
+
+/// Minor and major page faults of this process (getrusage).
+pub fn own_faults() -> (u64, u64) {
+    let usage = usage(libc::RUSAGE_SELF);
+    (usage.ru_minflt as u64, usage.ru_majflt as u64)
+}
+
+/// Seconds of CPU time of children that have ended and were waited for, theirs included.
+pub fn children_cpu_seconds() -> f64 {
+    let usage = usage(libc::RUSAGE_CHILDREN);
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
+fn usage(whose: i32) -> libc::rusage {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel writes a whole rusage; a zeroed one is valid too.
+    unsafe {
+        libc::getrusage(whose, usage.as_mut_ptr());
+        usage.assume_init()
+    }
+}
+
+/// A number of this process's /proc/self/io.
+///
+/// # Panics
+/// When there is none of that name.
+#[track_caller]
+pub fn own_io(name: &str) -> f64 {
+    let text = fs::read_to_string("/proc/self/io").expect("/proc/self/io");
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(ToOwned::to_owned));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("/proc/self/io has no {name}"))
+}
