@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which system calls run, how often, how long, with which errors?
+//!
+//! Hooks, cost and what is not seen: `bpf/syscall.bpf.c`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use common::decode::{SYSCALL_OTHER, syscall_slots};
+use common::engine::Live;
+use common::exporter::{Exporter, OpenOf};
+use common::hist::Unit;
+use common::kernel::Facts;
+use common::spec::{Decode, MapSpec, Spec};
+
+common::skeleton!();
+
+/// Flags of this exporter.
+#[derive(Args, Clone, Debug, Default)]
+struct Flags {
+    /// Also measure how long each call takes; costs more than counting.
+    #[arg(long = "syscall.latency")]
+    latency: bool,
+
+    /// Also count errors by call and number; costs more than counting.
+    #[arg(long = "syscall.errors")]
+    errors: bool,
+}
+
+#[derive(Default)]
+struct Syscall;
+
+impl Exporter for Syscall {
+    type Builder = skel::SyscallSkelBuilder;
+    type Flags = Flags;
+
+    fn spec(flags: &Flags) -> Spec {
+        let counts = labelled("counts", "").sparse().counter(
+            "ebpf_syscalls_total",
+            "calls",
+            "System calls entered, by name; numbers that are no call are \"invalid\".",
+        );
+        let mut spec =
+            Spec::new("syscall", 9105, "which system calls run, how often, how long, with which errors?")
+                .required("sys_enter", &["enter_btf", "enter_raw"])
+                .map(counts);
+        if flags.latency || flags.errors {
+            spec = spec.required("sys_exit", &["exit_btf", "exit_raw"]);
+        }
+        if flags.latency {
+            spec = spec.map(labelled("latencies", "").histogram(
+                "ebpf_syscall_latency_microseconds",
+                "latency",
+                Unit::Microseconds,
+                "Time from entry to return of a system call, waiting included; calls that never return have none.",
+            ));
+        }
+        if flags.errors {
+            let errors = labelled("errors", "slot").bounded().label("errno", "error", Decode::Errno).sparse();
+            spec = spec.map(errors.counter(
+                "ebpf_syscall_errors_total",
+                "calls",
+                "System calls that returned an error; ERESTART* is one that a signal interrupted.",
+            ));
+        }
+        spec
+    }
+
+    fn configure(open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
+        let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
+        settings.syscall_latency = flags.latency;
+        settings.syscall_errors = flags.errors;
+        let never = ["exit", "exit_group"].into_iter().flat_map(syscall_slots);
+        for (setting, slot) in settings.syscall_no_return.iter_mut().zip(never) {
+            *setting = slot as u32;
+        }
+        Ok(())
+    }
+
+    fn seed(live: &Live) -> Result<()> {
+        live.maps.insert_zero("errors", &live.key("errors", &[("slot", SYSCALL_OTHER.into())])?)?;
+        Ok(())
+    }
+}
+
+/// A map whose key, or a `member` of it, is a slot.
+fn labelled(map: &'static str, member: &'static str) -> MapSpec {
+    MapSpec::new(map).label("syscall", member, Decode::Syscall).label("abi", member, Decode::SyscallAbi)
+}
+
+fn main() -> ExitCode {
+    common::run::<Syscall>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::decode::{SYSCALL_INVALID, SYSCALL_SLOTS};
+    use common::fixture::{golden, render};
+    use common::layout::Contents::Element;
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let flags = Flags { latency: true, errors: true };
+        let text = render::<Syscall>(&flags, |maps| {
+            // getppid, int 0x80's getppid, one newer than the table, and what is no call.
+            for (slot, calls) in [(110, 7), (SYSCALL_SLOTS + 64, 5), (511, 3), (SYSCALL_INVALID, 2), (1, 0)] {
+                maps.set("counts", &[("", slot.into())], &[("calls", calls.into())])?;
+            }
+            let read = [("latency.slots", Element(8, 2)), ("latency.sum", 4000.into())];
+            maps.set("latencies", &[("", 0.into())], &read)?;
+            let errors: [(u64, u64); 4] = [(0, 11), (0, 512), (SYSCALL_SLOTS + 5, 2), (257, 4000)];
+            for (slot, error) in errors {
+                maps.set(
+                    "errors",
+                    &[("slot", slot.into()), ("error", error.into())],
+                    &[("calls", 1.into())],
+                )?;
+            }
+            maps.set("errors", &[("slot", SYSCALL_OTHER.into())], &[("calls", 9.into())])?;
+            Ok(())
+        });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
+        golden(&path, &text.expect("rendered")).expect("as the golden file");
+    }
+
+    #[test]
+    fn without_flags_calls_are_counted_and_nothing_else() {
+        let text = render::<Syscall>(&Flags::default(), |_| Ok(())).expect("rendered");
+        assert!(!text.contains("latency") && !text.contains("errors"), "{text}");
+    }
+}

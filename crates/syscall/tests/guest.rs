@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Exactly so many system calls in a guest, compared with what was done.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use std::time::{Duration, Instant};
+
+use guest::exporter::Exporter;
+use guest::exposition::Delta;
+use guest::install_package;
+use guest::work::{compat_system_call, system_call};
+
+/// A call that nobody else in the guest makes, and its number for 32-bit programs.
+const RARE: (&str, i64, i32) = ("sched_get_priority_max", libc::SYS_sched_get_priority_max, 159);
+
+fn measure(flags: &[&str], work: impl FnOnce()) -> Delta {
+    install_package();
+    let exporter = Exporter::start("syscall", flags);
+    let before = exporter.scrape();
+    work();
+    let delta = Delta(before, exporter.scrape());
+    assert_eq!(delta.lost(), 0.0, "{delta:?}");
+    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta
+}
+
+fn calls(delta: &Delta, syscall: &str, abi: &str) -> f64 {
+    delta.of("ebpf_syscalls_total", &[("syscall", syscall), ("abi", abi)])
+}
+
+#[test]
+fn every_call_is_counted_under_its_name() {
+    let delta = measure(&[], || {
+        assert_eq!(system_call(RARE.1, [0; 3], 20_011), 0);
+    });
+    assert_eq!(calls(&delta, RARE.0, "native"), 20_011.0);
+    assert_eq!(calls(&delta, RARE.0, "compat"), 0.0);
+    assert!(delta.1.get("ebpf_syscall_latency_microseconds_count", &[]).is_none(), "it is a flag");
+    assert!(delta.1.get("ebpf_syscall_errors_total", &[]).is_none(), "it is a flag");
+}
+
+#[test]
+fn calls_on_two_cpus_are_all_counted() {
+    let delta = measure(&[], || {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| system_call(RARE.1, [0; 3], 20_011));
+            }
+        });
+    });
+    assert_eq!(calls(&delta, RARE.0, "native"), 4.0 * 20_011.0);
+}
+
+#[test]
+fn calls_of_32_bit_programs_are_not_taken_for_others() {
+    // 64 is getppid for them, and semget for 64-bit programs.
+    let delta = measure(&[], || {
+        assert!(compat_system_call(64, 0, 1009) > 0, "the parent's id");
+    });
+    assert_eq!(calls(&delta, "getppid", "compat"), 1009.0);
+    assert_eq!(calls(&delta, "semget", "native"), 0.0);
+}
+
+#[test]
+fn numbers_that_are_no_call_are_invalid() {
+    let delta = measure(&["--syscall.errors"], || {
+        for number in [-1, 9999, 1 << 30, i64::from(u32::MAX)] {
+            assert_eq!(system_call(number, [0; 3], 17), -1);
+        }
+        system_call(511, [0; 3], 13);
+    });
+    assert_eq!(calls(&delta, "invalid", "native"), 4.0 * 17.0);
+    assert_eq!(calls(&delta, "sys_511", "native"), 13.0);
+    let errors = delta.of("ebpf_syscall_errors_total", &[("syscall", "invalid"), ("errno", "ENOSYS")]);
+    assert_eq!(errors, 4.0 * 17.0);
+}
+
+#[test]
+fn errors_have_names() {
+    let delta = measure(&["--syscall.errors"], || {
+        assert_eq!(system_call(RARE.1, [-1, 0, 0], 23), -1);
+        assert_eq!(system_call(RARE.1, [0; 3], 7), 0);
+        assert_eq!(compat_system_call(RARE.2, -1, 29), -libc::EINVAL);
+    });
+    let errors = |abi: &str| {
+        delta.of("ebpf_syscall_errors_total", &[("syscall", RARE.0), ("abi", abi), ("errno", "EINVAL")])
+    };
+    assert_eq!((errors("native"), errors("compat")), (23.0, 29.0));
+    assert_eq!(delta.of("ebpf_syscall_errors_total", &[("syscall", RARE.0)]), 52.0);
+    assert_eq!((calls(&delta, RARE.0, "native"), calls(&delta, RARE.0, "compat")), (30.0, 29.0));
+}
+
+#[test]
+fn latency_is_that_of_a_known_wait() {
+    const NAME: &str = "ebpf_syscall_latency_microseconds";
+    // Above 16384 us, so that not one may be in that bucket.
+    let wait = libc::timespec { tv_sec: 0, tv_nsec: 19_000_000 };
+    let mask = 1u64;
+    let mut elapsed = Duration::ZERO;
+    let delta = measure(&["--syscall.latency", "--syscall.errors"], || {
+        let start = Instant::now();
+        for _ in 0..11 {
+            // SAFETY: both pointers outlive the call, and the mask has the size that is said.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_rt_sigtimedwait,
+                    &raw const mask,
+                    0,
+                    &raw const wait,
+                    size_of_val(&mask),
+                )
+            };
+            assert_eq!(result, -1);
+        }
+        elapsed = start.elapsed();
+    });
+    let of = |part: &str, le: &[(&str, &str)]| {
+        let labels = [&[("syscall", "rt_sigtimedwait"), ("abi", "native")], le].concat();
+        delta.of(&format!("{NAME}{part}"), &labels)
+    };
+    assert_eq!((of("_count", &[]), of("_bucket", &[("le", "+Inf")])), (11.0, 11.0));
+    assert_eq!(of("_bucket", &[("le", "16384")]), 0.0, "none can be shorter");
+    // No shorter than asked for, no longer than this program saw.
+    let (sum, seen) = (of("_sum", &[]), elapsed.as_secs_f64() * 1e6);
+    assert!((11.0 * 19_000.0..seen).contains(&sum), "{sum} us of {seen} us");
+    assert_eq!(
+        delta.of("ebpf_syscall_errors_total", &[("syscall", "rt_sigtimedwait"), ("errno", "EAGAIN")]),
+        11.0
+    );
+}
+
+#[test]
+fn processes_that_ended_leave_nothing_behind() {
+    let delta = measure(&["--syscall.latency"], || {
+        guest::work::processes(300);
+        std::thread::scope(|scope| {
+            scope.spawn(|| system_call(RARE.1, [0; 3], 101));
+        });
+    });
+    let count = |syscall: &str| delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", syscall)]);
+    assert_eq!(count(RARE.0), 101.0);
+    assert!(calls(&delta, "exit_group", "native") >= 300.0);
+    assert_eq!(count("exit_group") + count("exit"), 0.0, "they never return");
+}
+
+#[test]
+fn errors_beyond_the_limit_are_folded_and_counted() {
+    let numbers = [
+        libc::SYS_fsync,
+        libc::SYS_fdatasync,
+        libc::SYS_ftruncate,
+        libc::SYS_fchdir,
+        libc::SYS_fchmod,
+        libc::SYS_flock,
+        libc::SYS_dup,
+        libc::SYS_syncfs,
+        libc::SYS_fallocate,
+        libc::SYS_readahead,
+        libc::SYS_sync_file_range,
+        libc::SYS_getdents64,
+        libc::SYS_tee,
+        libc::SYS_pread64,
+        libc::SYS_pwrite64,
+        libc::SYS_lseek,
+        libc::SYS_readv,
+        libc::SYS_writev,
+        libc::SYS_epoll_wait,
+        libc::SYS_shutdown,
+    ];
+    let delta = measure(&["--syscall.errors", "--max-series", "16"], || {
+        for number in numbers {
+            assert_eq!(system_call(number, [-1, 1, 1], 5), -1);
+        }
+    });
+    let folded = delta.of("ebpf_exporter_folded_events_total", &[]);
+    let other = delta.of("ebpf_syscall_errors_total", &[("syscall", "other"), ("errno", "other")]);
+    assert!(folded >= 5.0 * 4.0 && other == folded, "{folded} folded, {other} under other");
+    assert!(delta.1.labels("ebpf_syscall_errors_total").len() <= 16);
+    assert!(delta.of("ebpf_syscall_errors_total", &[]) >= 100.0, "none is lost");
+}
