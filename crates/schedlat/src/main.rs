@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How long do runnable tasks wait for a CPU?
+//!
+//! Hooks, cost and what is not seen: `bpf/schedlat.bpf.c`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use common::decode::cgroup_ids;
+use common::engine::Live;
+use common::exporter::{Exporter, OpenOf};
+use common::hist::Unit;
+use common::kernel::Facts;
+use common::spec::{Decode, MapSpec, Spec};
+
+common::skeleton!();
+
+/// Flags of this exporter.
+#[derive(Args, Clone, Debug, Default)]
+struct Flags {
+    /// Also a histogram for each control group; --max-series bounds them.
+    #[arg(long = "schedlat.cgroup")]
+    cgroup: bool,
+}
+
+#[derive(Default)]
+struct Schedlat {
+    by_cgroup: bool,
+}
+
+impl Exporter for Schedlat {
+    type Builder = skel::SchedlatSkelBuilder;
+    type Flags = Flags;
+
+    fn spec(flags: &Flags) -> Spec {
+        let spec = Spec::new("schedlat", 9107, "how long do runnable tasks wait for a CPU?")
+            .required("sched_switch", &["switch_btf", "switch_raw"])
+            .map(MapSpec::new("waits").histogram(
+                "ebpf_sched_runqueue_latency_microseconds",
+                "latency",
+                Unit::Microseconds,
+                "Time from when a task could run (woken up, or preempted) to when it ran, by the scheduler's \
+                 own clock; a wait on several run queues in turn counts once.",
+            ));
+        if !flags.cgroup {
+            return spec;
+        }
+        let cgroups = MapSpec::new("cgroups").bounded().sparse().label("cgroup", "", Decode::Cgroup);
+        let spec = spec.required("cgroup_mkdir", &["mkdir_btf", "mkdir_raw"]);
+        spec.map(cgroups.histogram(
+            "ebpf_sched_cgroup_runqueue_latency_microseconds",
+            "latency",
+            Unit::Microseconds,
+            "As ebpf_sched_runqueue_latency_microseconds, by control group (version 2).",
+        ))
+    }
+
+    fn new(flags: &Flags) -> Result<Self> {
+        Ok(Self { by_cgroup: flags.cgroup })
+    }
+
+    fn configure(open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
+        open.maps.rodata_data.as_mut().context("no .rodata")?.schedlat_cgroup = flags.cgroup;
+        Ok(())
+    }
+
+    fn seed(live: &Live) -> Result<()> {
+        live.maps.insert_zero("cgroups", &live.key("cgroups", &[])?)?;
+        Ok(())
+    }
+
+    fn attached(&mut self, live: &Live) -> Result<()> {
+        let groups = if self.by_cgroup { cgroup_ids() } else { Vec::new() };
+        for id in groups {
+            // Without room its waits are folded, which is what was asked for.
+            live.maps.insert_zero("cgroups", &live.key("cgroups", &[("", id.into())])?)?;
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    common::run::<Schedlat>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::fixture::{golden, render};
+    use common::layout::Contents::Element;
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let text = render::<Schedlat>(&Flags { cgroup: true }, |maps| {
+            // No wait at all, 2 us, and more than 2^24 us.
+            let waits = [
+                ("latency.slots", Element(0, 3)),
+                ("latency.slots", Element(8, 2)),
+                ("latency.slots", Element(193, 1)),
+                ("latency.sum", 20_000_004_000.into()),
+            ];
+            maps.set("waits", &[], &waits)?;
+            maps.set("cgroups", &[("", 0.into())], &[])?;
+            maps.set("cgroups", &[("", u64::MAX.into())], &waits)?;
+            Ok(())
+        });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
+        golden(&path, &text.expect("rendered")).expect("as the golden file");
+    }
+}
