@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Page faults, how long they take, page allocations by order, direct reclaim.
+ *
+ * Hooks: mm_page_alloc and mm_vmscan_direct_reclaim_{begin,end} as tp_btf and raw_tp;
+ * handle_mm_fault by fentry and fexit, else kprobe and kretprobe. The numbers of minor and
+ * major faults are counted by the kernel itself (perf events) where it lets us, which
+ * Debian's kernels do for CAP_SYS_ADMIN only; else by the number of latencies.
+ * Cost: an increment for each allocation; two clock reads and a per-task record for each
+ * fault, unless --memory.fault-latency=false.
+ * Not seen: pages allocated in bulk, for which 6.1 and 6.12 have no event (stacks of new
+ * processes, network buffers): up to a fifth under many forks, see
+ * ebpf_page_allocated_pages_total, which has them.
+ * Counted once: a fault that the kernel tries again (waiting for I/O, or for a lock) is
+ * one, from the first try to the last.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include "core_fixes.bpf.h"
+#include "hist.bpf.h"
+#include "maps.bpf.h"
+#include "task_slots.bpf.h"
+
+/* Orders 0 to 10; the last place is for greater ones, of machines with large pages. */
+#define MEMORY_ORDERS 12
+
+/* enum vm_fault_reason, the same in all kernels since 4.17, and a flag of enum fault_flag. */
+#define VM_FAULT_MAJOR 0x0004
+#define VM_FAULT_RETRY 0x0400
+/* OOM, SIGBUS, HWPOISON, HWPOISON_LARGE, SIGSEGV, FALLBACK */
+#define VM_FAULT_ERROR (0x0001 | 0x0002 | 0x0010 | 0x0020 | 0x0040 | 0x0800)
+#define FAULT_FLAG_TRIED 0x20
+
+enum memory_fault {
+	MEMORY_MINOR,
+	MEMORY_MAJOR,
+	MEMORY_POPULATE,
+	MEMORY_FAILED,
+	MEMORY_FAULTS,
+};
+
+struct memory_allocations {
+	u64 orders[MEMORY_ORDERS];
+	u64 failures;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct memory_allocations);
+} allocations SEC(".maps");
+
+struct memory_faults {
+	struct hist latency; /* s */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MEMORY_FAULTS);
+	__type(key, u32); /* enum memory_fault */
+	__type(value, struct memory_faults);
+} faults SEC(".maps");
+
+struct memory_retries {
+	u64 retries;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct memory_retries);
+} retries SEC(".maps");
+
+struct memory_reclaims {
+	struct hist duration; /* s */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct memory_reclaims);
+} reclaims SEC(".maps");
+
+struct memory_fault_task {
+	u32 tid;
+	u32 flags; /* enum fault_flag of the present try */
+	u64 started;
+	u64 address;
+	u32 populates; /* asked for by the kernel (mmap, get_user_pages), not by an access */
+	u32 again;     /* the last try asked for another */
+};
+TASK_SLOTS(fault_tasks, struct memory_fault_task);
+
+struct memory_reclaim_task {
+	u32 tid;
+	u32 zero;
+	u64 started;
+};
+TASK_SLOTS(reclaim_tasks, struct memory_reclaim_task);
+
+static __always_inline int on_alloc(const void *page, u32 order)
+{
+	u32 zero = 0;
+	struct memory_allocations *a = bpf_map_lookup_elem(&allocations, &zero);
+
+	if (!a)
+		return 0;
+	if (order >= MEMORY_ORDERS)
+		order = MEMORY_ORDERS - 1;
+	if (page)
+		__sync_fetch_and_add(&a->orders[order], 1);
+	else
+		__sync_fetch_and_add(&a->failures, 1);
+	return 0;
+}
+
+static __always_inline int on_fault(u64 address, u32 flags, const void *regs)
+{
+	u32 tid = current_tid();
+	struct memory_fault_task *t = task_slot(&fault_tasks, tid);
+
+	if (!t)
+		return 0;
+	/* Another try of the same fault goes on from where the first began. */
+	if (!(t->again && t->tid == tid && t->address == address))
+		t->started = bpf_ktime_get_ns();
+	t->tid = tid;
+	t->flags = flags;
+	t->address = address;
+	t->populates = !regs;
+	t->again = 0;
+	return 0;
+}
+
+/* As mm_account_fault() decides (bce617edecad "mm: do page fault accounting in
+ * handle_mm_fault", 5.9). */
+static __always_inline u32 kind_of(const struct memory_fault_task *t, u32 result)
+{
+	if (t->populates)
+		return MEMORY_POPULATE; /* its failure is no signal: a core dump skips the page */
+	if (result & VM_FAULT_ERROR)
+		return MEMORY_FAILED;
+	return result & VM_FAULT_MAJOR || t->flags & FAULT_FLAG_TRIED ? MEMORY_MAJOR : MEMORY_MINOR;
+}
+
+static __always_inline int on_fault_end(u32 result)
+{
+	u32 tid = current_tid(), kind, zero = 0;
+	struct memory_fault_task *t = task_slot(&fault_tasks, tid);
+	struct memory_retries *r;
+	struct memory_faults *f;
+
+	if (!t || t->tid != tid || !t->started) {
+		count_event(EVENT_NO_START);
+		return 0;
+	}
+	if (result & VM_FAULT_RETRY) {
+		t->again = 1;
+		r = bpf_map_lookup_elem(&retries, &zero);
+		if (r)
+			__sync_fetch_and_add(&r->retries, 1);
+		return 0;
+	}
+	kind = kind_of(t, result);
+	f = bpf_map_lookup_elem(&faults, &kind);
+	if (f)
+		hist_observe_s(&f->latency, elapsed_ns(t->started, bpf_ktime_get_ns()));
+	t->started = 0;
+	return 0;
+}
+
+static __always_inline int on_reclaim(void)
+{
+	u32 tid = current_tid();
+	struct memory_reclaim_task *t = task_slot(&reclaim_tasks, tid);
+
+	if (!t)
+		return 0;
+	t->tid = tid;
+	t->started = bpf_ktime_get_ns();
+	return 0;
+}
+
+static __always_inline int on_reclaim_end(void)
+{
+	u32 tid = current_tid(), zero = 0;
+	struct memory_reclaim_task *t = task_slot(&reclaim_tasks, tid);
+	struct memory_reclaims *r = bpf_map_lookup_elem(&reclaims, &zero);
+
+	if (!r || !t || t->tid != tid || !t->started) {
+		count_event(EVENT_NO_START);
+		return 0;
+	}
+	hist_observe_s(&r->duration, elapsed_ns(t->started, bpf_ktime_get_ns()));
+	t->started = 0;
+	return 0;
+}
+
+/* (page, order, gfp, migratetype) in every kernel. */
+SEC("tp_btf/mm_page_alloc")
+int alloc_btf(u64 *ctx)
+{
+	return on_alloc((const void *)ctx[0], ctx[1]);
+}
+
+SEC("raw_tp/mm_page_alloc")
+int alloc_raw(u64 *ctx)
+{
+	return on_alloc((const void *)ctx[0], ctx[1]);
+}
+
+/* (vma, address, flags, regs) in every kernel since 5.9. */
+SEC("fentry/handle_mm_fault")
+int fault_fentry(u64 *ctx)
+{
+	return on_fault(ctx[1], ctx[2], (const void *)ctx[3]);
+}
+
+SEC("fexit/handle_mm_fault")
+int fault_fexit(u64 *ctx)
+{
+	return on_fault_end(ctx[4]);
+}
+
+SEC("kprobe/handle_mm_fault")
+int BPF_KPROBE(fault_kprobe, void *vma, u64 address, u32 flags, const void *regs)
+{
+	return on_fault(address, flags, regs);
+}
+
+SEC("kretprobe/handle_mm_fault")
+int BPF_KRETPROBE(fault_kretprobe, u32 result)
+{
+	return on_fault_end(result);
+}
+
+SEC("tp_btf/mm_vmscan_direct_reclaim_begin")
+int reclaim_begin_btf(u64 *ctx)
+{
+	return on_reclaim();
+}
+
+SEC("raw_tp/mm_vmscan_direct_reclaim_begin")
+int reclaim_begin_raw(u64 *ctx)
+{
+	return on_reclaim();
+}
+
+SEC("tp_btf/mm_vmscan_direct_reclaim_end")
+int reclaim_end_btf(u64 *ctx)
+{
+	return on_reclaim_end();
+}
+
+SEC("raw_tp/mm_vmscan_direct_reclaim_end")
+int reclaim_end_raw(u64 *ctx)
+{
+	return on_reclaim_end();
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Page faults (minor, major), how long they take, and page allocations by order.
+//!
+//! Hooks, cost and what is not seen: `bpf/memory.bpf.c`.
+
+mod totals;
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{ArgAction, Args};
+use common::engine::Live;
+use common::exporter::Exporter;
+use common::hist::Unit;
+use common::metric::{Families, Labels, Value};
+use common::spec::{Decode, MapSpec, Spec};
+
+use totals::Totals;
+
+common::skeleton!();
+
+/// In the order of `enum memory_fault`.
+const KINDS: &[&str] = &["minor", "major", "populate", "failed"];
+
+const LATENCY: &str = "ebpf_page_fault_latency_seconds";
+
+const VMSTAT: &str = "/proc/vmstat";
+
+/// Flags of this exporter.
+#[derive(Args, Clone, Debug)]
+struct Flags {
+    /// Whether to measure how long page faults take; costs two clock reads for each.
+    #[arg(long = "memory.fault-latency", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    fault_latency: bool,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self { fault_latency: true }
+    }
+}
+
+#[derive(Default)]
+struct Memory {
+    totals: Totals,
+}
+
+impl Exporter for Memory {
+    type Builder = skel::MemorySkelBuilder;
+    type Flags = Flags;
+
+    fn spec(flags: &Flags) -> Spec {
+        let allocations = MapSpec::new("allocations")
+            .steps(
+                "ebpf_page_alloc_order",
+                "orders",
+                "Allocations of physical pages by order: 2^order pages each. Without those in bulk, for which \
+                 some kernels have no event: ebpf_page_allocated_pages_total has them.",
+            )
+            .counter(
+                "ebpf_page_allocations_total",
+                "orders",
+                "Allocations of physical pages of any order, as in ebpf_page_alloc_order.",
+            )
+            .counter(
+                "ebpf_page_allocation_failures_total",
+                "failures",
+                "Allocations of physical pages that the page allocator had to refuse.",
+            );
+        let reclaims = MapSpec::new("reclaims").histogram(
+            "ebpf_direct_reclaim_seconds",
+            "duration",
+            Unit::Seconds,
+            "Time that tasks spent reclaiming memory themselves because none was free; not for the limit of \
+             a control group.",
+        );
+        let reclaim = &["reclaim_begin_btf+reclaim_end_btf", "reclaim_begin_raw+reclaim_end_raw"];
+        let spec = Spec::new("memory", 9108, "page faults, page allocations by order, direct reclaim")
+            .required("mm_page_alloc", &["alloc_btf", "alloc_raw"])
+            .optional("mm_vmscan_direct_reclaim", reclaim, &["reclaims"])
+            .map(allocations)
+            .map(reclaims);
+        if !flags.fault_latency {
+            return spec;
+        }
+        let fault = &["fault_fentry+fault_fexit", "fault_kprobe+fault_kretprobe"];
+        spec.optional("handle_mm_fault", fault, &["faults", "retries"])
+            .map(MapSpec::new("faults").label("kind", "", Decode::words(KINDS)).histogram(
+                LATENCY,
+                "latency",
+                Unit::Seconds,
+                "Time in the kernel's fault handler from the first try of a fault to its end. populate: pages \
+                 that the kernel faulted in itself, which are neither minor nor major; failed: ended in a signal.",
+            ))
+            .map(MapSpec::new("retries").counter(
+                "ebpf_page_fault_retries_total",
+                "retries",
+                "Tries of a page fault that had to be repeated; the fault itself is counted once.",
+            ))
+    }
+
+    fn new(flags: &Flags) -> Result<Self> {
+        Ok(Self { totals: Totals::new(flags.fault_latency) })
+    }
+
+    fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
+        self.totals.add(families);
+        let text = fs::read_to_string(VMSTAT).with_context(|| format!("failed to read {VMSTAT}"))?;
+        from_vmstat(&text, families);
+        Ok(())
+    }
+}
+
+/// What the kernel counts since it booted.
+fn from_vmstat(text: &str, families: &mut Families) {
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    for (name, value) in lines.filter_map(|(name, value)| Some((name, value.parse().ok()?))) {
+        if let Some(zone) = name.strip_prefix("pgalloc_") {
+            families.counter(
+                "ebpf_page_allocated_pages_total",
+                "Physical pages allocated since boot, by zone (/proc/vmstat); those in bulk included.",
+                Labels::of(&[("zone", zone)]),
+                Value::Integer(value),
+            );
+        }
+        if name == "oom_kill" {
+            families.counter(
+                "ebpf_oom_kills_total",
+                "Processes killed because memory ran out, since boot (/proc/vmstat).",
+                Labels::none(),
+                Value::Integer(value),
+            );
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    common::run::<Memory>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::encode::{Format, encode};
+    use common::fixture::{golden, render};
+    use common::layout::Contents::Element;
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let text = render::<Memory>(&Flags::default(), |maps| {
+            let orders = [(0, 100), (3, 7), (10, 2), (11, 1)];
+            for (order, count) in orders {
+                maps.set("allocations", &[], &[("orders", Element(order, count))])?;
+            }
+            maps.set("allocations", &[], &[("failures", 5.into())])?;
+            for kind in 0..4 {
+                let latency = [("latency.slots", Element(8, kind)), ("latency.sum", (kind * 1900).into())];
+                maps.set("faults", &[("", kind.into())], &latency)?;
+            }
+            maps.set("retries", &[], &[("retries", 9.into())])?;
+            maps.set("reclaims", &[], &[("duration.slots", Element(193, 1)), ("duration.sum", 17.into())])?;
+            Ok(())
+        });
+        let mut text = text.expect("rendered");
+        let mut families = Families::default();
+        totals::show(1009, 7, &mut families);
+        from_vmstat("pgfault 9\npgalloc_dma 0\npgalloc_normal 12\noom_kill 3\n", &mut families);
+        text += &encode(families, Format::Text);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
+        golden(&path, &text).expect("as the golden file");
+    }
+}
