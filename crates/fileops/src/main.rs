@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which processes open, read and write, how much, how slowly?
+//!
+//! Hooks, cost and what is not seen: `bpf/fileops.bpf.c`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use common::decode::syscall_slots;
+use common::engine::Live;
+use common::exporter::{Exporter, OpenOf};
+use common::hist::Unit;
+use common::kernel::{Facts, monotonic_ns};
+use common::render::OTHER;
+use common::spec::{Decode, MapSpec, Shape, Spec};
+
+common::skeleton!();
+
+/// Flags of this exporter.
+#[derive(Args, Clone, Debug, Default)]
+struct Flags {
+    /// Whether to measure how long reads and writes of files take, and count their errors:
+    /// auto does so where functions can be hooked cheaply.
+    #[arg(long = "fileops.latency", value_name = "MODE", value_enum, default_value_t = Latency::Auto)]
+    latency: Latency,
+
+    /// Also tell control groups apart.
+    #[arg(long = "fileops.cgroup")]
+    cgroup: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Latency {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Default)]
+struct Fileops;
+
+impl Exporter for Fileops {
+    type Builder = skel::FileopsSkelBuilder;
+    type Flags = Flags;
+
+    fn spec(flags: &Flags) -> Spec {
+        let usage = by_process("usage", flags)
+            .counter_of(OPS, &[("operation", "read")], "reads", OPS_HELP)
+            .counter_of(OPS, &[("operation", "write")], "writes", OPS_HELP)
+            .counter(
+                "ebpf_file_read_bytes_total",
+                "read_bytes",
+                "Bytes read, from memory or from a device (rchar of /proc/PID/io); not those of aio and io_uring.",
+            )
+            .counter(
+                "ebpf_file_write_bytes_total",
+                "write_bytes",
+                "Bytes written (wchar of /proc/PID/io); not those of aio and io_uring.",
+            );
+        let opens = by_process("opens", flags).counter_of(OPS, &[("operation", "open")], "value", OPS_HELP);
+        let aio = &["aio_read_fexit+aio_write_fexit", "aio_read_kretprobe+aio_write_kretprobe"];
+        let uring = &[
+            "io_read_fexit+io_write_fexit",
+            "io_read_three_fexit+io_write_three_fexit",
+            "io_read_kretprobe+io_write_kretprobe",
+        ];
+        let spec = Spec::new("fileops", 9109, "which processes open, read and write, how much, how slowly?")
+            .required("sched_process_exit", &["exit_btf", "exit_raw"])
+            .required("tasks", &["tasks_iter"])
+            .optional(
+                "do_sys_openat2",
+                &["open_fexit", "open_kretprobe", "open_exit_btf"],
+                &["opens", "open_errors"],
+            )
+            // What these add to is right for all that use none of them.
+            .optional("aio", aio, &[])
+            .optional("io_uring", uring, &[])
+            .optional("splice", &["splice_fexit", "splice_kretprobe"], &[])
+            .shape("io_read_fexit", Shape::Arguments(2))
+            .shape("io_write_fexit", Shape::Arguments(2))
+            .shape("io_read_three_fexit", Shape::Arguments(3))
+            .shape("io_write_three_fexit", Shape::Arguments(3))
+            .map(usage)
+            .map(opens)
+            .map(errors("open_errors", "open"));
+        if flags.latency == Latency::Off { spec } else { with_latency(spec, flags.latency) }
+    }
+
+    fn configure(open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
+        let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
+        settings.task_accounts_loaded_ns = monotonic_ns();
+        settings.fileops_cgroup = flags.cgroup;
+        let opens = ["open", "openat", "openat2", "creat"].map(|name| syscall_slots(name).next());
+        for (setting, slot) in settings.fileops_opens.iter_mut().zip(opens) {
+            // An architecture without open(2) has none of that number either.
+            *setting = slot.map_or(u32::MAX, |slot| slot as u32);
+        }
+        Ok(())
+    }
+
+    fn seed(live: &Live) -> Result<()> {
+        for map in ["usage", "opens"] {
+            live.maps.insert_zero(map, &live.key(map, &[("comm", OTHER.into())])?)?;
+        }
+        Ok(())
+    }
+
+    fn attached(&mut self, live: &Live) -> Result<()> {
+        self.gather(live)
+    }
+
+    fn gather(&mut self, live: &Live) -> Result<()> {
+        live.iterate("tasks_iter").map(drop)
+    }
+}
+
+const OPS: &str = "ebpf_file_ops_total";
+const OPS_HELP: &str = "Opens, reads and writes that were asked for, failed ones included, by process; reads \
+                        and writes of any descriptor.";
+
+fn by_process(map: &'static str, flags: &Flags) -> MapSpec {
+    let map = MapSpec::new(map).bounded().label("process", "comm", Decode::Text);
+    if flags.cgroup { map.label("cgroup", "cgroup", Decode::Cgroup) } else { map }
+}
+
+fn errors(map: &'static str, operation: &'static str) -> MapSpec {
+    MapSpec::new(map).sparse().label("errno", "", Decode::Errno).counter_of(
+        "ebpf_file_errors_total",
+        &[("operation", operation)],
+        "value",
+        "Operations that failed, by error; reads and writes those of files and folders.",
+    )
+}
+
+/// Entry and exit of the functions; breakpoints cost too much to use them unasked.
+fn with_latency(spec: Spec, mode: Latency) -> Spec {
+    let candidates = [
+        ("vfs_read", ["read_fentry+read_fexit", "read_kprobe+read_kretprobe"], "read_latency", "read_errors"),
+        (
+            "vfs_readv",
+            ["readv_fentry+readv_fexit", "readv_kprobe+readv_kretprobe"],
+            "read_latency",
+            "read_errors",
+        ),
+        (
+            "vfs_write",
+            ["write_fentry+write_fexit", "write_kprobe+write_kretprobe"],
+            "write_latency",
+            "write_errors",
+        ),
+        (
+            "vfs_writev",
+            ["writev_fentry+writev_fexit", "writev_kprobe+writev_kretprobe"],
+            "write_latency",
+            "write_errors",
+        ),
+    ];
+    let cheap = if mode == Latency::On { 2 } else { 1 };
+    let spec = candidates.iter().fold(spec, |spec, (function, programs, latency, errors)| {
+        spec.optional(function, &programs[..cheap], &[latency, errors])
+    });
+    let latency = |map, name, help| MapSpec::new(map).histogram(name, "latency", Unit::Microseconds, help);
+    spec.map(latency(
+        "read_latency",
+        "ebpf_file_read_latency_microseconds",
+        "Time that reads of regular files took, from memory or from a device; not those of aio and io_uring.",
+    ))
+    .map(latency(
+        "write_latency",
+        "ebpf_file_write_latency_microseconds",
+        "Time that writes to regular files took, most of them to memory; not those of aio and io_uring.",
+    ))
+    .map(errors("read_errors", "read"))
+    .map(errors("write_errors", "write"))
+}
+
+fn main() -> ExitCode {
+    common::run::<Fileops>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::fixture::{golden, render};
+    use common::layout::Contents::Element;
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let flags = Flags { latency: Latency::Auto, cgroup: true };
+        let text = render::<Fileops>(&flags, |maps| {
+            let numbers = [
+                ("reads", 7.into()),
+                ("writes", 5.into()),
+                ("read_bytes", 28_672.into()),
+                ("write_bytes", 5.into()),
+            ];
+            maps.set("usage", &[("comm", "postgres".into()), ("cgroup", u64::MAX.into())], &numbers)?;
+            maps.set(
+                "opens",
+                &[("comm", "postgres".into()), ("cgroup", u64::MAX.into())],
+                &[("value", 3.into())],
+            )?;
+            maps.set("opens", &[("comm", "other".into())], &[("value", 1.into())])?;
+            maps.set("usage", &[("comm", "other".into())], &[])?;
+            for (map, errno) in [("open_errors", 2), ("read_errors", 5), ("write_errors", 28)] {
+                maps.set(map, &[("", errno.into())], &[("value", errno.into())])?;
+                maps.set(map, &[("", 1.into())], &[])?;
+            }
+            for map in ["read_latency", "write_latency"] {
+                maps.set(map, &[], &[("latency.slots", Element(16, 5)), ("latency.sum", 17_500.into())])?;
+            }
+            Ok(())
+        });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
+        golden(&path, &text.expect("rendered")).expect("as the golden file");
+    }
+
+    #[test]
+    fn latency_and_control_groups_are_flags() {
+        let off = Flags { latency: Latency::Off, cgroup: false };
+        let text = render::<Fileops>(&off, |_| Ok(())).expect("rendered");
+        assert!(!text.contains("latency") && !text.contains("cgroup"), "{text}");
+    }
+}
