@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who retransmits, how many connections, what round-trip times?
+//!
+//! Hooks, cost and what is not seen: `bpf/tcp.bpf.c`.
+
+mod namespaces;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use common::engine::Live;
+use common::exporter::{Exporter, OpenOf};
+use common::hist::Unit;
+use common::kernel::Facts;
+use common::metric::{Families, Labels, Value};
+use common::spec::{Decode, MapSpec, Shape, Spec};
+
+common::skeleton!();
+
+/// In the order of `enum tcp_retransmit`.
+const TYPES: &[&str] = &["syn", "synack", "timeout", "slow_start", "fast", "loss_probe", "other"];
+
+/// In the order of `enum tcp_failure`.
+const FAILURES: &[&str] = &["refused", "timed_out", "unreachable", "aborted", "other"];
+
+const CONNECTIONS: &str = "ebpf_tcp_connections_total";
+const CONNECTIONS_HELP: &str =
+    "Connections opened: active ones from here (a SYN was sent), passive ones to here (a SYN was taken).";
+const RESETS: &str = "ebpf_tcp_resets_total";
+const RESETS_HELP: &str =
+    "Segments with RST, sent in answer to a segment or to abort, and received by a socket.";
+
+#[derive(Default)]
+struct Tcp {
+    /// Connections that were there before; less than none when a namespace went with some.
+    before: i64,
+}
+
+impl Exporter for Tcp {
+    type Builder = skel::TcpSkelBuilder;
+    type Flags = common::cli::NoFlags;
+
+    fn spec(_: &Self::Flags) -> Spec {
+        let counts = MapSpec::new("counts")
+            .counter_of(CONNECTIONS, &[("direction", "passive")], "passive", CONNECTIONS_HELP)
+            .counter(
+                "ebpf_tcp_closes_total",
+                "closes",
+                "Connections that were established and whose socket is closed; what stays in TIME_WAIT counts.",
+            )
+            .counter_of(RESETS, &[("direction", "received")], "resets_received", RESETS_HELP)
+            .histogram(
+                "ebpf_tcp_rtt_microseconds",
+                "rtt",
+                Unit::Microseconds,
+                "Smoothed round-trip time of connections, each once, when it is closed.",
+            )
+            .histogram(
+                "ebpf_tcp_connect_seconds",
+                "connect",
+                Unit::Seconds,
+                "Time from the first SYN of an active connection until it is established.",
+            )
+            .histogram(
+                "ebpf_tcp_connection_duration_seconds",
+                "duration",
+                Unit::LongSeconds,
+                "Time from when a connection was established until its socket was closed.",
+            );
+        let active = number("opens", CONNECTIONS, &[("direction", "active")], CONNECTIONS_HELP);
+        let sent = number("resets_sent", RESETS, &[("direction", "sent")], RESETS_HELP);
+        let overflows = "Connections refused because the queue of a listening socket was full.";
+        let retransmitted = "Segments sent again, SYNs and SYN-ACKs included.";
+        let syn_recv = &["ack_v4_fentry+ack_v6_fentry", "ack_v4_kprobe+ack_v6_kprobe"];
+        let send_reset = &[
+            "send_reset_btf",
+            "send_reset_raw",
+            "reset_v4_fentry+reset_v6_fentry+reset_active_fentry",
+            "reset_v4_kprobe+reset_v6_kprobe+reset_active_kprobe",
+        ];
+        Spec::new("tcp", 9102, "who retransmits, how many connections, what round-trip times?")
+            .required("inet_sock_set_state", &["state_btf", "state_raw"])
+            .required("tcp_retransmit_skb", &["retransmit_btf", "retransmit_raw"])
+            .required("tcp_retransmit_synack", &["synack_btf", "synack_raw"])
+            .required("tcp_receive_reset", &["receive_reset_btf", "receive_reset_raw"])
+            .optional("tcp_connect", &["connect_fexit", "connect_kretprobe", "connect_state_btf"], &["opens"])
+            .optional("tcp_send_reset", send_reset, &["resets_sent"])
+            .shape("send_reset_btf", Shape::Arguments(3))
+            .shape("send_reset_raw", Shape::Arguments(3))
+            .optional("tcp_conn_request", &["syn_fentry", "syn_kprobe"], &["overflows"])
+            .optional("tcp_syn_recv_sock", syn_recv, &["overflows"])
+            .map(counts)
+            .map(active)
+            .map(sent)
+            .map(number("overflows", "ebpf_tcp_listen_overflows_total", &[], overflows))
+            .map(number("retransmits", "ebpf_tcp_retransmits_total", &[], retransmitted))
+            .map(
+                number(
+                    "retransmits",
+                    "ebpf_tcp_retransmits_by_type_total",
+                    &[],
+                    "Segments sent again, by reason.",
+                )
+                .label("type", "", Decode::words(TYPES)),
+            )
+            .map(
+                number(
+                    "by_dest",
+                    "ebpf_tcp_retransmits_by_dest_total",
+                    &[],
+                    "Segments sent again, by destination.",
+                )
+                .bounded()
+                .sparse()
+                .label("destination", "address", Decode::Address),
+            )
+            .map(
+                number(
+                    "failures",
+                    "ebpf_tcp_connect_failures_total",
+                    &[],
+                    "Active connections that were never established; aborted: by the program itself.",
+                )
+                .label("reason", "", Decode::words(FAILURES)),
+            )
+    }
+
+    fn configure(open: &mut OpenOf<'_, Self>, facts: &Facts, _: &Self::Flags) -> Result<()> {
+        let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
+        let retransmit = facts.tracepoints.get("tcp_retransmit_skb");
+        settings.tcp_retransmit_error = retransmit.is_some_and(|p| p.arguments.len() == 3);
+        Ok(())
+    }
+
+    fn seed(live: &Live) -> Result<()> {
+        live.maps.insert_zero("by_dest", &live.key("by_dest", &[])?)?;
+        Ok(())
+    }
+
+    fn attached(&mut self, live: &Live) -> Result<()> {
+        // Until nothing happens while the files are read; more often than not the first time.
+        for _ in 0..100 {
+            let now = come_and_gone(live)?;
+            self.before = namespaces::established()? - now;
+            if come_and_gone(live)? == now {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
+        let now = self.before + come_and_gone(live)?;
+        families.gauge(
+            "ebpf_tcp_active_connections",
+            "Connections that are established, or whose other end has closed, in all network namespaces.",
+            Labels::none(),
+            Value::Integer(now.try_into().unwrap_or_default()),
+        );
+        Ok(())
+    }
+}
+
+/// Connections that came since we look, less those that went.
+fn come_and_gone(live: &Live) -> Result<i64> {
+    Ok(live.total("counts", "established")? as i64 - live.total("counts", "left")? as i64)
+}
+
+fn number(
+    map: &'static str,
+    name: &'static str,
+    labels: &[(&'static str, &'static str)],
+    help: &'static str,
+) -> MapSpec {
+    MapSpec::new(map).counter_of(name, labels, "value", help)
+}
+
+fn main() -> ExitCode {
+    common::run::<Tcp>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+    use std::path::Path;
+
+    use common::fixture::{golden, render};
+    use common::layout::Contents::Element;
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let text = render::<Tcp>(&common::cli::NoFlags {}, |maps| {
+            let counts = [
+                ("passive", 5.into()),
+                ("closes", 3.into()),
+                ("resets_received", 2.into()),
+                ("rtt.slots", Element(80, 3)),
+                ("rtt.sum", 3_000_000.into()),
+                ("connect.slots", Element(8, 1)),
+                ("connect.sum", 1_900.into()),
+                ("duration.slots", Element(193, 1)),
+                ("duration.sum", 100_000_000_000_000.into()),
+            ];
+            maps.set("counts", &[], &counts)?;
+            for (map, n) in [("opens", 7), ("resets_sent", 4), ("overflows", 1)] {
+                maps.set(map, &[], &[("value", n.into())])?;
+            }
+            for kind in 0..7 {
+                maps.set("retransmits", &[("", kind.into())], &[("value", (kind + 1).into())])?;
+            }
+            for failure in 0..5 {
+                maps.set("failures", &[("", failure.into())], &[("value", failure.into())])?;
+            }
+            let loopback = Ipv6Addr::LOCALHOST.octets();
+            let mapped = Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0xc0a8, 0x0001]).octets();
+            for (address, n) in [(loopback, 3), (mapped, 20), ([0; 16], 5)] {
+                let bytes = address.iter().enumerate();
+                let key: Vec<_> =
+                    bytes.map(|(at, byte)| ("address", Element(at, u64::from(*byte)))).collect();
+                maps.set("by_dest", &key, &[("value", n.into())])?;
+            }
+            Ok(())
+        });
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
+        golden(&path, &text.expect("rendered")).expect("as the golden file");
+    }
+}
