@@ -28,10 +28,12 @@ pub const SUITES: &[Suite] = &[
 
 /// What every guest has: a kernel, and what tests drive its subsystems with.
 pub const PACKAGES: &[&str] = &[
+    "bind9-dnsutils",
     "ca-certificates",
     "curl",
     "dbus",
     "dmsetup",
+    "dnsmasq-base",
     "iproute2",
     "kmod",
     "linux-image-cloud-amd64",

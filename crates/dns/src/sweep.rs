@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Questions that nobody answers in time.
+
+use anyhow::{Context, Result};
+use common::engine::Live;
+use common::kernel::monotonic_ns;
+use common::maps::MapSource;
+use common::render::number;
+
+const OUTSTANDING: &str = "outstanding";
+
+/// Removes questions that were sent last more than `timeout_ns` ago; how many of them were
+/// look-ups, and how many questions of local resolvers.
+///
+/// # Errors
+/// When the map cannot be read or changed.
+pub fn expired(live: &Live, timeout_ns: u64) -> Result<[u64; 2]> {
+    let layout = live.layouts.get(OUTSTANDING).context("no map of questions")?;
+    let (last, upstream) = (layout.value.field("last")?, layout.value.field("upstream")?);
+    let now = monotonic_ns();
+    let mut late = Vec::new();
+    live.maps.for_each(OUTSTANDING, &mut |key, value| {
+        if now.saturating_sub(number(last.bytes(value))) > timeout_ns {
+            late.push((key.to_vec(), number(upstream.bytes(value)) != 0));
+        }
+    })?;
+    let mut expired = [0; 2];
+    for (key, upstream) in late {
+        // An answer may have come this very moment.
+        if live.maps.delete(OUTSTANDING, &key)? {
+            expired[usize::from(upstream)] += 1;
+        }
+    }
+    Ok(expired)
+}
