@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * What is started, what exits, what uses CPU and memory?
+ *
+ * Hooks: sched_process_fork, _exec and _exit as tp_btf and raw_tp; the exits of execve
+ * and execveat by fexit, else kretprobe; an iterator over all tasks at each scrape.
+ * Cost: a hash look-up for each exec and two for each thread's exit; the iterator takes
+ * less than a microsecond for each thread. Nothing runs in between.
+ * Not seen: CPU time of tearing a process down after its exit is announced; execs that
+ * fail in 32-bit programs. Between two scrapes CPU time goes to the name that the process
+ * has at the second, or had at its end.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+#include "core_fixes.bpf.h"
+#include "hist.bpf.h"
+#include "maps.bpf.h"
+
+#define TASK_ACCOUNT_VALUES 1 /* nanoseconds of CPU time */
+#include "task_accounts.bpf.h"
+
+#define COMM_LEN 16 /* TASK_COMM_LEN */
+
+struct process_counts {
+	u64 processes;
+	u64 threads;
+	u64 execs;
+	u64 exited;
+	u64 killed;
+	struct hist lifetime; /* long s */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct process_counts);
+} counts SEC(".maps");
+
+struct process_name {
+	char comm[COMM_LEN];
+};
+
+struct process_number {
+	u64 value;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct process_name);
+	__type(value, struct process_number);
+} starts SEC(".maps");
+
+/* Nanoseconds. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct process_name);
+	__type(value, struct process_number);
+} cpu SEC(".maps");
+
+/* By error number, of which there are less than this: 0 is never a failure. */
+#define PROCESS_ERRNOS 256
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PROCESS_ERRNOS);
+	__type(key, u32);
+	__type(value, struct process_number);
+} exec_failures SEC(".maps");
+
+const struct process_number zero_number = {};
+
+/*
+ * Processes whose end was counted, by signal_struct: the last threads may all see that
+ * none is left. LRU as that matters for the moment only in which they exit.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, u64); /* when the process started */
+} ended SEC(".maps");
+
+static __always_inline void name_of(struct task_struct *task, struct process_name *name, bool btf)
+{
+	struct task_struct *leader = FIELD(btf, task, group_leader);
+	const u64 *comm;
+	u64 *to = (u64 *)name->comm;
+
+	if (!btf) {
+		bpf_probe_read_kernel(name->comm, sizeof(name->comm), leader->comm);
+		return;
+	}
+	comm = (const u64 *)&leader->comm;
+	to[0] = comm[0];
+	to[1] = comm[1];
+}
+
+static __always_inline void add_by_name(void *map, struct task_struct *task, u64 value, bool btf)
+{
+	struct process_name name = {}, other = {.comm = "other"};
+	struct process_number *n;
+
+	name_of(task, &name, btf);
+	n = map_lookup_or_fold(map, &name, &zero_number, &other);
+	if (n)
+		__sync_fetch_and_add(&n->value, value);
+}
+
+/* Adds what `task` ran since the last time to its process's name. */
+static __always_inline void account(struct task_struct *task, bool exits, bool btf)
+{
+	struct task_account grown = {.values = {FIELD(btf, task, se.sum_exec_runtime)}};
+
+	if (account_growth(task, &grown, exits, btf) && grown.values[0])
+		add_by_name(&cpu, task, grown.values[0], btf);
+}
+
+static __always_inline struct process_counts *all(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&counts, &zero);
+}
+
+static __always_inline int on_fork(struct task_struct *child, bool btf)
+{
+	struct process_counts *c = all();
+
+	if (!c)
+		return 0;
+	if (FIELD(btf, child, pid) == FIELD(btf, child, tgid))
+		__sync_fetch_and_add(&c->processes, 1);
+	else
+		__sync_fetch_and_add(&c->threads, 1);
+	return 0;
+}
+
+static __always_inline int on_exec(struct task_struct *task, bool btf)
+{
+	struct process_counts *c = all();
+
+	if (c)
+		__sync_fetch_and_add(&c->execs, 1);
+	add_by_name(&starts, task, 1, btf);
+	return 0;
+}
+
+/* Whether this thread is the one whose exit counts as its process's. */
+static __always_inline bool ends_process(struct signal_struct *signal, u64 started, bool btf)
+{
+	u64 key = (u64)signal, *other;
+
+	if (FIELD(btf, signal, live.counter))
+		return false;
+	if (!bpf_map_update_elem(&ended, &key, &started, BPF_NOEXIST))
+		return true;
+	other = bpf_map_lookup_elem(&ended, &key);
+	if (other && *other == started)
+		return false;
+	bpf_map_update_elem(&ended, &key, &started, BPF_ANY);
+	return true;
+}
+
+static __always_inline int on_exit(struct task_struct *task, bool btf)
+{
+	struct signal_struct *signal = FIELD(btf, task, signal);
+	u64 started = FIELD(btf, task, group_leader->start_time);
+	struct process_counts *c = all();
+
+	account(task, true, btf);
+	if (!c || !signal || !ends_process(signal, started, btf))
+		return 0;
+	/* The number of the signal is in the lowest seven bits: see wait(2). */
+	if (FIELD(btf, task, exit_code) & 0x7f)
+		__sync_fetch_and_add(&c->killed, 1);
+	else
+		__sync_fetch_and_add(&c->exited, 1);
+	hist_observe_long_s(&c->lifetime, elapsed_ns(started, bpf_ktime_get_ns()));
+	return 0;
+}
+
+static __always_inline int on_exec_result(s64 result)
+{
+	u32 error = -result;
+	struct process_number *n;
+
+	if (result >= 0)
+		return 0;
+	n = bpf_map_lookup_elem(&exec_failures, &error);
+	if (n)
+		__sync_fetch_and_add(&n->value, 1);
+	return 0;
+}
+
+/* (parent, child) */
+SEC("tp_btf/sched_process_fork")
+int fork_btf(u64 *ctx)
+{
+	return on_fork((struct task_struct *)ctx[1], true);
+}
+
+SEC("raw_tp/sched_process_fork")
+int fork_raw(u64 *ctx)
+{
+	return on_fork((struct task_struct *)ctx[1], false);
+}
+
+/* (task, old pid, bprm): after it has succeeded. */
+SEC("tp_btf/sched_process_exec")
+int exec_btf(u64 *ctx)
+{
+	return on_exec((struct task_struct *)ctx[0], true);
+}
+
+SEC("raw_tp/sched_process_exec")
+int exec_raw(u64 *ctx)
+{
+	return on_exec((struct task_struct *)ctx[0], false);
+}
+
+SEC("tp_btf/sched_process_exit")
+int exit_btf(u64 *ctx)
+{
+	return on_exit((struct task_struct *)ctx[0], true);
+}
+
+SEC("raw_tp/sched_process_exit")
+int exit_raw(u64 *ctx)
+{
+	return on_exit((struct task_struct *)ctx[0], false);
+}
+
+/* System calls have one argument, their registers (fa697140f9a2, 4.17). */
+SEC("fexit/__x64_sys_execve")
+int execve_fexit(u64 *ctx)
+{
+	return on_exec_result((s64)ctx[1]);
+}
+
+SEC("fexit/__x64_sys_execveat")
+int execveat_fexit(u64 *ctx)
+{
+	return on_exec_result((s64)ctx[1]);
+}
+
+SEC("kretprobe/__x64_sys_execve")
+int BPF_KRETPROBE(execve_kretprobe, s64 result)
+{
+	return on_exec_result(result);
+}
+
+SEC("kretprobe/__x64_sys_execveat")
+int BPF_KRETPROBE(execveat_kretprobe, s64 result)
+{
+	return on_exec_result(result);
+}
+
+/* What the iterator writes for each process. */
+struct process_memory {
+	struct process_name name;
+	u64 pages;
+};
+
+SEC("iter/task")
+int tasks(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct process_memory memory = {};
+	struct mm_struct *mm;
+
+	/* One that exits accounts for itself. */
+	if (!task || task->flags & PF_EXITING)
+		return 0;
+	account(task, false, true);
+	mm = task->mm;
+	if (!mm || task->pid != task->tgid)
+		return 0;
+	name_of(task, &memory.name, true);
+	memory.pages = resident_pages(mm);
+	bpf_seq_write(ctx->meta->seq, &memory, sizeof(memory));
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

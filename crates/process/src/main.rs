@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is started, what exits, what uses CPU and memory?
+//!
+//! Hooks, cost and what is not seen: `bpf/process.bpf.c`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use common::decode::until_nul;
+use common::engine::Live;
+use common::exporter::{Exporter, OpenOf};
+use common::hist::Unit;
+use common::kernel::{Facts, page_size};
+use common::metric::{Families, Labels, Value};
+use common::render::{OTHER, number};
+use common::spec::{Decode, MapSpec, Spec};
+
+common::skeleton!();
+
+/// Flags of this exporter.
+#[derive(Args, Clone, Debug)]
+struct Flags {
+    /// Names with a series of their own for CPU time and memory; the rest is "other".
+    #[arg(long = "process.top", value_name = "N", default_value_t = 20)]
+    top: usize,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self { top: 20 }
+    }
+}
+
+/// Bytes of a `struct process_memory`: a name and a number of pages.
+const RECORD: usize = 24;
+
+#[derive(Default)]
+struct Process {
+    /// What the last walk over all tasks found.
+    memory: Vec<u8>,
+}
+
+impl Exporter for Process {
+    type Builder = skel::ProcessSkelBuilder;
+    type Flags = Flags;
+
+    fn spec(flags: &Flags) -> Spec {
+        let exits = "Processes that ended, when their last thread did: by themselves or by a signal.";
+        let counts = MapSpec::new("counts")
+            .counter(
+                "ebpf_process_forks_total",
+                "processes",
+                "Processes started; /proc/stat counts threads among them.",
+            )
+            .counter("ebpf_process_threads_total", "threads", "Threads started beside a process's first.")
+            .counter(
+                "ebpf_process_execs_total",
+                "execs",
+                "Programs started in a process; not those that failed.",
+            )
+            .counter_of("ebpf_process_exits_total", &[("reason", "exit")], "exited", exits)
+            .counter_of("ebpf_process_exits_total", &[("reason", "signal")], "killed", exits)
+            .histogram(
+                "ebpf_process_lifetime_seconds",
+                "lifetime",
+                Unit::LongSeconds,
+                "Time from a process's start to its end.",
+            );
+        Spec::new("process", 9104, "what is started, what exits, what uses CPU and memory?")
+            .required("sched_process_fork", &["fork_btf", "fork_raw"])
+            .required("sched_process_exec", &["exec_btf", "exec_raw"])
+            .required("sched_process_exit", &["exit_btf", "exit_raw"])
+            .optional(
+                "execve",
+                &["execve_fexit+execveat_fexit", "execve_kretprobe+execveat_kretprobe"],
+                &["exec_failures"],
+            )
+            .optional("tasks", &["tasks"], &["cpu"])
+            .map(counts)
+            .map(by_name("starts").counter(
+                "ebpf_process_starts_by_name_total",
+                "value",
+                "Programs started, by the process's name after that (at most 15 bytes of the file's).",
+            ))
+            .map(by_name("cpu").seconds(
+                "ebpf_process_cpu_seconds_total",
+                "value",
+                "CPU time of processes by name, since this exporter started; those that have ended included.",
+            ))
+            .map(MapSpec::new("exec_failures").sparse().label("errno", "", Decode::Errno).counter(
+                "ebpf_process_exec_failures_total",
+                "value",
+                "Calls of execve and execveat that failed, by error.",
+            ))
+            .top("ebpf_process_cpu_seconds_total", flags.top)
+            .top(MEMORY, flags.top)
+    }
+
+    fn configure(open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
+        let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
+        settings.task_accounts_loaded_ns = common::kernel::monotonic_ns();
+        Ok(())
+    }
+
+    fn seed(live: &Live) -> Result<()> {
+        for map in ["starts", "cpu"] {
+            live.maps.insert_zero(map, &live.key(map, &[("comm", OTHER.into())])?)?;
+        }
+        Ok(())
+    }
+
+    fn attached(&mut self, live: &Live) -> Result<()> {
+        self.gather(live)
+    }
+
+    fn gather(&mut self, live: &Live) -> Result<()> {
+        self.memory = live.iterate("tasks")?.unwrap_or_default();
+        Ok(())
+    }
+
+    fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
+        by_memory(&self.memory, page_size(), families);
+        Ok(())
+    }
+}
+
+fn by_name(map: &'static str) -> MapSpec {
+    MapSpec::new(map).bounded().label("process", "comm", Decode::Text)
+}
+
+const MEMORY: &str = "ebpf_process_memory_bytes";
+
+/// Adds up what the iterator wrote.
+fn by_memory(records: &[u8], page: u64, families: &mut Families) {
+    let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+    for record in records.chunks_exact(RECORD) {
+        let (name, pages) = record.split_at(RECORD - 8);
+        *bytes.entry(String::from_utf8_lossy(until_nul(name)).into_owned()).or_default() +=
+            number(pages) * page;
+    }
+    for (name, bytes) in bytes {
+        families.gauge(
+            MEMORY,
+            "Resident memory of processes by name; what several of them share counts for each.",
+            Labels::of(&[("process", &name)]),
+            Value::Integer(bytes),
+        );
+    }
+}
+
+fn main() -> ExitCode {
+    common::run::<Process>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use common::encode::{Format, encode};
+    use common::fixture::{golden, render};
+    use common::layout::Contents::Element;
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let text = render::<Process>(&Flags { top: 2 }, |maps| {
+            let counts = [
+                ("processes", 7.into()),
+                ("threads", 4.into()),
+                ("execs", 3.into()),
+                ("exited", 2.into()),
+                ("killed", 1.into()),
+                ("lifetime.slots", Element(8, 3)),
+                ("lifetime.sum", 5_000_000.into()),
+            ];
+            maps.set("counts", &[], &counts)?;
+            for (name, number) in [("sh", 1_500_000_000), ("a\"b", 1), ("kworker/0:1", 2), ("other", 0)] {
+                for map in ["starts", "cpu"] {
+                    maps.set(map, &[("comm", name.into())], &[("value", number.into())])?;
+                }
+            }
+            maps.set("exec_failures", &[("", 2.into())], &[("value", 5.into())])?;
+            maps.set("exec_failures", &[("", 8.into())], &[("value", 0.into())])?;
+            Ok(())
+        });
+        let mut text = text.expect("rendered");
+        let mut families = Families::default();
+        let record = |name: &str, pages: u64| {
+            let mut record = [0; RECORD];
+            record[..name.len()].copy_from_slice(name.as_bytes());
+            record[RECORD - 8..].copy_from_slice(&pages.to_ne_bytes());
+            record
+        };
+        let records = [record("sh", 3), record("sshd", 10), record("sh", 4)].concat();
+        by_memory(&records, 4096, &mut families);
+        text += &encode(families, Format::Text);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
+        golden(&path, &text).expect("as the golden file");
+    }
+}
