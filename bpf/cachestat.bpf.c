@@ -2,16 +2,17 @@
 /*
  * Does the page cache hit?
  *
- * Hooks: the exit of filemap_read (5.10: generic_file_buffered_read) and, where it is a
- * path of its own, filemap_splice_read; filemap_fault and filemap_map_pages; additions
- * and dirtied pages by tracepoint. Where functions cannot be hooked, the tracepoints
+ * Hooks: the exit of filemap_read (5.10: generic_file_buffered_read), filemap_fault,
+ * filemap_map_pages and, where it is a path of its own, filemap_splice_read; pages that are
+ * added and dirtied by tracepoint. Where functions cannot be hooked, the tracepoints
  * mm_filemap_{get_pages,fault,map_pages} (6.10) stand for them.
  * A look-up is a page of a read(2), or a page fault on a mapped file. It is a miss when
- * the page had to be read for it, by itself or by readahead before it: pages that are
- * added to a file and not looked up yet are remembered by number, and the file's next
- * look-ups use them up. So readahead that nobody looks at is no miss, and there are never
- * more misses than look-ups. Pages that a write adds are no misses either.
- * Cost: a hash look-up for each read(2) and fault, two for each page that is added.
+ * the page had to be read for it, by itself or by readahead before it: each page that is
+ * added has a mark (cachestat_marks.bpf.h) until it is looked up, mapped beside one that is,
+ * or written to. So readahead that nobody looks at is no miss, and pages that a write adds
+ * are none either.
+ * Cost: a hash look-up for each read(2) and fault, and for each page that is added or
+ * dirtied; reads of several MiB take one for each 2 MiB.
  * Not seen: accesses to mapped pages after their fault; files on tmpfs (read by its own
  * function); DAX and O_DIRECT, which go past the page cache.
  */
@@ -19,12 +20,11 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+#include "cachestat_marks.bpf.h"
 #include "core_fixes.bpf.h"
 #include "events.bpf.h"
-#include "maps.bpf.h"
 #include "task_slots.bpf.h"
 
-#define PAGE_SHIFT 12
 #define S_IFMT 00170000
 #define S_IFBLK 0060000
 #define VM_FAULT_NOPAGE 0x0100 /* as in memory.bpf.c */
@@ -69,28 +69,17 @@ struct {
 	__type(value, struct cachestat_pages);
 } dirties SEC(".maps");
 
-/*
- * Pages of a file that were read and not looked up yet. LRU: what is pushed out is
- * readahead that nobody came for, the oldest first.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, u64);   /* struct address_space * */
-	__type(value, u64); /* pages; less than none for a moment, see use_up() */
-} fresh SEC(".maps");
-
-const u64 zero_fresh = 0;
-
 struct cachestat_task {
 	u32 tid;
-	u32 written; /* pages of `added` that a write may dirty next */
-	u64 added;   /* the file it added pages to last */
-	u64 owed;    /* pages it looks up now: hits, unless it has to add them */
-	u64 looks;   /* in this file */
+	u64 address; /* see address_of() */
 	u64 tried;   /* the file and the page of a fault that is to be tried again */
 	u64 index;
-	u64 last; /* of a read by several tracepoints: the last page, and the read's number */
+	/* Where only tracepoints tell, which come before pages are added. */
+	u64 owed;  /* pages it looks up now: hits, unless it has to add them */
+	u64 looks; /* in this file */
+	u64 first; /* from this one */
+	u64 last;
+	u64 at; /* of a read by several of them: how far it is, and the read's number */
 	u64 read;
 };
 TASK_SLOTS(tasks, struct cachestat_task);
@@ -105,6 +94,15 @@ static __always_inline struct cachestat_task *this_task(void)
 		task->tid = tid;
 	}
 	return task;
+}
+
+/* For cachestat_marks.bpf.h: the verifier forgets what has gone through a map's memory. */
+static __always_inline u64 address_of(struct cachestat_task *task, const void *pointer)
+{
+	volatile u64 *address = &task->address;
+
+	*address = (u64)pointer;
+	return *address;
 }
 
 static __always_inline void count(u64 hits, u64 misses)
@@ -129,107 +127,72 @@ static __always_inline void settle(struct cachestat_task *task)
 }
 
 /*
- * How many of `pages` that are looked up were read for it. Two CPUs may use up the same
- * ones: the number is less than none then, and later pages make up for it.
+ * `task` looks up pages [first, last] of a file; until settle() those it adds itself are
+ * misses too.
  */
-static __always_inline u64 use_up(u64 mapping, u64 cached, u64 pages)
-{
-	s64 *number = bpf_map_lookup_elem(&fresh, &mapping), left;
-
-	if (!number)
-		return 0;
-	left = *number;
-	/* Some were evicted again, or this is another file at the same address. */
-	if (left > (s64)cached) {
-		left = cached;
-		*number = left;
-	}
-	if (left <= 0)
-		return 0;
-	if (pages > (u64)left)
-		pages = left;
-	__sync_fetch_and_add(number, -pages);
-	return pages;
-}
-
-/* `task` looks up `pages` of a file; until settle() those it adds itself are misses too. */
-static __always_inline void look_up(struct cachestat_task *task, struct address_space *mapping,
-				    u64 pages)
+static __always_inline void begin_look_up(struct cachestat_task *task, u64 mapping, u64 first,
+					  u64 last)
 {
 	u64 missed;
 
 	settle(task);
-	task->written = 0; /* what it added was for reading */
-	missed = use_up((u64)mapping, BPF_CORE_READ(mapping, nrpages), pages);
+	missed = use_up_read(mapping, first, last + 1);
 	if (missed)
 		count(0, missed);
-	task->owed = pages - missed;
-	task->looks = (u64)mapping;
+	task->owed = last - first + 1 - missed;
+	task->looks = mapping;
+	task->first = first;
+	task->last = last;
 }
 
-static __always_inline u32 content_of(struct address_space *mapping, bool btf)
+static __always_inline u32 content_of(struct address_space *mapping)
 {
-	struct inode *host = FIELD(btf, mapping, host);
-	u32 mode = host ? FIELD(btf, host, i_mode) : 0;
+	struct inode *host = mapping->host;
+	u32 mode = host ? host->i_mode : 0;
 
 	return (mode & S_IFMT) == S_IFBLK ? CACHESTAT_METADATA : CACHESTAT_FILE;
 }
 
-static __always_inline void count_pages(void *map, struct address_space *mapping, u64 pages,
-					bool btf)
+static __always_inline void count_pages(void *map, struct address_space *mapping, u64 pages)
 {
-	u32 content = content_of(mapping, btf);
+	u32 content = content_of(mapping);
 	struct cachestat_pages *p = bpf_map_lookup_elem(map, &content);
 
 	if (p)
 		__sync_fetch_and_add(&p->pages, pages);
 }
 
-static __always_inline int on_add(struct address_space *mapping, u64 pages, bool btf)
+static __always_inline int on_add(struct address_space *mapping, u64 first, u64 pages)
 {
 	struct cachestat_task *task = this_task();
-	u64 key = (u64)mapping, missed = 0;
-	s64 *number;
+	u64 end = first + pages, key, from, to, missed;
 
 	if (!mapping || !task)
 		return 0;
-	count_pages(&adds, mapping, pages, btf);
-	if (task->owed && task->looks == key) {
-		missed = task->owed < pages ? task->owed : pages;
+	count_pages(&adds, mapping, pages);
+	key = address_of(task, mapping);
+	if (task->looks == key && first <= task->last && end > task->first) {
+		from = first > task->first ? first : task->first;
+		to = end <= task->last ? end : task->last + 1;
+		missed = task->owed < to - from ? task->owed : to - from;
 		task->owed -= missed;
-		count(0, missed);
+		if (missed)
+			count(0, missed);
+		mark_pages(key, first, from);
+		first = to;
 	}
-	if (task->added != key)
-		task->written = 0;
-	task->added = key;
-	task->written += pages;
-	if (missed == pages)
-		return 0;
-	number = map_lookup_or_init(&fresh, &key, &zero_fresh);
-	if (number)
-		__sync_fetch_and_add(number, pages - missed);
-	else
-		count_event(EVENT_MAP_FULL);
+	mark_pages(key, first, end);
 	return 0;
 }
 
-static __always_inline int on_dirty(struct address_space *mapping, u64 pages, bool btf)
+static __always_inline int on_dirty(struct address_space *mapping, u64 first, u64 pages)
 {
 	struct cachestat_task *task = this_task();
-	u64 key = (u64)mapping, written;
-	s64 *number;
 
 	if (!mapping || !task)
 		return 0;
-	count_pages(&dirties, mapping, pages, btf);
-	if (task->added != key || !task->written)
-		return 0;
-	/* It was added to be written. */
-	written = task->written < pages ? task->written : pages;
-	task->written -= written;
-	number = bpf_map_lookup_elem(&fresh, &key);
-	if (number)
-		__sync_fetch_and_add(number, -written);
+	count_pages(&dirties, mapping, pages);
+	use_up_pages(address_of(task, mapping), first, first + pages);
 	return 0;
 }
 
@@ -237,14 +200,14 @@ static __always_inline int on_dirty(struct address_space *mapping, u64 pages, bo
 static __always_inline int on_read(struct address_space *mapping, s64 position, s64 bytes)
 {
 	struct cachestat_task *task = this_task();
-	u64 first, last;
+	u64 first, last, missed;
 
 	if (!task || bytes <= 0)
 		return 0;
 	first = (u64)(position - bytes) >> PAGE_SHIFT;
 	last = (u64)(position - 1) >> PAGE_SHIFT;
-	look_up(task, mapping, last - first + 1);
-	settle(task);
+	missed = use_up_read(address_of(task, mapping), first, last + 1);
+	count(last - first + 1 - missed, missed);
 	return 0;
 }
 
@@ -257,9 +220,9 @@ static __always_inline bool is_another_try(struct cachestat_task *task, u64 mapp
 	return same;
 }
 
-static __always_inline struct address_space *mapping_of(struct vm_fault *vmf)
+static __always_inline u64 mapping_of(struct cachestat_task *task, struct vm_fault *vmf)
 {
-	return vmf->vma->vm_file->f_mapping;
+	return address_of(task, vmf->vma->vm_file->f_mapping);
 }
 
 SEC("tp_btf/mm_filemap_add_to_page_cache")
@@ -267,26 +230,33 @@ int add_folio(u64 *ctx)
 {
 	struct folio *folio = (struct folio *)ctx[0];
 
-	return on_add(folio->mapping, folio_pages(folio, cachestat_head_bit), true);
+	return on_add(folio->mapping, folio->index, folio_pages(folio, cachestat_head_bit));
 }
 
 SEC("tp_btf/mm_filemap_add_to_page_cache")
 int add_page(u64 *ctx)
 {
-	return on_add(((struct page *)ctx[0])->mapping, 1, true);
+	struct page *page = (struct page *)ctx[0];
+
+	return on_add(page->mapping, page->index, 1);
 }
 
+/* (folio or page, mapping) */
 SEC("tp_btf/writeback_dirty_folio")
 int dirty_folio(u64 *ctx)
 {
-	return on_dirty((struct address_space *)ctx[1],
-			folio_pages((struct folio *)ctx[0], cachestat_head_bit), true);
+	struct folio *folio = (struct folio *)ctx[0];
+
+	return on_dirty((struct address_space *)ctx[1], folio->index,
+			folio_pages(folio, cachestat_head_bit));
 }
 
 SEC("tp_btf/writeback_dirty_page")
 int dirty_page(u64 *ctx)
 {
-	return on_dirty((struct address_space *)ctx[1], 1, true);
+	struct page *page = (struct page *)ctx[0];
+
+	return on_dirty((struct address_space *)ctx[1], page->index, 1);
 }
 
 static __always_inline int on_read_exit(struct kiocb *iocb, s64 already, s64 result)
@@ -318,75 +288,61 @@ int splice_fexit(u64 *ctx)
 	return on_read(file->f_mapping, position, ctx[5]);
 }
 
-static __always_inline int on_fault(struct vm_fault *vmf)
+/* A fault is a kernel's struct that these programs may read whole. */
+SEC("fexit/filemap_fault")
+int fault_fexit(u64 *ctx)
 {
-	struct address_space *mapping = mapping_of(vmf);
+	struct vm_fault *vmf = (struct vm_fault *)ctx[0];
 	struct cachestat_task *task = this_task();
-
-	if (!task || is_another_try(task, (u64)mapping, vmf->pgoff, vmf->pgoff))
-		return 0;
-	look_up(task, mapping, 1);
-	return 0;
-}
-
-static __always_inline int on_fault_exit(struct vm_fault *vmf, u32 result)
-{
-	struct cachestat_task *task = this_task();
+	u64 mapping, at = vmf->pgoff, missed;
 
 	if (!task)
 		return 0;
-	settle(task);
-	if (result & VM_FAULT_RETRY) {
-		task->tried = (u64)mapping_of(vmf);
-		task->index = vmf->pgoff;
+	mapping = mapping_of(task, vmf);
+	if (!is_another_try(task, mapping, at, at)) {
+		missed = use_up_pages(mapping, at, at + 1);
+		count(1 - missed, missed);
+	}
+	if (ctx[1] & VM_FAULT_RETRY) {
+		task->tried = mapping;
+		task->index = at;
 	}
 	return 0;
 }
 
-/* Pages around a fault were mapped, the one that was asked for among them. */
-static __always_inline int on_map_pages(struct address_space *mapping, u64 first, u64 last)
+/* Pages [first, last] were mapped around a fault; what was asked for is in [from, to]. */
+static __always_inline int on_map_pages(struct cachestat_task *task, u64 mapping, u64 first,
+					u64 last, u64 from, u64 to)
 {
-	struct cachestat_task *task = this_task();
+	u64 missed = use_up_pages(mapping, from, to + 1) != 0;
 
-	if (!task || is_another_try(task, (u64)mapping, first, last))
-		return 0;
-	look_up(task, mapping, 1);
-	settle(task);
+	if (from != first || to != last)
+		use_up_pages(mapping, first, last + 1);
+	if (!is_another_try(task, mapping, from, to))
+		count(1 - missed, missed);
 	return 0;
 }
 
-/* A fault is a kernel's struct that these programs may read whole. */
-SEC("fentry/filemap_fault")
-int fault_fentry(u64 *ctx)
+static __always_inline int on_map_pages_exit(u64 *ctx)
 {
-	return on_fault((struct vm_fault *)ctx[0]);
-}
+	struct vm_fault *vmf = (struct vm_fault *)ctx[0];
+	struct cachestat_task *task = this_task();
+	u64 at = vmf->pgoff;
 
-SEC("fexit/filemap_fault")
-int fault_fexit(u64 *ctx)
-{
-	return on_fault_exit((struct vm_fault *)ctx[0], ctx[1]);
+	return task ? on_map_pages(task, mapping_of(task, vmf), ctx[1], ctx[2], at, at) : 0;
 }
 
 /* (vmf, first, last); returns VM_FAULT_NOPAGE when the page is mapped. */
 SEC("fexit/filemap_map_pages")
 int map_pages_fexit(u64 *ctx)
 {
-	struct vm_fault *vmf = (struct vm_fault *)ctx[0];
-
-	if (!(ctx[3] & VM_FAULT_NOPAGE))
-		return 0;
-	return on_map_pages(mapping_of(vmf), vmf->pgoff, vmf->pgoff);
+	return ctx[3] & VM_FAULT_NOPAGE ? on_map_pages_exit(ctx) : 0;
 }
 
 SEC("fexit/filemap_map_pages")
 int map_pages_void_fexit(u64 *ctx)
 {
-	struct vm_fault *vmf = (struct vm_fault *)ctx[0];
-
-	if (!fault_is_solved(vmf))
-		return 0;
-	return on_map_pages(mapping_of(vmf), vmf->pgoff, vmf->pgoff);
+	return fault_is_solved((struct vm_fault *)ctx[0]) ? on_map_pages_exit(ctx) : 0;
 }
 
 /*
@@ -396,8 +352,8 @@ int map_pages_void_fexit(u64 *ctx)
 SEC("tp_btf/mm_filemap_get_pages")
 int get_pages_btf(u64 *ctx)
 {
-	struct address_space *mapping = (struct address_space *)ctx[0];
-	u64 first = ctx[1], last = ctx[2], end = mapping->host->i_size;
+	struct address_space *file = (struct address_space *)ctx[0];
+	u64 first = ctx[1], last = ctx[2], end = file->host->i_size, mapping;
 	struct task_struct *current = (struct task_struct *)bpf_get_current_task();
 	u64 read = BPF_CORE_READ(current, ioac.syscr);
 	struct cachestat_task *task = this_task();
@@ -409,14 +365,14 @@ int get_pages_btf(u64 *ctx)
 		last = (end - 1) >> PAGE_SHIFT;
 	if (first > last)
 		return 0;
+	mapping = address_of(task, file);
 	/* A read in several batches tells of what is left of it each time. */
-	goes_on = task->looks == (u64)mapping && task->last == last && task->read == read &&
-		  first > task->index;
-	task->index = first;
+	goes_on = task->looks == mapping && task->last == last && task->read == read &&
+		  first > task->at;
+	task->at = first;
 	if (goes_on)
 		return 0;
-	look_up(task, mapping, last - first + 1);
-	task->last = last;
+	begin_look_up(task, mapping, first, last);
 	task->read = read;
 	return 0;
 }
@@ -425,22 +381,31 @@ int get_pages_btf(u64 *ctx)
 SEC("tp_btf/mm_filemap_fault")
 int fault_btf(u64 *ctx)
 {
-	struct address_space *mapping = (struct address_space *)ctx[0];
 	struct cachestat_task *task = this_task();
+	u64 mapping, at = ctx[1];
 
-	if (!task || is_another_try(task, ctx[0], ctx[1], ctx[1]))
+	if (!task)
 		return 0;
-	look_up(task, mapping, 1);
-	task->tried = ctx[0];
-	task->index = ctx[1];
+	mapping = address_of(task, (void *)ctx[0]);
+	if (is_another_try(task, mapping, at, at))
+		return 0;
+	begin_look_up(task, mapping, at, at);
+	task->tried = mapping;
+	task->index = at;
 	return 0;
 }
 
-/* (mapping, first, last), when at least one page was mapped. */
+/* (mapping, first, last), when at least one page was mapped; which was asked for is not told. */
 SEC("tp_btf/mm_filemap_map_pages")
 int map_pages_btf(u64 *ctx)
 {
-	return on_map_pages((struct address_space *)ctx[0], ctx[1], ctx[2]);
+	struct cachestat_task *task = this_task();
+	u64 first = ctx[1], last = ctx[2];
+
+	if (!task)
+		return 0;
+	settle(task);
+	return on_map_pages(task, address_of(task, (void *)ctx[0]), first, last, first, last);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

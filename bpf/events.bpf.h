@@ -9,9 +9,10 @@
  */
 struct events {
 	struct {
-		u64 map_full;	/* no room for a new entry, and none folded it */
-		u64 no_start;	/* an end whose beginning was not seen */
-		u64 clock_back; /* an end before its beginning */
+		u64 map_full;	 /* no room for a new entry, and none folded it */
+		u64 no_start;	 /* an end whose beginning was not seen */
+		u64 clock_back;	 /* an end before its beginning */
+		u64 implausible; /* read through a layout, and cannot be */
 	} lost;
 	u64 folded; /* counted, but under "other": the series limit is reached */
 };
@@ -27,6 +28,7 @@ enum event {
 	EVENT_MAP_FULL,
 	EVENT_NO_START,
 	EVENT_CLOCK_BACK,
+	EVENT_IMPLAUSIBLE,
 	EVENT_FOLDED,
 };
 
@@ -46,6 +48,9 @@ static __always_inline void count_event(enum event what)
 		break;
 	case EVENT_CLOCK_BACK:
 		__sync_fetch_and_add(&e->lost.clock_back, 1);
+		break;
+	case EVENT_IMPLAUSIBLE:
+		__sync_fetch_and_add(&e->lost.implausible, 1);
 		break;
 	case EVENT_FOLDED:
 		__sync_fetch_and_add(&e->folded, 1);

@@ -41,6 +41,7 @@ struct kernfs_node;
 struct mm_struct;
 struct net;
 struct net_device;
+struct ns_common;
 struct request_queue;
 struct rq;
 struct sched_entity;
@@ -220,10 +221,12 @@ struct bpf_iter__task {
 
 struct page {
 	struct address_space *mapping;
+	u64 index;
 };
 
 struct folio {
 	struct address_space *mapping;
+	u64 index;
 };
 
 struct inode {
@@ -233,7 +236,6 @@ struct inode {
 
 struct address_space {
 	struct inode *host;
-	u64 nrpages;
 };
 
 struct file {
@@ -294,8 +296,22 @@ struct inet_connection_sock {
 	u8 icsk_pending;
 };
 
+struct ns_common {
+	u32 inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
 struct net_device {
+	s32 ifindex;
+	char name[16];
 	struct { struct net *net; } nd_net;
+};
+
+struct sk_buff_head {
+	u32 qlen;
 };
 
 struct sk_buff {
@@ -309,6 +325,7 @@ struct sk_buff {
 	void *head;
 	void *data;
 	u32 len;
+	u32 data_len;
 	char cb[48];
 };
 

@@ -43,7 +43,7 @@ impl Exporter for Cachestat {
             .required("writeback_dirty", &["dirty_folio", "dirty_page"])
             .required("read", &["read_fexit", "buffered_read_fexit", "get_pages_btf"])
             .where_present("filemap_splice_read", &["splice_fexit"])
-            .required("filemap_fault", &["fault_fentry+fault_fexit", "fault_btf"])
+            .required("filemap_fault", &["fault_fexit", "fault_btf"])
             .required("filemap_map_pages", &["map_pages_fexit", "map_pages_void_fexit", "map_pages_btf"])
             .shape("map_pages_fexit", Shape::Returns(true))
             .shape("map_pages_void_fexit", Shape::Returns(false))
@@ -69,7 +69,7 @@ impl Exporter for Cachestat {
             )
     }
 
-    fn configure(open: &mut OpenOf<'_, Self>, facts: &Facts, _: &Self::Flags) -> Result<()> {
+    fn configure(&self, open: &mut OpenOf<'_, Self>, facts: &Facts, _: &Self::Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         if let Some(bit) = facts.enumerators.get(HEAD) {
             settings.cachestat_head_bit = u32::try_from(*bit).context(HEAD)?;
@@ -88,8 +88,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use common::fixture::{golden, render};
 
     use super::*;
@@ -104,8 +102,8 @@ mod tests {
             }
             Ok(())
         });
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
-        golden(&path, &text.expect("rendered")).expect("as the golden file");
+        golden::<Cachestat>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered"))
+            .expect("as the golden file");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::self_metrics::REVISION;
 use crate::spec::Spec;
@@ -60,15 +60,8 @@ pub struct Common {
     #[arg(long, conflicts_with_all = ["once", "textfile"])]
     pub check: bool,
 
-    /// Attach, wait for DURATION or for SIGINT, print one scrape and exit.
-    #[arg(
-        long,
-        value_name = "DURATION",
-        num_args = 0..=1,
-        require_equals = true,
-        value_parser = duration,
-        conflicts_with = "textfile",
-    )]
+    /// Attach, wait for DURATION or for SIGINT, print one scrape or write it to --textfile.path, and exit.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = duration)]
     pub once: Option<Option<Duration>>,
 
     /// Write metrics to this file, ending in .prom, for node_exporter's textfile collector; no HTTP.
@@ -79,7 +72,8 @@ pub struct Common {
     #[arg(long = "textfile.interval", value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub textfile_interval: Duration,
 
-    /// Whether to use eBPF; "off" is not available yet.
+    /// Whether to use eBPF: on, off (show what can be known without), or auto (off where the
+    /// kernel refuses it altogether).
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Ebpf::Auto)]
     pub ebpf: Ebpf,
 
@@ -184,6 +178,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The command line of the exporter that `spec` describes.
+pub fn command<F: Args>(spec: &Spec) -> Command {
+    let name = format!("ebpf-{}-exporter", spec.name);
+    let about = format!("Prometheus exporter: {}", spec.summary);
+    let after = format!("Listens on :{} unless told otherwise. See also {name}.service.", spec.port);
+    Cli::<F>::command().name(name.clone()).bin_name(name).about(about).after_help(after)
+}
+
 /// Reads the command line of the exporter that `spec` describes.
 ///
 /// # Errors
@@ -192,12 +194,8 @@ pub fn parse<F: Args>(
     spec: &Spec,
     arguments: impl IntoIterator<Item = std::ffi::OsString>,
 ) -> Result<Cli<F>, clap::Error> {
-    let name = format!("ebpf-{}-exporter", spec.name);
     let version = format!("{} (revision {REVISION})", env!("CARGO_PKG_VERSION"));
-    let about = format!("Prometheus exporter: {}", spec.summary);
-    let after = format!("Listens on :{} unless told otherwise. See also {name}.service.", spec.port);
-    let mut command =
-        Cli::<F>::command().name(name.clone()).bin_name(name).version(version).about(about).after_help(after);
+    let mut command = command::<F>(spec).version(version);
     let matches = command.try_get_matches_from_mut(arguments)?;
     let cli = Cli::<F>::from_arg_matches(&matches)?;
     if cli.common.web_config.is_some() {
@@ -207,10 +205,8 @@ pub fn parse<F: Args>(
              listen on localhost behind a proxy that has them",
         ));
     }
-    if cli.common.ebpf == Ebpf::Off {
-        return Err(
-            command.error(ErrorKind::InvalidValue, "--ebpf off: there is no fallback without eBPF yet")
-        );
+    if cli.common.ebpf == Ebpf::Off && cli.common.check {
+        return Err(command.error(ErrorKind::ArgumentConflict, "--ebpf off leaves no probe to --check"));
     }
     Ok(cli)
 }
@@ -239,6 +235,8 @@ mod tests {
     fn once_takes_an_optional_duration() {
         assert_eq!(parsed(&["--once"]).expect("valid").once, Some(None));
         assert_eq!(parsed(&["--once=2s"]).expect("valid").once, Some(Some(Duration::from_secs(2))));
+        let both = parsed(&["--once=2s", "--textfile.path=x.prom"]).expect("valid");
+        assert!(both.once.is_some() && both.textfile.is_some());
     }
 
     #[test]
@@ -257,7 +255,7 @@ mod tests {
             &["--check", "--once"],
             &["--capabilities.keep", "cap_everything"],
             &["--web.config.file", "web.yml"],
-            &["--ebpf", "off"],
+            &["--ebpf", "off", "--check"],
         ] {
             let error = parsed(wrong).expect_err(wrong[0]);
             assert_eq!(error.exit_code(), 2, "{wrong:?}");

@@ -42,6 +42,10 @@ impl Decoder {
             Decode::Syscall => Ok(syscall(n)),
             Decode::SyscallAbi => Ok(if is_compat(n) { "compat" } else { "native" }.to_owned()),
             Decode::Errno => errno(n),
+            Decode::ErrnoOr(names) => match names.iter().find(|(number, _)| u64::from(*number) == n) {
+                Some((_, name)) => Ok(name.to_string()),
+                None => errno(n),
+            },
             Decode::Cgroup => Ok(self.cgroups.lock().unwrap_or_else(PoisonError::into_inner).path(n)),
             Decode::Address => address(bytes),
         }

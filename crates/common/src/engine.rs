@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a scrape is made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -16,6 +16,7 @@ use crate::maps::{LiveMaps, MapSource};
 use crate::metric::{Families, Labels, Value};
 use crate::ratio::Window;
 use crate::render::{Renderer, number};
+use crate::roster::Rosters;
 use crate::self_metrics::{self, Program};
 use crate::spec::Spec;
 use crate::top::Ranking;
@@ -26,12 +27,14 @@ use crate::top::Ranking;
 pub struct Engine {
     /// NAME.
     pub config: String,
+    /// The kernel module that it waits for; none once there is something to read.
+    pub waiting_for: Option<String>,
     /// What is in the kernel.
     pub live: Live,
     /// The bound spec.
     pub renderer: Renderer,
-    /// The loaded programs.
-    pub programs: Vec<Program>,
+    /// The loaded programs; none once they were released.
+    pub programs: Mutex<Vec<Program>>,
     /// Whether metrics about the exporter itself are left out.
     pub without_exporter_metrics: bool,
     /// What is remembered from one scrape to the next.
@@ -46,11 +49,34 @@ pub trait Source: Send {
     /// # Errors
     /// When the kernel does not let something be read.
     fn gather(&mut self, live: &Live) -> Result<()>;
+    /// Who the entries of maps are.
+    fn rosters(&self) -> &Rosters;
     /// After maps were read.
     ///
     /// # Errors
     /// When the kernel does not let something be read.
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()>;
+}
+
+/// Reads what can be told without a program.
+pub type Reader = Box<dyn FnMut(&mut Families) -> Result<()> + Send>;
+
+/// A source that has nothing in the kernel.
+struct WithoutPrograms(Reader);
+
+impl Source for WithoutPrograms {
+    fn gather(&mut self, _: &Live) -> Result<()> {
+        Ok(())
+    }
+
+    fn rosters(&self) -> &Rosters {
+        static NOBODY: Rosters = BTreeMap::new();
+        &NOBODY
+    }
+
+    fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
+        (self.0)(families)
+    }
 }
 
 /// An object in the kernel: what exporters read.
@@ -62,9 +88,21 @@ pub struct Live {
     pub layouts: Layouts,
     /// Links of iterators, by program name.
     pub iterators: BTreeMap<String, OwnedFd>,
+    /// Names of the probes that are attached.
+    pub probes: Mutex<BTreeSet<String>>,
 }
 
 impl Live {
+    /// Whether the probe of that name is attached.
+    pub fn has(&self, probe: &str) -> bool {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner).contains(probe)
+    }
+
+    /// Whether any probe is attached.
+    pub fn has_probes(&self) -> bool {
+        !self.probes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Runs the iterator `program` from start to end and returns what it wrote; none when
     /// it is not attached.
     ///
@@ -116,6 +154,8 @@ pub struct History {
     pub rankings: Vec<Ranking>,
     scrapes: u64,
     decoder_errors: u64,
+    /// Whether there are no programs in the kernel, never or any more.
+    released: bool,
 }
 
 impl History {
@@ -140,9 +180,10 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             config: String::new(),
+            waiting_for: None,
             live: Live::default(),
             renderer: Renderer::default(),
-            programs: Vec::new(),
+            programs: Mutex::default(),
             without_exporter_metrics: false,
             history: Mutex::default(),
         }
@@ -150,6 +191,14 @@ impl Default for Engine {
 }
 
 impl Engine {
+    /// One that has no programs and shows what `reader` reads.
+    pub fn without_programs(spec: &Spec, reader: Reader, without_exporter_metrics: bool) -> Self {
+        let source: Option<Box<dyn Source>> = Some(Box::new(WithoutPrograms(reader)));
+        let history = History { source, released: true, ..History::new(spec) };
+        let history = Mutex::new(history);
+        Self { config: spec.name.to_string(), without_exporter_metrics, history, ..Self::default() }
+    }
+
     /// Reads everything and renders it.
     ///
     /// # Errors
@@ -183,12 +232,27 @@ impl Engine {
         Ok(())
     }
 
+    /// Goes on without the programs, which hold what they are attached to: what they
+    /// counted is not shown any more. To be called once their links are gone.
+    pub fn release(&self) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.released = true;
+        history.windows.clear();
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.live.probes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn read(&self, history: &mut History) -> Result<Families> {
         let mut families = Families::default();
+        let nobody = Rosters::new();
+        let mut rosters = &nobody;
         if let Some(source) = &mut history.source {
             source.gather(&self.live)?;
+            rosters = source.rosters();
         }
-        history.decoder_errors += self.renderer.render(&self.live.maps, &mut families)?;
+        if !history.released {
+            history.decoder_errors += self.renderer.render(&self.live.maps, rosters, &mut families)?;
+        }
         if let Some(source) = &mut history.source {
             source.extra(&self.live, &mut families)?;
         }
@@ -197,8 +261,14 @@ impl Engine {
 
     fn about_itself(&self, families: &mut Families, history: &History, start: Instant) -> Result<()> {
         let config = || Labels::of(&[("config", &self.config)]);
-        self_metrics::identity(families, &self.config, "ebpf");
-        let misses = self_metrics::programs(families, &self.config, &self.programs)?;
+        let mode = match (&self.waiting_for, history.released) {
+            (Some(_), _) => "waiting",
+            (None, true) => "fallback",
+            (None, false) => "ebpf",
+        };
+        self_metrics::identity(families, &self.config, mode);
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let misses = self_metrics::programs(families, &self.config, &programs)?;
         self_metrics::events(families, &self.config, &self.live.layouts, &self.live.maps, misses)?;
         self_metrics::map_fill(families, &self.live.maps)?;
         families.counter(

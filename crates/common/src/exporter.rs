@@ -2,39 +2,36 @@
 //! The whole of every exporter's `main`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject};
-use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::cli::{self, Cli, Common};
-use crate::encode::Format;
-use crate::engine::{Engine, History, Live, Source};
-use crate::http::{self, Limits};
+use crate::cli::{self, Cli, Common, Ebpf};
+use crate::engine::{Engine, History, Live, Reader, Source};
+use crate::http;
 use crate::kernel::{self, Facts};
 use crate::layout;
+use crate::lifetime;
 use crate::maps::LiveMaps;
 use crate::metric::Families;
-use crate::probes::{self, Hook, Hooks, Plan, Refused, Verdict};
+use crate::module::Module;
+use crate::probes::{self, Hook, Hooks, Plan, Refused};
 use crate::ratio;
 use crate::render::Renderer;
+use crate::roster::Rosters;
 use crate::self_metrics::Program;
-use crate::site::Site;
-use crate::spec::{Need, Spec};
-use crate::{logging, memory, privileges, textfile};
+use crate::spec::Spec;
+use crate::{logging, memory, privileges};
 
 /// An opened skeleton of exporter `E`.
 pub type OpenOf<'o, E> = <<E as Exporter>::Builder as SkelBuilder<'o>>::Output;
@@ -60,11 +57,16 @@ pub trait Exporter: Default + Send + 'static {
         Ok(Self::default())
     }
 
+    /// Programs that it knows not to fit this machine, and why.
+    fn unusable(&self) -> Refused {
+        Refused::new()
+    }
+
     /// Sets read-only data and sizes of maps before loading.
     ///
     /// # Errors
     /// When the facts or flags do not allow it to run.
-    fn configure(open: &mut OpenOf<'_, Self>, facts: &Facts, flags: &Self::Flags) -> Result<()> {
+    fn configure(&self, open: &mut OpenOf<'_, Self>, facts: &Facts, flags: &Self::Flags) -> Result<()> {
         let _ = (open, facts, flags);
         Ok(())
     }
@@ -103,6 +105,22 @@ pub trait Exporter: Default + Send + 'static {
         Ok(())
     }
 
+    /// Who the entries of maps are that are [`named`](crate::spec::MapSpec::named).
+    fn rosters(&self) -> &Rosters {
+        static NOBODY: Rosters = BTreeMap::new();
+        &NOBODY
+    }
+
+    /// What it can tell without eBPF, from /proc, /sys, kstats or netlink: metrics of the spec
+    /// that mean the same there, and no others. None when there are none.
+    ///
+    /// # Errors
+    /// When what it would read is refused.
+    fn fallback(flags: &Self::Flags) -> Result<Option<Reader>> {
+        let _ = flags;
+        Ok(None)
+    }
+
     /// Adds what no map tells, at every scrape.
     ///
     /// # Errors
@@ -116,6 +134,10 @@ pub trait Exporter: Default + Send + 'static {
 impl<E: Exporter> Source for E {
     fn gather(&mut self, live: &Live) -> Result<()> {
         Exporter::gather(self, live)
+    }
+
+    fn rosters(&self) -> &Rosters {
+        Exporter::rosters(self)
     }
 
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
@@ -144,6 +166,8 @@ pub fn run<E: Exporter>() -> ExitCode {
 enum Failure {
     /// The kernel refused these programs: others may do.
     Programs(Refused),
+    /// The kernel refuses all that would be of use.
+    Refused(anyhow::Error),
     Fatal(anyhow::Error),
 }
 
@@ -153,39 +177,48 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// What keeps the programs in the kernel; dropping it takes them out.
-struct Attached<S> {
-    _skeleton: S,
-    _links: BTreeMap<String, Link>,
-}
-
 fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
     let spec = E::spec(&cli.own);
     let flags = &cli.common;
     memory::one_heap();
     // From here on they are kept for later; the thread that waits for them is started
     // once privileges are dropped.
-    let signals = Signals::new([SIGINT, SIGTERM]).context("failed to watch for signals")?;
+    let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).context("failed to watch for signals")?;
     // Before anything is attached: a taken port is the most likely trouble.
     let listeners = if serves(flags) { http::bind(&addresses(flags, &spec))? } else { Vec::new() };
+    let module = match spec.module.as_deref().map(|name| (name, Module::find(name))) {
+        Some((name, None)) => return lifetime::wait_for(name, flags, &spec, listeners, signals),
+        found => found.and_then(|(_, module)| module),
+    };
+    if flags.ebpf == Ebpf::Off {
+        let reader = E::fallback(&cli.own)?.with_context(|| {
+            format!("cannot run without eBPF: nothing else tells what {} shows", spec.name)
+        })?;
+        return without_programs(cli, &spec, reader, module, listeners, signals);
+    }
     let mut exporter = E::new(&cli.own)?;
     let mut facts = None;
-    let mut refused = Refused::new();
-    loop {
+    let mut refused = exporter.unusable();
+    let why = loop {
         let mut storage = MaybeUninit::uninit();
         let open = open::<E>(&mut storage, flags)?;
         let hooks = probes::hooks(open.open_object());
         probes::validate(&spec, &hooks)?;
         let facts: &Facts = match &mut facts {
             Some(facts) => facts,
-            none => none.insert(Facts::collect(hooks.values(), &spec.enumerators, flags.btf.as_deref())?),
+            none => none.insert(Facts::collect(
+                hooks.values(),
+                &spec.enumerators,
+                flags.btf.as_deref(),
+                spec.module.as_deref(),
+            )?),
         };
         let plan = Plan::new(&spec, &hooks, facts, &refused);
         if let Some((probe, why)) = plan.missing(&spec) {
             if flags.check {
-                print_check(&spec, &plan)?;
+                lifetime::print_check(&spec, &plan)?;
             }
-            bail!("cannot run: probe {probe} cannot be attached: {}", remedy(why));
+            break anyhow!("cannot run: probe {probe} cannot be attached: {}", remedy(why));
         }
         match bring_up::<E>(&mut exporter, open, cli, &spec, &plan, &hooks, facts) {
             Ok((attached, engine)) => {
@@ -193,12 +226,37 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
                     Some(Box::new(exporter));
                 let steps = [E::interval(&cli.own), (!spec.ratios.is_empty()).then_some(ratio::STEP)];
                 let step = steps.into_iter().flatten().min();
-                return go(flags, &spec, &plan, attached, engine, step, listeners, signals);
+                return lifetime::go(flags, &spec, &plan, attached, engine, step, module, listeners, signals);
             }
             Err(Failure::Programs(programs)) => refused.extend(programs),
+            Err(Failure::Refused(error)) => break error,
             Err(Failure::Fatal(error)) => return Err(error),
         }
+    };
+    // Whoever lacks the privileges shall have them, and not half the numbers.
+    if flags.ebpf == Ebpf::Auto
+        && !flags.check
+        && privileges::can_load()
+        && let Some(reader) = E::fallback(&cli.own)?
+    {
+        log::warn!("{why:#}");
+        return without_programs(cli, &spec, reader, module, listeners, signals);
     }
+    Err(why)
+}
+
+fn without_programs<F: Args>(
+    cli: &Cli<F>,
+    spec: &Spec,
+    reader: Reader,
+    module: Option<Module>,
+    listeners: Vec<TcpListener>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    log::warn!("running without eBPF: showing only what can be known without, see METRICS.md");
+    let engine = Engine::without_programs(spec, reader, cli.common.disable_exporter_metrics);
+    let step = (!spec.ratios.is_empty()).then_some(ratio::STEP);
+    lifetime::go(&cli.common, spec, &Plan::default(), (), engine, step, module, listeners, signals)
 }
 
 fn serves(flags: &Common) -> bool {
@@ -212,22 +270,6 @@ fn addresses(flags: &Common, spec: &Spec) -> Vec<String> {
     }
 }
 
-/// Becomes readable once the process is asked to end.
-fn stop_signals(mut signals: Signals) -> Result<Receiver<()>> {
-    let (sender, receiver) = mpsc::channel();
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .stack_size(64 << 10)
-        .spawn(move || {
-            for _ in signals.forever() {
-                // The receiver lives as long as the process.
-                let _ = sender.send(());
-            }
-        })
-        .context("failed to start the thread that watches for signals")?;
-    Ok(receiver)
-}
-
 fn open<'o, E: Exporter>(storage: &'o mut MaybeUninit<OpenObject>, flags: &Common) -> Result<OpenOf<'o, E>> {
     let mut builder = E::Builder::default();
     if let Some(path) = &flags.btf {
@@ -238,6 +280,7 @@ fn open<'o, E: Exporter>(storage: &'o mut MaybeUninit<OpenObject>, flags: &Commo
 
 /// Everything between opening and loading.
 fn prepare<E: Exporter>(
+    exporter: &E,
     open: &mut OpenOf<'_, E>,
     cli: &Cli<E::Flags>,
     spec: &Spec,
@@ -252,10 +295,13 @@ fn prepare<E: Exporter>(
             map.set_max_entries(cli.common.max_series).with_context(|| format!("map `{name}`"))?;
         }
     }
-    E::configure(open, facts, &cli.own)
+    exporter.configure(open, facts, &cli.own)
 }
 
 type SkelOf<'o, E> = <OpenOf<'o, E> as OpenSkel<'o>>::Output;
+
+/// What keeps the programs in the kernel; dropping it takes them out.
+type Attached<'o, E> = (SkelOf<'o, E>, BTreeMap<String, Link>);
 
 fn bring_up<'o, E: Exporter>(
     exporter: &mut E,
@@ -265,16 +311,21 @@ fn bring_up<'o, E: Exporter>(
     plan: &Plan,
     hooks: &Hooks,
     facts: &Facts,
-) -> Result<(Attached<SkelOf<'o, E>>, Engine), Failure> {
+) -> Result<(Attached<'o, E>, Engine), Failure> {
     let layouts = layout::of(open.open_object())?;
     let wanted = plan.programs();
-    prepare::<E>(&mut open, cli, spec, &wanted, facts)?;
+    prepare(exporter, &mut open, cli, spec, &wanted, facts)?;
     let skeleton = match open.load() {
         Ok(skeleton) => skeleton,
-        Err(error) => return Err(why_not_loaded::<E>(error, cli, spec, &wanted, facts)),
+        Err(error) => return Err(why_not_loaded(exporter, error, cli, spec, &wanted, facts)),
     };
     let object = skeleton.object();
-    let mut live = Live { maps: LiveMaps::of(object, &layouts)?, layouts, iterators: BTreeMap::new() };
+    let mut live = Live {
+        maps: LiveMaps::of(object, &layouts)?,
+        layouts,
+        iterators: BTreeMap::new(),
+        probes: Mutex::default(),
+    };
     E::seed(&live)?;
     let links =
         probes::attach(object, plan).map_err(|(program, why)| Failure::Programs([(program, why)].into()))?;
@@ -284,21 +335,25 @@ fn bring_up<'o, E: Exporter>(
         let link = link.as_fd().try_clone_to_owned().context("failed to copy a link's descriptor")?;
         live.iterators.insert(program.clone(), link);
     }
+    let attached = plan.verdicts.iter().filter(|(_, verdict)| !verdict.programs().is_empty());
+    live.probes = Mutex::new(attached.map(|(probe, _)| probe.clone()).collect());
     exporter.attached(&live)?;
     let programs = Program::list(object, plan, hooks)?;
     let engine = Engine {
         config: spec.name.to_string(),
+        waiting_for: None,
         renderer: Renderer::new(spec, &live.layouts, &plan.unfed(spec))?,
         live,
-        programs,
+        programs: Mutex::new(programs),
         without_exporter_metrics: cli.common.disable_exporter_metrics,
         history: Mutex::new(History::new(spec)),
     };
-    Ok((Attached { _skeleton: skeleton, _links: links }, engine))
+    Ok(((skeleton, links), engine))
 }
 
 /// libbpf loads all or nothing: loads each program alone, to learn which are refused.
 fn why_not_loaded<E: Exporter>(
+    exporter: &E,
     error: libbpf_rs::Error,
     cli: &Cli<E::Flags>,
     spec: &Spec,
@@ -308,14 +363,14 @@ fn why_not_loaded<E: Exporter>(
     let alone = |program: &str| -> Result<Option<libbpf_rs::Error>> {
         let mut storage = MaybeUninit::uninit();
         let mut open = open::<E>(&mut storage, &cli.common)?;
-        prepare::<E>(&mut open, cli, spec, &[program].into(), facts)?;
+        prepare(exporter, &mut open, cli, spec, &[program].into(), facts)?;
         Ok(open.load().err())
     };
     let why = with_details(&error);
     // Not a matter of one program when even none cannot be loaded: maps, or permission.
     match alone("") {
         Ok(None) => {}
-        Ok(Some(_)) => return Failure::Fatal(anyhow!("cannot run: {}", remedy(&why))),
+        Ok(Some(_)) => return Failure::Refused(anyhow!("cannot run: {}", remedy(&why))),
         Err(error) => return Failure::Fatal(error),
     }
     let mut refused = Refused::new();
@@ -329,7 +384,7 @@ fn why_not_loaded<E: Exporter>(
         }
     }
     if refused.is_empty() {
-        return Failure::Fatal(anyhow!("cannot run: {}", remedy(&why)));
+        return Failure::Refused(anyhow!("cannot run: {}", remedy(&why)));
     }
     Failure::Programs(refused)
 }
@@ -362,126 +417,4 @@ fn remedy(why: &str) -> String {
         );
     }
     why.to_owned()
-}
-
-#[expect(clippy::too_many_arguments, reason = "everything that was made before")]
-fn go<S>(
-    flags: &Common,
-    spec: &Spec,
-    plan: &Plan,
-    attached: Attached<S>,
-    engine: Engine,
-    step: Option<Duration>,
-    listeners: Vec<TcpListener>,
-    signals: Signals,
-) -> Result<ExitCode> {
-    for (probe, verdict) in &plan.verdicts {
-        let level = match verdict {
-            Verdict::Ok { .. } | Verdict::NotApplicable { .. } => log::Level::Debug,
-            Verdict::Fallback { .. } => log::Level::Info,
-            Verdict::Unsupported { .. } => log::Level::Warn,
-        };
-        log::log!(level, "probe {probe}: {verdict}");
-    }
-    if flags.check {
-        print_check(spec, plan)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    memory::give_back();
-    // Threads started from here on have what is left.
-    privileges::drop(flags.keep.as_ref(), &engine.live.maps)?;
-    let engine = Arc::new(engine);
-    let stop = &stop_signals(signals)?;
-    if let Some(step) = step {
-        tick(Arc::clone(&engine), step)?;
-    }
-    if let Some(duration) = flags.once {
-        wait(stop, duration);
-        let text = engine.scrape(Format::Text)?;
-        io::stdout().lock().write_all(text.as_bytes()).context("failed to write to standard output")?;
-    } else if let Some(path) = &flags.textfile {
-        let write = || textfile::write(path, &engine.scrape(Format::Text)?);
-        write()?;
-        notify(&[NotifyState::Ready]);
-        while !wait(stop, Some(flags.textfile_interval)) {
-            // It worked before and may work again: a full disk passes.
-            if let Err(error) = write() {
-                log::error!("{error:#}");
-            }
-        }
-    } else {
-        serve(flags, spec, engine, listeners, stop)?;
-    }
-    drop(attached);
-    log::info!("detached all probes");
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Looks at everything now and every `step`, for as long as the process lives.
-fn tick(engine: Arc<Engine>, step: Duration) -> Result<()> {
-    engine.tick()?;
-    thread::Builder::new()
-        .name("ticks".to_owned())
-        .stack_size(256 << 10)
-        .spawn(move || {
-            loop {
-                thread::sleep(step);
-                if let Err(error) = engine.tick() {
-                    log::error!("{error:#}");
-                }
-            }
-        })
-        .context("failed to start the thread that looks between scrapes")?;
-    Ok(())
-}
-
-/// Whether the process was asked to end within `time`.
-fn wait(stop: &Receiver<()>, time: Option<Duration>) -> bool {
-    match time {
-        Some(time) => stop.recv_timeout(time) != Err(mpsc::RecvTimeoutError::Timeout),
-        None => {
-            // An error means that the signal thread is gone: end as well.
-            let _ = stop.recv();
-            true
-        }
-    }
-}
-
-fn serve(
-    flags: &Common,
-    spec: &Spec,
-    engine: Arc<Engine>,
-    listeners: Vec<TcpListener>,
-    stop: &Receiver<()>,
-) -> Result<()> {
-    let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, Arc::clone(&engine)));
-    for listener in listeners {
-        log::info!("listening on {}", listener.local_addr().context("failed to ask for the address")?);
-        let site = Arc::clone(&site);
-        http::serve(listener, Limits::default(), move |request| site.answer(request))?;
-    }
-    notify(&[NotifyState::Ready]);
-    let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
-    while !wait(stop, watchdog) {
-        // A scrape that hangs holds this lock: then systemd does not hear from us.
-        drop(engine.history.lock());
-        notify(&[NotifyState::Watchdog]);
-    }
-    notify(&[NotifyState::Stopping]);
-    Ok(())
-}
-
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        log::warn!("failed to notify systemd: {error}");
-    }
-}
-
-fn print_check(spec: &Spec, plan: &Plan) -> Result<()> {
-    let mut out = io::stdout().lock();
-    for (probe, (name, verdict)) in spec.probes.iter().zip(&plan.verdicts) {
-        let optional = if probe.need == Need::Required { "" } else { " (optional)" };
-        writeln!(out, "{name}: {verdict}{optional}").context("failed to write to standard output")?;
-    }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 
+use crate::cli;
 use crate::encode::{Format, encode};
 use crate::exporter::Exporter;
 use crate::layout::{self, Contents, Layouts};
@@ -18,6 +19,8 @@ use crate::metric::{Families, Labels, Value};
 use crate::probes;
 use crate::ratio::Window;
 use crate::render::Renderer;
+use crate::roster::Rosters;
+use crate::spec::Spec;
 use crate::top::Ranking;
 
 /// Maps of an object, empty to begin with.
@@ -31,6 +34,14 @@ impl Fixture {
     /// No entries in any map of the object with these layouts.
     pub fn new(layouts: Layouts) -> Self {
         Self { layouts, maps: BTreeMap::new() }
+    }
+
+    /// The bytes of a key that is given by its members.
+    ///
+    /// # Errors
+    /// When there is no such map or member, or contents do not fit.
+    pub fn key(&self, map: &str, members: &[(&str, Contents<'_>)]) -> Result<Vec<u8>> {
+        self.layouts.get(map).with_context(|| format!("no map `{map}`"))?.key.bytes(members)
     }
 
     /// Sets members of the value under a key that is given by its members; what is not
@@ -77,6 +88,17 @@ pub fn render<E: Exporter>(
     flags: &E::Flags,
     fill: impl FnOnce(&mut Fixture) -> Result<()>,
 ) -> Result<String> {
+    render_named::<E>(flags, |fixture| fill(fixture).map(|()| Rosters::new()))
+}
+
+/// As [`render`]; `fill` also says who the entries are.
+///
+/// # Errors
+/// As there.
+pub fn render_named<E: Exporter>(
+    flags: &E::Flags,
+    fill: impl FnOnce(&mut Fixture) -> Result<Rosters>,
+) -> Result<String> {
     let spec = E::spec(flags);
     let mut storage = MaybeUninit::uninit();
     let open = E::Builder::default().open(&mut storage).context("failed to open the BPF object")?;
@@ -85,9 +107,9 @@ pub fn render<E: Exporter>(
     probes::check_atomics(open.open_object())?;
     let renderer = Renderer::new(&spec, &layouts, &BTreeSet::new())?;
     let mut fixture = Fixture::new(layouts);
-    fill(&mut fixture)?;
+    let rosters = fill(&mut fixture)?;
     let mut families = Families::default();
-    renderer.render(&fixture, &mut families)?;
+    renderer.render(&fixture, &rosters, &mut families)?;
     // As if all of it had come since the process started.
     for ratio in &spec.ratios {
         let mut window = Window::new(ratio.clone());
@@ -104,12 +126,57 @@ pub fn render<E: Exporter>(
     Ok(encode(families, Format::Text))
 }
 
-/// Compares `text` with the file at `path`, which is written anew when the environment
-/// has `UPDATE_GOLDEN`.
+/// Compares what exporter `E` shows and its manual page with the files in `tests/golden` of
+/// its crate, which are written anew when the environment has `UPDATE_GOLDEN`.
 ///
 /// # Errors
 /// When they differ; names the first line that does.
-pub fn golden(path: &Path, text: &str) -> Result<()> {
+pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
+    let folder = Path::new(crate_folder).join("tests/golden");
+    same(&folder.join("metrics.prom"), metrics)?;
+    let spec = E::spec(&E::Flags::default());
+    same(&folder.join(format!("ebpf-{}-exporter.8", spec.name)), &manual::<E>(&spec)?)
+}
+
+/// Compares what an exporter shows without eBPF with the file `tests/golden/fallback.prom`,
+/// as [`golden`]; and with what it shows otherwise: it is the same families, or some of them.
+///
+/// # Errors
+/// When they differ, or there is a family that is not shown otherwise.
+pub fn golden_fallback(crate_folder: &str, families: Families) -> Result<()> {
+    let folder = Path::new(crate_folder).join("tests/golden");
+    let text = encode(families, Format::Text);
+    same(&folder.join("fallback.prom"), &text)?;
+    let metrics = fs::read_to_string(folder.join("metrics.prom"))?;
+    let known: BTreeSet<&str> = metrics.lines().filter(|line| line.starts_with("# ")).collect();
+    match text.lines().find(|line| line.starts_with("# ") && !known.contains(line)) {
+        Some(line) => bail!("not as in metrics.prom: {line}"),
+        None => Ok(()),
+    }
+}
+
+/// The manual page, without version or date: those are the package's.
+fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
+    let mut page = Vec::new();
+    let command = cli::command::<E::Flags>(spec).after_help("");
+    let manual =
+        clap_mangen::Man::new(command).section("8").source("ebpf-exporters").manual("System Administration");
+    manual.render(&mut page).context("failed to write a manual page")?;
+    let mut page = String::from_utf8(page).context("a manual page that is no text")?;
+    page += &format!(
+        ".SH FILES\n.TP\n/etc/default/ebpf\\-{name}\\-exporter\n\
+         Read by the unit: ARGS=\\-\\-log.level=debug adds flags.\n\
+         .SH EXIT STATUS\n0: good. 1: cannot run here; the last message says why and what to do. 2: wrong usage.\n\
+         .SH SEE ALSO\nThe exporter listens on port {port} unless told otherwise. What it shows is described in\n\
+         /usr/share/doc/ebpf\\-exporters/METRICS.md; alerts, scrape jobs and a dashboard are in\n\
+         /usr/share/ebpf\\-exporters.\n",
+        name = spec.name.replace('-', "\\-"),
+        port = spec.port,
+    );
+    Ok(page)
+}
+
+fn same(path: &Path, text: &str) -> Result<()> {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         return fs::write(path, text).with_context(|| format!("failed to write {}", path.display()));
     }

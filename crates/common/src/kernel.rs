@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What this kernel is like, asked of its BTF: shape, never version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::ReferencesType;
@@ -14,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::probes::Hook;
 use crate::spec::Shape;
+use crate::types::Types;
 
 /// The kernel's own BTF; without it the kernel takes neither tp_btf nor fentry programs.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -65,8 +67,15 @@ impl Prototype {
     }
 }
 
+/// Where the BTF of a module is, if it has any (36e68442d1af "bpf: Load and verify kernel
+/// module BTFs", 5.11).
+pub fn module_btf(module: &str) -> PathBuf {
+    Path::new("/sys/kernel/btf").join(module)
+}
+
 impl Facts {
-    /// Collects facts about `hooks` and `enumerators` from the kernel's BTF, or from `external`.
+    /// Collects facts about `hooks` and `enumerators` from the kernel's BTF, or from `external`,
+    /// and about functions of `module` from that of the module.
     ///
     /// # Errors
     /// When there is no BTF, or it cannot be read; says what to do.
@@ -74,6 +83,7 @@ impl Facts {
         hooks: impl IntoIterator<Item = &'h Hook>,
         enumerators: &[impl AsRef<str>],
         external: Option<&Path>,
+        module: Option<&str>,
     ) -> Result<Self> {
         let own_btf = Path::new(KERNEL_BTF).exists();
         let path = match external {
@@ -88,19 +98,42 @@ impl Facts {
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
         let btf = Btf::from_path(path).with_context(|| format!("{} is no BTF file", path.display()))?;
         let mut facts = Self { own_btf, kprobes: Path::new(KPROBES).exists(), ..Self::default() };
-        for hook in hooks {
-            if let Some(name) = hook.tracepoint()
-                && let Some(prototype) = tracepoint(&btf, name)
+        let hooks: Vec<&Hook> = hooks.into_iter().collect();
+        let tracepoints: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.tracepoint()).collect();
+        let functions: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.function()).collect();
+        // libbpf looks for a name by going through all types: once for all is enough.
+        for id in (1..btf.len() as u32).map(TypeId::from) {
+            if let Some(handler) = btf.type_by_id::<Typedef<'_>>(id) {
+                if let Some(name) = handler.name().and_then(OsStr::to_str)
+                    && let Some(name) =
+                        name.strip_prefix("btf_trace_").filter(|name| tracepoints.contains(name))
+                    && let Some(prototype) = tracepoint(&btf, &handler)
+                {
+                    facts.tracepoints.entry(name.to_owned()).or_insert(prototype);
+                }
+            } else if let Some(function) = btf.type_by_id::<Func<'_>>(id)
+                && let Some(name) =
+                    function.name().and_then(OsStr::to_str).filter(|name| functions.contains(name))
+                && let Ok(proto) = FuncProto::try_from(function.referenced_type())
             {
-                facts.tracepoints.insert(name.to_owned(), prototype);
-            }
-            if let Some(name) = hook.function()
-                && let Some(prototype) = function(&btf, name)
-            {
-                facts.functions.insert(name.to_owned(), prototype);
+                facts.functions.entry(name.to_owned()).or_insert_with(|| prototype(&btf, proto));
             }
         }
         facts.enumerators = values_of(&btf, enumerators);
+        let elsewhere = |hook: &&&Hook| matches!(hook, Hook::Fentry(name) | Hook::Fexit(name) if !facts.functions.contains_key(name));
+        let elsewhere: Vec<&str> =
+            hooks.iter().filter(elsewhere).filter_map(|hook| hook.function()).collect();
+        if let Some(module) = module.map(module_btf).filter(|path| path.exists())
+            && own_btf
+            && !elsewhere.is_empty()
+        {
+            let types = Types::read(Path::new(KERNEL_BTF), Some(&module))?;
+            for name in elsewhere {
+                if let Some(prototype) = types.prototype(name) {
+                    facts.functions.insert(name.to_owned(), prototype);
+                }
+            }
+        }
         Ok(facts)
     }
 }
@@ -109,14 +142,8 @@ impl Facts {
 /// the 'perf_kprobe' PMU", 4.17).
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe/type";
 
-fn function(btf: &Btf<'_>, name: &str) -> Option<Prototype> {
-    let function: Func<'_> = btf.type_by_name(name)?;
-    Some(prototype(btf, FuncProto::try_from(function.referenced_type()).ok()?))
-}
-
 /// A tracepoint's handler is `typedef void (*btf_trace_NAME)(void *data, ARGUMENTS...)`.
-fn tracepoint(btf: &Btf<'_>, name: &str) -> Option<Prototype> {
-    let handler: Typedef<'_> = btf.type_by_name(&format!("btf_trace_{name}"))?;
+fn tracepoint(btf: &Btf<'_>, handler: &Typedef<'_>) -> Option<Prototype> {
     let pointer = Ptr::try_from(handler.referenced_type()).ok()?;
     let mut prototype = prototype(btf, FuncProto::try_from(pointer.referenced_type()).ok()?);
     prototype.arguments.remove(0);
@@ -140,7 +167,7 @@ fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> 
     if names.is_empty() {
         return values;
     }
-    let mut note = |name: Option<&std::ffi::OsStr>, value: i64| {
+    let mut note = |name: Option<&OsStr>, value: i64| {
         if let Some(name) = name.and_then(|name| name.to_str())
             && names.iter().any(|wanted| wanted.as_ref() == name)
         {

@@ -6,9 +6,9 @@
 //! makes the whole process: command line, probe choice, attaching, reading, HTTP.
 //!
 //! Dependencies point down this list only:
-//! [`exporter`] > [`cli`], [`memory`], [`site`] > [`http`], [`textfile`], [`privileges`] > [`engine`] >
+//! [`exporter`] > [`cli`], [`memory`], [`module`], [`site`] > [`http`], [`textfile`], [`privileges`] > [`engine`] >
 //! [`probes`], [`self_metrics`], [`ratio`], [`top`] > [`kernel`], [`maps`], [`render`] > [`layout`],
-//! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`] stands alone.
+//! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`] and [`types`] stand alone.
 
 pub mod cli;
 pub mod decode;
@@ -20,20 +20,25 @@ pub mod hist;
 pub mod http;
 pub mod kernel;
 pub mod layout;
+mod lifetime;
 pub mod logging;
 pub mod maps;
 pub mod memory;
 pub mod metric;
+pub mod module;
+pub mod offsets;
 pub mod perf;
 pub mod privileges;
 pub mod probes;
 pub mod ratio;
 pub mod render;
+pub mod roster;
 pub mod self_metrics;
 pub mod site;
 pub mod spec;
 pub mod textfile;
 pub mod top;
+pub mod types;
 
 pub use exporter::{Exporter, run};
 

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::{MapCore, MapType, Object};
@@ -29,6 +31,13 @@ pub trait MapSource {
     /// When the kernel does not let them be read.
     fn fill(&self) -> Result<Vec<Fill>>;
 }
+
+/// How long the kernel is given to fill up its store of per-CPU memory; it tells nobody when
+/// it has.
+const REFILL: Duration = Duration::from_millis(20);
+
+/// How often it is asked again.
+const REFILLS: u32 = 100;
 
 /// How full a map is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,17 +72,18 @@ pub struct LiveMap {
 }
 
 impl LiveMaps {
-    /// The maps of `object` that `layouts` knows.
+    /// The maps of `object` that `layouts` knows, without per-CPU ones whose values are not
+    /// made of 64-bit numbers and so cannot be added up.
     ///
     /// # Errors
-    /// When a per-CPU value is not made of 64-bit numbers, or a descriptor cannot be copied.
+    /// When a descriptor cannot be copied.
     pub fn of(object: &Object, layouts: &Layouts) -> Result<Self> {
         let mut maps = BTreeMap::new();
         for map in object.maps() {
             let name = map.name().to_string_lossy().into_owned();
             let Some(layout) = layouts.get(&name) else { continue };
             if map.map_type().is_percpu() && !layout.value.is_words() {
-                bail!("map `{name}`: its per-CPU value is not made of 64-bit numbers alone");
+                continue;
             }
             let live = LiveMap::of(&map)?;
             maps.insert(name, live);
@@ -94,7 +104,9 @@ impl LiveMaps {
     /// # Errors
     /// When the object has none.
     pub fn get(&self, name: &str) -> Result<&LiveMap> {
-        self.maps.get(name).with_context(|| format!("the object has no map `{name}`"))
+        self.maps.get(name).with_context(|| {
+            format!("the object has no map `{name}`, or one of per-CPU values that are not 64-bit numbers")
+        })
     }
 
     /// As [`MapSource::for_each`], in the way that is left where a kernel has no batches.
@@ -116,16 +128,29 @@ impl LiveMaps {
             bail!("map `{map}` has keys of {} bytes, not {}", live.key_size, key.len());
         }
         let value = vec![0u8; live.stride() * live.copies];
-        // SAFETY: key and value are as long as the kernel reads for this map.
-        let result = unsafe {
-            libbpf_sys::bpf_map_update_elem(
-                live.fd.as_raw_fd(),
-                key.as_ptr().cast(),
-                value.as_ptr().cast(),
-                libbpf_sys::BPF_NOEXIST.into(),
-            )
+        let insert = || {
+            // SAFETY: key and value are as long as the kernel reads for this map.
+            errno_of(unsafe {
+                libbpf_sys::bpf_map_update_elem(
+                    live.fd.as_raw_fd(),
+                    key.as_ptr().cast(),
+                    value.as_ptr().cast(),
+                    libbpf_sys::BPF_NOEXIST.into(),
+                )
+            })
         };
-        match errno_of(result) {
+        let mut result = insert();
+        for _ in 0..REFILLS {
+            if result != Some(Errno::NOMEM) {
+                break;
+            }
+            // The kernel takes memory for per-CPU values from a store that a worker fills up when
+            // it runs short (mm/percpu.c: pcpu_balance_workfn); it neither waits for that itself
+            // nor tells anybody when it is done.
+            thread::sleep(REFILL); // No event tells of it.
+            result = insert();
+        }
+        match result {
             None | Some(Errno::EXIST) => Ok(true),
             Some(Errno::TOOBIG) => Ok(false),
             Some(errno) => Err(errno).with_context(|| format!("failed to add to map `{map}`")),

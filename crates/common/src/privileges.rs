@@ -11,15 +11,15 @@ use crate::cli::Keep;
 use crate::maps::LiveMaps;
 
 /// Reduces the capabilities of the calling thread and of threads it starts later,
-/// for good, to `keep`; by default to what reading `maps` needs.
+/// for good, to `keep`; by default to `needs` and to what reading `maps` needs.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn drop(keep: Option<&Keep>, maps: &LiveMaps) -> Result<()> {
+pub fn drop(keep: Option<&Keep>, needs: &[Capability], maps: &LiveMaps) -> Result<()> {
     let keep: CapsHashSet = match keep {
         Some(Keep::All) => return Ok(()),
         Some(Keep::Only(list)) => list.iter().copied().collect(),
-        None => needed(maps)?,
+        None => needed(maps)?.into_iter().chain(needs.iter().copied()).collect(),
     };
     restrict(&keep).context("failed to drop capabilities")?;
     log::debug!("kept capabilities: {keep:?}");

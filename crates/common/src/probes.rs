@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
-use libbpf_rs::{Link, Object, OpenObject};
+use libbpf_rs::{ErrorKind, Link, Object, OpenObject, ProgramMut};
 
 use crate::kernel::Facts;
 use crate::spec::{Need, Probe, Shape, Spec};
@@ -29,19 +29,26 @@ pub enum Hook {
     Other(String),
 }
 
+/// The function in `MODULE:FUNCTION`: libbpf would look for one without its module in the
+/// types of every module.
+fn function_of(name: &str) -> String {
+    name.split_once(':').map_or(name, |(_, function)| function).to_owned()
+}
+
 impl Hook {
     /// Reads a section name.
     ///
     /// ```
     /// use common::probes::Hook;
     /// assert_eq!(Hook::parse("tp_btf/sched_switch"), Hook::TpBtf("sched_switch".into()));
+    /// assert_eq!(Hook::parse("fentry/wireguard:wg_xmit"), Hook::Fentry("wg_xmit".into()));
     /// ```
     pub fn parse(section: &str) -> Self {
         match section.split_once('/') {
             Some(("tp_btf", name)) => Self::TpBtf(name.to_owned()),
             Some(("raw_tp" | "raw_tracepoint", name)) => Self::RawTp(name.to_owned()),
-            Some(("fentry", name)) => Self::Fentry(name.to_owned()),
-            Some(("fexit", name)) => Self::Fexit(name.to_owned()),
+            Some(("fentry", name)) => Self::Fentry(function_of(name)),
+            Some(("fexit", name)) => Self::Fexit(function_of(name)),
             Some(("kprobe", name)) => Self::Kprobe(name.to_owned()),
             Some(("kretprobe", name)) => Self::Kretprobe(name.to_owned()),
             _ => Self::Other(section.to_owned()),
@@ -241,7 +248,9 @@ fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<Stri
     let Some(has) = has else {
         // BTF does not know all functions that can be probed by name; attaching finds out.
         let by_name = matches!(hook, Hook::Kprobe(_) | Hook::Kretprobe(_)) && shape.is_none();
-        return (!by_name).then(|| format!("this kernel has no {what} {name}"));
+        // A function may be there nevertheless, in a module without BTF.
+        let article = if what == "function" { "BTF of a " } else { "" };
+        return (!by_name).then(|| format!("this kernel has no {article}{what} {name}"));
     };
     let why = has.misses(shape?)?;
     Some(format!("{what} {name} {why} on this kernel"))
@@ -258,13 +267,33 @@ pub fn attach(object: &Object, plan: &Plan) -> Result<BTreeMap<String, Link>, (S
     for program in object.progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
         if wanted.contains(name.as_str()) {
-            match program.attach() {
+            let link = match Hook::parse(&program.section().to_string_lossy()) {
+                Hook::Kprobe(function) => by_breakpoint(&program, false, &function),
+                Hook::Kretprobe(function) => by_breakpoint(&program, true, &function),
+                _ => program.attach().map_err(|error| format!("{error:#}")),
+            };
+            match link {
                 Ok(link) => links.insert(name, link),
-                Err(error) => return Err((name, format!("{error:#}"))),
+                Err(why) => return Err((name, why)),
             };
         }
     }
     Ok(links)
+}
+
+/// What compilers append to the name of a function whose arguments they changed; those in
+/// registers stay where they were as far as they are used.
+const SUFFIXES: &[&str] = &["", ".isra.0", ".constprop.0"];
+
+fn by_breakpoint(program: &ProgramMut<'_>, returns: bool, function: &str) -> Result<Link, String> {
+    for suffix in SUFFIXES {
+        match program.attach_kprobe(returns, format!("{function}{suffix}")) {
+            Ok(link) => return Ok(link),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{error:#}")),
+        }
+    }
+    Err(format!("neither kernel nor modules have a function {function}"))
 }
 
 /// Sets which programs of `object` are loaded.

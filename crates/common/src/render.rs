@@ -10,6 +10,7 @@ use crate::hist::{Unit, cumulative, steps};
 use crate::layout::{Field, Layout, Layouts};
 use crate::maps::MapSource;
 use crate::metric::{Families, FamilyKind, Histogram, Labels, Sample, Value};
+use crate::roster::{Roster, Rosters};
 use crate::spec::{Decode, Kind, Label, MapSpec, Side, Spec};
 
 /// A spec whose names were found in an object.
@@ -22,6 +23,8 @@ pub struct Renderer {
 #[derive(Debug)]
 struct BoundMap {
     spec: MapSpec,
+    /// Bytes of a value.
+    size: usize,
     labels: Vec<Field>,
     metrics: Vec<BoundMetric>,
 }
@@ -31,19 +34,30 @@ struct BoundMap {
 enum BoundMetric {
     Counter(Field),
     Seconds(Field),
+    Gauge(Field),
     Steps(Field),
     Tally(Option<Field>),
     Histogram { slots: Field, sum: Field, unit: Unit },
 }
 
 impl Renderer {
-    /// Finds every member that `spec` names, in maps other than those `without`.
+    /// Finds every member that `spec` names, but for the maps and members (`MAP.MEMBER`) in
+    /// `without`.
     ///
     /// # Errors
     /// When a map or member is not in the object.
     pub fn new(spec: &Spec, layouts: &Layouts, without: &BTreeSet<String>) -> Result<Self> {
-        let maps = spec.maps.iter().filter(|map| !without.contains(&*map.map));
-        let maps = maps.map(|map| bind(map, layouts).with_context(|| format!("map `{}`", map.map)));
+        let maps = spec.maps.iter().filter(|map| !without.contains(&*map.map)).map(|map| {
+            let mut map = map.clone();
+            map.metrics.retain(|metric| {
+                metric.kind.member().is_none_or(|member| !without.contains(&format!("{}.{member}", map.map)))
+            });
+            map
+        });
+        let maps = maps.map(|map| {
+            let name = map.map.clone();
+            bind(map, layouts).with_context(|| format!("map `{name}`"))
+        });
         Ok(Self { maps: maps.collect::<Result<_>>()?, decoder: Decoder::default() })
     }
 
@@ -51,30 +65,33 @@ impl Renderer {
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn render(&self, source: &dyn MapSource, families: &mut Families) -> Result<u64> {
+    pub fn render(&self, source: &dyn MapSource, rosters: &Rosters, families: &mut Families) -> Result<u64> {
         let mut errors = 0;
+        let nobody = Roster::default();
         for map in &self.maps {
             // A metric without series is still announced.
             let mut samples: Vec<Vec<Sample>> = map.metrics.iter().map(|_| Vec::new()).collect();
+            let roster = rosters.get(&*map.spec.map).unwrap_or(&nobody);
             source.for_each(&map.spec.map, &mut |key, value| {
                 if map.is_idle(key, value) || map.metrics.iter().all(|metric| metric.is_silent(value)) {
                     return;
                 }
-                let labels = map.labels_of(key, value, &self.decoder, &mut errors);
-                let metrics = map.metrics.iter().zip(&map.spec.metrics).zip(&mut samples);
-                for ((metric, spec), samples) in metrics.filter(|((metric, _), _)| !metric.is_silent(value)) {
-                    let mut labels = labels.clone();
-                    spec.labels.iter().for_each(|(name, value)| labels.push(name, value));
-                    match metric.value(value) {
-                        Some(value) => samples.push(Sample { labels, value }),
-                        None => errors += 1,
-                    }
-                }
+                let labels = if map.spec.named {
+                    let Some(labels) = roster.entries.get(key) else { return };
+                    labels.clone()
+                } else {
+                    map.labels_of(key, value, &self.decoder, &mut errors)
+                };
+                errors += map.sample(&labels, value, &mut samples);
             })?;
+            let zero = vec![0; map.size];
+            for labels in &roster.idle {
+                errors += map.sample(labels, &zero, &mut samples);
+            }
             for (metric, samples) in map.spec.metrics.iter().zip(samples) {
                 let kind = match metric.kind {
                     Kind::Counter(_) | Kind::Seconds(_) => FamilyKind::Counter,
-                    Kind::Tally(_) => FamilyKind::Gauge,
+                    Kind::Gauge(_) | Kind::Tally(_) => FamilyKind::Gauge,
                     Kind::Histogram(..) | Kind::Steps(_) => FamilyKind::Histogram,
                 };
                 families.family(&metric.name, &metric.help, kind).samples.extend(samples);
@@ -84,7 +101,7 @@ impl Renderer {
     }
 }
 
-fn bind(map: &MapSpec, layouts: &Layouts) -> Result<BoundMap> {
+fn bind(map: MapSpec, layouts: &Layouts) -> Result<BoundMap> {
     let layout = layouts.get(&*map.map).context("the object has none of that name")?;
     let place = |label: &Label| match label.side {
         Side::Key => layout.key.field(&label.member),
@@ -94,13 +111,15 @@ fn bind(map: &MapSpec, layouts: &Layouts) -> Result<BoundMap> {
     let metrics = map.metrics.iter().map(|metric| {
         bind_metric(&metric.kind, &layout.value).with_context(|| format!("metric {}", metric.name))
     });
-    Ok(BoundMap { spec: map.clone(), labels, metrics: metrics.collect::<Result<_>>()? })
+    let metrics = metrics.collect::<Result<_>>()?;
+    Ok(BoundMap { size: layout.value.size, labels, metrics, spec: map })
 }
 
 fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
     Ok(match kind {
         Kind::Counter(member) => BoundMetric::Counter(value.field(member)?),
         Kind::Seconds(member) => BoundMetric::Seconds(value.field(member)?),
+        Kind::Gauge(member) => BoundMetric::Gauge(value.field(member)?),
         Kind::Steps(member) => BoundMetric::Steps(value.field(member)?),
         Kind::Tally(member) => {
             BoundMetric::Tally(member.as_ref().map(|member| value.field(member)).transpose()?)
@@ -126,6 +145,21 @@ impl BoundMap {
             is_text && until_nul(field.bytes(key)) == OTHER.as_bytes()
         });
         (is_fold || self.spec.sparse) && value.iter().all(|byte| *byte == 0)
+    }
+
+    /// Adds what an entry says to `samples`; returns how many values have no meaning.
+    fn sample(&self, labels: &Labels, value: &[u8], samples: &mut [Vec<Sample>]) -> u64 {
+        let mut errors = 0;
+        let metrics = self.metrics.iter().zip(&self.spec.metrics).zip(samples);
+        for ((metric, spec), samples) in metrics.filter(|((metric, _), _)| !metric.is_silent(value)) {
+            let mut labels = labels.clone();
+            spec.labels.iter().for_each(|(name, value)| labels.push(name, value));
+            match metric.value(value) {
+                Some(value) => samples.push(Sample { labels, value }),
+                None => errors += 1,
+            }
+        }
+        errors
     }
 
     fn labels_of(&self, key: &[u8], value: &[u8], decoder: &Decoder, errors: &mut u64) -> Labels {
@@ -157,6 +191,7 @@ impl BoundMetric {
                 Some(Value::Integer(numbers(field, value).iter().fold(0, |a, b| a.wrapping_add(*b))))
             }
             Self::Seconds(field) => Some(Value::Nanoseconds(number(field.bytes(value)))),
+            Self::Gauge(field) => Some(Value::Integer(number(field.bytes(value)))),
             Self::Tally(field) => Some(Value::Integer(field.is_some().into())),
             Self::Histogram { slots, sum, unit } => {
                 let buckets = cumulative(&numbers(slots, value))?;

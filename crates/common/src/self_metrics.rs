@@ -100,7 +100,7 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
     );
     families.gauge(
         "ebpf_exporter_mode",
-        "Always 1; mode is ebpf, or fallback where only /proc, /sys and netlink are read.",
+        "Always 1; mode is ebpf, fallback where only /proc, /sys and netlink are read, or waiting while a kernel module is not loaded.",
         Labels::of(&[("mode", mode)]),
         Value::Integer(1),
     );

@@ -53,7 +53,10 @@ impl Site {
         match request.path.as_str() {
             "/" => self.landing_page(),
             "/-/healthy" => Reply::text(200, "healthy"),
-            "/-/ready" => Reply::text(200, "ready"),
+            "/-/ready" => match &self.engine.waiting_for {
+                Some(module) => Reply::text(503, &format!("waiting for kernel module {module}")),
+                None => Reply::text(200, "ready"),
+            },
             _ => self.metrics(request),
         }
     }
@@ -154,6 +157,17 @@ mod tests {
             assert_eq!(ask(&site, head).status, status, "{head}");
         }
         assert_eq!(header(&ask(&site, "PUT / HTTP/1.1"), "Allow"), Some("GET, HEAD"));
+    }
+
+    #[test]
+    fn while_it_waits_for_a_module_it_is_healthy_and_not_ready() {
+        let engine = Engine { waiting_for: Some("zfs".to_owned()), ..Engine::default() };
+        let site = Site::new(&Spec::new("test", 1, "does it work?"), "/metrics", 1, Arc::new(engine));
+        assert_eq!(ask(&site, "GET /-/healthy HTTP/1.1").status, 200);
+        let reply = ask(&site, "GET /-/ready HTTP/1.1");
+        assert_eq!((reply.status, reply.body), (503, b"waiting for kernel module zfs\n".to_vec()));
+        let text = String::from_utf8(ask(&site, "GET /metrics HTTP/1.1").body).expect("text");
+        assert!(text.contains("ebpf_exporter_mode{mode=\"waiting\"} 1"), "{text}");
     }
 
     #[test]

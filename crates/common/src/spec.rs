@@ -8,6 +8,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use caps::Capability;
+
 use crate::hist::Unit;
 
 /// Text that is mostly known when compiling.
@@ -22,6 +24,11 @@ pub struct Spec {
     pub port: u16,
     /// The question it answers, for `--help` and the landing page.
     pub summary: Text,
+    /// The kernel module without which there is nothing to attach to: the exporter waits
+    /// for it.
+    pub module: Option<Text>,
+    /// Capabilities that it needs for as long as it runs.
+    pub keeps: Vec<Capability>,
     /// What is attached.
     pub probes: Vec<Probe>,
     /// What is read.
@@ -87,10 +94,10 @@ pub struct Probe {
 pub enum Need {
     /// Nothing true can be said without it: the exporter does not start.
     Required,
-    /// The named maps are not exported; the rest is.
+    /// What the probe feeds is not exported; the rest is.
     Optional {
-        /// Maps that would be wrong without this probe; none when it adds what most do
-        /// not use.
+        /// Maps that would be wrong without this probe, or members of their values
+        /// (`MAP.MEMBER`); none when it adds what most do not use.
         feeds: Vec<Text>,
     },
     /// For kernels that have it; others do the same in another way, which is seen anyway.
@@ -106,6 +113,8 @@ pub struct MapSpec {
     pub bounded: bool,
     /// Whether entries that are zero throughout are left out.
     pub sparse: bool,
+    /// Whether the exporter knows who its entries are: see [`crate::roster`].
+    pub named: bool,
     /// Labels of every metric below, from members of the key.
     pub labels: Vec<Label>,
     /// Metrics from members of the value.
@@ -149,6 +158,8 @@ pub enum Decode {
     SyscallAbi,
     /// An error number, positive: `ENOENT`.
     Errno,
+    /// As [`Decode::Errno`], with other names for some.
+    ErrnoOr(Vec<(u32, Text)>),
     /// The id of a control group: its path.
     Cgroup,
     /// Sixteen bytes: an IPv6 address, or an IPv4 one mapped into it.
@@ -175,6 +186,8 @@ pub enum Kind {
     Counter(Text),
     /// A member that only grows, in nanoseconds; shown in seconds.
     Seconds(Text),
+    /// A member that is what it is now; not of a per-CPU map, whose values are added up.
+    Gauge(Text),
     /// A gauge: how many entries have a member other than zero. Without a member none
     /// do, which makes a series that another map adds to start at 0.
     Tally(Option<Text>),
@@ -185,10 +198,38 @@ pub enum Kind {
     Steps(Text),
 }
 
+impl Kind {
+    /// The member of the value that it is made of.
+    pub fn member(&self) -> Option<&str> {
+        match self {
+            Self::Counter(member)
+            | Self::Seconds(member)
+            | Self::Gauge(member)
+            | Self::Histogram(member, _)
+            | Self::Steps(member) => Some(member),
+            Self::Tally(member) => member.as_deref(),
+        }
+    }
+}
+
 impl Spec {
     /// An exporter without probes or maps.
     pub fn new(name: &'static str, port: u16, summary: &'static str) -> Self {
         Self { name: name.into(), port, summary: summary.into(), ..Self::default() }
+    }
+
+    /// Waits for a kernel module, see [`Spec::module`].
+    #[must_use]
+    pub fn of_module(mut self, module: &'static str) -> Self {
+        self.module = Some(module.into());
+        self
+    }
+
+    /// Keeps a capability that is needed at every scrape.
+    #[must_use]
+    pub fn keep(mut self, capability: Capability) -> Self {
+        self.keeps.push(capability);
+        self
     }
 
     /// Adds a probe that must be there. Programs of one candidate are joined by `+`.
@@ -261,7 +302,14 @@ impl Spec {
 impl MapSpec {
     /// A map of fixed size, without labels or metrics.
     pub fn new(map: &'static str) -> Self {
-        Self { map: map.into(), bounded: false, sparse: false, labels: Vec::new(), metrics: Vec::new() }
+        Self {
+            map: map.into(),
+            bounded: false,
+            sparse: false,
+            named: false,
+            labels: Vec::new(),
+            metrics: Vec::new(),
+        }
     }
 
     /// Leaves out entries that are zero throughout, as of an array with a place for
@@ -269,6 +317,13 @@ impl MapSpec {
     #[must_use]
     pub fn sparse(mut self) -> Self {
         self.sparse = true;
+        self
+    }
+
+    /// Takes labels from the exporter's [`crate::roster`] instead of the key.
+    #[must_use]
+    pub fn named(mut self) -> Self {
+        self.named = true;
         self
     }
 
@@ -326,6 +381,24 @@ impl MapSpec {
     #[must_use]
     pub fn steps(self, name: &'static str, member: &'static str, help: &'static str) -> Self {
         self.metric(name, help, &[], Kind::Steps(member.into()))
+    }
+
+    /// Adds a gauge, see [`Kind::Gauge`].
+    #[must_use]
+    pub fn gauge(self, name: &'static str, member: &'static str, help: &'static str) -> Self {
+        self.gauge_of(name, &[], member, help)
+    }
+
+    /// Adds a gauge with labels of its own.
+    #[must_use]
+    pub fn gauge_of(
+        self,
+        name: &'static str,
+        labels: &[(&'static str, &'static str)],
+        member: &'static str,
+        help: &'static str,
+    ) -> Self {
+        self.metric(name, help, labels, Kind::Gauge(member.into()))
     }
 
     /// Adds a gauge that counts entries, see [`Kind::Tally`].

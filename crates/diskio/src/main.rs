@@ -8,13 +8,14 @@ mod sysfs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::engine::Live;
+use common::engine::{Live, Reader};
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
 use common::metric::{Families, Labels, Value};
 use common::render::OTHER;
 use common::spec::{Decode, MapSpec, Side, Spec};
+use sysfs::Disk;
 
 common::skeleton!();
 
@@ -63,7 +64,7 @@ impl Exporter for Diskio {
             .enumerator("REQ_OP_ZONE_APPEND")
     }
 
-    fn configure(open: &mut OpenOf<'_, Self>, facts: &Facts, _: &Self::Flags) -> Result<()> {
+    fn configure(&self, open: &mut OpenOf<'_, Self>, facts: &Facts, _: &Self::Flags) -> Result<()> {
         let second =
             |tracepoint: &str| facts.tracepoints.get(tracepoint).is_some_and(|p| p.arguments.len() == 2);
         let entries = sysfs::requests().clamp(*START_ENTRIES.start(), *START_ENTRIES.end());
@@ -96,28 +97,58 @@ impl Exporter for Diskio {
         Ok(())
     }
 
+    fn fallback(_: &Self::Flags) -> Result<Option<Reader>> {
+        Ok(Some(Box::new(|families| {
+            let disks = sysfs::disks();
+            describe(&disks, "/sys/block", families);
+            for disk in &disks {
+                moved(disk, sysfs::bytes(disk), families);
+            }
+            Ok(())
+        })))
+    }
+
     fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
+        describe(&sysfs::disks(), "block tracepoints", families);
+        Ok(())
+    }
+}
+
+/// What no map tells: where numbers come from, and what devices are called.
+fn describe(disks: &[Disk], source: &str, families: &mut Families) {
+    families.gauge(
+        "ebpf_diskio_exporter_info",
+        "Always 1; the version, and where the numbers come from.",
+        Labels::of(&[("version", env!("CARGO_PKG_VERSION")), ("source", source)]),
+        Value::Integer(1),
+    );
+    for disk in disks {
         families.gauge(
-            "ebpf_diskio_exporter_info",
-            "Always 1; the version, and where the numbers come from.",
-            Labels::of(&[("version", env!("CARGO_PKG_VERSION")), ("source", "block tracepoints")]),
+            "ebpf_disk_device_info",
+            "Always 1; what else a block device is called.",
+            Labels::of(&[
+                ("device", &disk.name),
+                ("number", &disk.number),
+                ("dm_name", &disk.dm_name),
+                ("dm_uuid", &disk.dm_uuid),
+                ("model", &disk.model),
+            ]),
             Value::Integer(1),
         );
-        for disk in sysfs::disks() {
-            families.gauge(
-                "ebpf_disk_device_info",
-                "Always 1; what else a block device is called.",
-                Labels::of(&[
-                    ("device", &disk.name),
-                    ("number", &disk.number),
-                    ("dm_name", &disk.dm_name),
-                    ("dm_uuid", &disk.dm_uuid),
-                    ("model", &disk.model),
-                ]),
-                Value::Integer(1),
-            );
+    }
+}
+
+const BYTES: &str = "ebpf_disk_io_bytes_total";
+const BYTES_HELP: &str =
+    "Bytes that were read, written or discarded, also by requests that failed in the end.";
+
+/// What the kernel counts of a disk itself; nothing of one that is not used.
+fn moved(disk: &Disk, bytes: Option<[u64; 3]>, families: &mut Families) {
+    for (operation, bytes) in ["read", "write", "discard"].into_iter().zip(bytes.into_iter().flatten()) {
+        if disk.size > 0 {
+            let labels = Labels::of(&[("device", &disk.name), ("operation", operation)]);
+            families.counter(BYTES, BYTES_HELP, labels, Value::Integer(bytes));
         }
-        Ok(())
     }
 }
 
@@ -135,11 +166,7 @@ fn per_disk(map: &'static str) -> MapSpec {
              completion. A request that is requeued or completes in parts counts once, a merged one with the \
              one it was merged into; an empty flush counts as flush only.",
         )
-        .counter(
-            "ebpf_disk_io_bytes_total",
-            "bytes",
-            "Bytes that were read, written or discarded, also by requests that failed in the end.",
-        )
+        .counter(BYTES, "bytes", BYTES_HELP)
         .counter("ebpf_disk_io_errors_total", "errors", "I/Os that ended with an error.")
         .tally(IN_FLIGHT, None, IN_FLIGHT_HELP)
 }
@@ -167,9 +194,8 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use common::fixture::{golden, render};
+    use common::encode::{Format, encode};
+    use common::fixture::{golden, golden_fallback, render};
     use common::layout::Contents::Element;
 
     use super::*;
@@ -210,7 +236,20 @@ mod tests {
             maps.set("bio_stats", &[("disk", "other".into()), ("op", 0.into())], &[("bytes", 512.into())])?;
             Ok(())
         });
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
-        golden(&path, &text.expect("rendered")).expect("as the golden file");
+        let root = Disk {
+            name: "dm-0".into(),
+            number: "254:0".into(),
+            dm_name: "root".into(),
+            size: 8,
+            ..Disk::default()
+        };
+        let mut families = Families::default();
+        describe(std::slice::from_ref(&root), "block tracepoints", &mut families);
+        let text = text.expect("rendered") + &encode(families, Format::Text);
+        golden::<Diskio>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");
+        let mut families = Families::default();
+        describe(std::slice::from_ref(&root), "/sys/block", &mut families);
+        moved(&root, Some([4096, 512, 0]), &mut families);
+        golden_fallback(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
     }
 }

@@ -49,6 +49,20 @@ fn disks_in(folder: &Path) -> Vec<Disk> {
     disks
 }
 
+/// Bytes read, written and discarded since the disk came, as in /proc/diskstats
+/// (Documentation/admin-guide/iostats.rst); none of a disk that is gone.
+pub fn bytes(disk: &Disk) -> Option<[u64; 3]> {
+    let folder = Path::new("/sys/block").join(disk.name.replace('/', "!"));
+    bytes_of(&line(&folder.join("stat")))
+}
+
+/// In sectors of 512 bytes, whatever the disk's own are. Kernels before 4.18 say nothing of
+/// discards.
+fn bytes_of(stat: &str) -> Option<[u64; 3]> {
+    let fields: Vec<u64> = stat.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    Some([2, 6, 13].map(|at| fields.get(at).copied().unwrap_or_default() * 512)).filter(|_| fields.len() > 6)
+}
+
 /// How many requests the present disks have: tags of each hardware queue, and the
 /// scheduler's own.
 pub fn requests() -> u32 {
@@ -99,6 +113,14 @@ mod tests {
         assert_eq!(disks[0].name, "cciss/c0d0");
         assert_eq!((disks[0].number.as_str(), disks[0].size, disks[0].takes_requests), ("104:0", 2048, true));
         assert_eq!((disks[1].dm_name.as_str(), disks[1].takes_requests), ("vg-root", false));
+    }
+
+    #[test]
+    fn bytes_are_those_of_diskstats() {
+        let stat = "    7   0   16   1   9   0   32   2   0   3   3   4   0   64   5   6   7";
+        assert_eq!(bytes_of(stat), Some([8192, 16384, 32768]));
+        assert_eq!(bytes_of(""), None);
+        assert_eq!(bytes_of("1 2 x"), None);
     }
 
     #[test]

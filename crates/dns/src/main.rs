@@ -128,7 +128,7 @@ impl Exporter for Dns {
             .required("__udp_enqueue_schedule_skb", &["receive_fentry", "receive_kprobe"])
             .optional("tcp", &receive, &[])
             .optional("udp_err", &["error_v4_fentry", "error_v4_kprobe"], &[])
-            .optional("udpv6_err", &["error_v6_fentry", "error_v6_kprobe"], &[])
+            .optional("udpv6_err", &["error_v6_lib_kprobe", "error_v6_fentry"], &[])
             .shape("tcp_receive_four_fexit", Shape::Arguments(4))
             .shape("tcp_receive_five_fexit", Shape::Arguments(5))
             .shape("tcp_receive_six_fexit", Shape::Arguments(6))
@@ -190,8 +190,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use common::fixture::{golden, render};
     use common::layout::Contents::Element;
 
@@ -225,7 +223,6 @@ mod tests {
             }
             Ok(())
         });
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
-        golden(&path, &text.expect("rendered")).expect("as the golden file");
+        golden::<Dns>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered")).expect("as the golden file");
     }
 }

@@ -88,7 +88,7 @@ impl Exporter for Fileops {
         if flags.latency == Latency::Off { spec } else { with_latency(spec, flags.latency) }
     }
 
-    fn configure(open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
+    fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.task_accounts_loaded_ns = monotonic_ns();
         settings.fileops_cgroup = flags.cgroup;
@@ -182,8 +182,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use common::fixture::{golden, render};
     use common::layout::Contents::Element;
 
@@ -216,8 +214,7 @@ mod tests {
             }
             Ok(())
         });
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
-        golden(&path, &text.expect("rendered")).expect("as the golden file");
+        golden::<Fileops>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered")).expect("as the golden file");
     }
 
     #[test]

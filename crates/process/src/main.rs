@@ -98,7 +98,7 @@ impl Exporter for Process {
             .top(MEMORY, flags.top)
     }
 
-    fn configure(open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
+    fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.task_accounts_loaded_ns = common::kernel::monotonic_ns();
         Ok(())
@@ -156,8 +156,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use common::encode::{Format, encode};
     use common::fixture::{golden, render};
     use common::layout::Contents::Element;
@@ -197,7 +195,6 @@ mod tests {
         let records = [record("sh", 3), record("sshd", 10), record("sh", 4)].concat();
         by_memory(&records, 4096, &mut families);
         text += &encode(families, Format::Text);
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
-        golden(&path, &text).expect("as the golden file");
+        golden::<Process>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");
     }
 }

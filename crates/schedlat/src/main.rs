@@ -60,7 +60,7 @@ impl Exporter for Schedlat {
         Ok(Self { by_cgroup: flags.cgroup })
     }
 
-    fn configure(open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
+    fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
         open.maps.rodata_data.as_mut().context("no .rodata")?.schedlat_cgroup = flags.cgroup;
         Ok(())
     }
@@ -86,8 +86,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use common::fixture::{golden, render};
     use common::layout::Contents::Element;
 
@@ -108,7 +106,6 @@ mod tests {
             maps.set("cgroups", &[("", u64::MAX.into())], &waits)?;
             Ok(())
         });
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
-        golden(&path, &text.expect("rendered")).expect("as the golden file");
+        golden::<Schedlat>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered")).expect("as the golden file");
     }
 }

@@ -67,7 +67,7 @@ impl Exporter for Syscall {
         spec
     }
 
-    fn configure(open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
+    fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.syscall_latency = flags.latency;
         settings.syscall_errors = flags.errors;
@@ -95,8 +95,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use common::decode::{SYSCALL_INVALID, SYSCALL_SLOTS};
     use common::fixture::{golden, render};
     use common::layout::Contents::Element;
@@ -124,8 +122,7 @@ mod tests {
             maps.set("errors", &[("slot", SYSCALL_OTHER.into())], &[("calls", 9.into())])?;
             Ok(())
         });
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
-        golden(&path, &text.expect("rendered")).expect("as the golden file");
+        golden::<Syscall>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered")).expect("as the golden file");
     }
 
     #[test]

@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef __DNS_LOOKUPS_BPF_H
+#define __DNS_LOOKUPS_BPF_H
+
+/*
+ * Look-ups: which question an answer belongs to, and on whose behalf it was asked. The
+ * sockets that messages pass are in dns.bpf.c.
+ */
+#include "dns_message.bpf.h"
+#include "hist.bpf.h"
+#include "maps.bpf.h"
+
+enum dns_transport {
+	DNS_UDP,
+	DNS_TCP,
+};
+
+/* Why a look-up failed: the response code, or: */
+#define DNS_UNREACHABLE 16
+#define DNS_FAILURES 17
+
+struct dns_number {
+	u64 value;
+};
+
+struct dns_query_key {
+	u32 transport; /* enum dns_transport */
+	u32 type;      /* enum dns_type */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 64); /* more than there are transports and types */
+	__type(key, struct dns_query_key);
+	__type(value, struct dns_number);
+} queries SEC(".maps");
+
+const struct dns_number zero_number = {};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 16);
+	__type(key, u32); /* response code */
+	__type(value, struct dns_number);
+} responses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, DNS_FAILURES);
+	__type(key, u32);
+	__type(value, struct dns_number);
+} failures SEC(".maps");
+
+struct dns_counts {
+	struct hist latency; /* us */
+	struct hist upstream_latency;
+	u64 upstream_queries;
+	u64 upstream_failures;
+	u64 retries;
+	u64 unmatched; /* answers to nothing that we know of, or too late */
+	u64 cache_hits;
+	u64 cache_misses;
+	u64 unparsed;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct dns_counts);
+} counts SEC(".maps");
+
+/* A question on its way, as both ends of a conversation can name it. */
+struct dns_question {
+	u64 net; /* struct net *: ports and ids are unique in a namespace only */
+	u16 port;
+	u16 id;
+	u32 transport;
+};
+
+struct dns_asked {
+	u64 first; /* sent first, and last */
+	u64 last;
+	u64 hash;     /* of name and type */
+	u32 upstream; /* by a local resolver */
+	u32 tgid;
+};
+
+/* Removed by the answer, or by userland when it takes too long. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct dns_question);
+	__type(value, struct dns_asked);
+} outstanding SEC(".maps");
+
+struct dns_served {
+	u64 arrived;
+	u64 hash;
+	u64 address; /* it was asked at */
+};
+
+/*
+ * Questions that a local resolver was asked and has not answered. LRU: one that it never
+ * answers is nobody's any more, and who asked has counted it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct dns_question); /* the asker's port */
+	__type(value, struct dns_served);
+} served SEC(".maps");
+
+/* A question that local resolvers were asked last, by its hash. LRU as above. */
+struct dns_wanted {
+	u64 when;
+	u64 address; /* that it was asked at: a resolver does not ask itself */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64);
+	__type(value, struct dns_wanted);
+} wanted SEC(".maps");
+
+/* When a question was last asked, or answered, upstream. LRU: old ones matter no more. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u64); /* hash of the question */
+	__type(value, u64);
+} went_up SEC(".maps");
+
+/* Processes that answered from port 53, and whether they ask others. LRU: they end. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 256);
+	__type(key, u32); /* process id */
+	__type(value, u32);
+} resolvers SEC(".maps");
+
+#define RESOLVER_ANSWERS 1
+#define RESOLVER_ASKS 2
+
+/* A resolver has this long from a question to asking it in turn. */
+#define WANTED_NS 1000000000ULL
+
+static __always_inline struct dns_counts *all(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&counts, &zero);
+}
+
+static __always_inline void add(void *map, u32 key)
+{
+	struct dns_number *n = bpf_map_lookup_elem(map, &key);
+
+	if (n)
+		__sync_fetch_and_add(&n->value, 1);
+}
+
+/* Whether the current process asks on behalf of others. */
+static __always_inline bool asks_for_others(u32 tgid, const struct dns_message *m, u64 now)
+{
+	u32 *resolver = bpf_map_lookup_elem(&resolvers, &tgid), both;
+	struct dns_wanted *w;
+	u64 hash = m->hash;
+
+	if (!resolver) {
+		w = bpf_map_lookup_elem(&wanted, &hash);
+		if (!w || now - w->when > WANTED_NS || w->address == m->address)
+			return false;
+	}
+	both = RESOLVER_ASKS | (resolver ? *resolver : 0);
+	if (!resolver || *resolver != both)
+		bpf_map_update_elem(&resolvers, &tgid, &both, BPF_ANY);
+	return true;
+}
+
+static __always_inline void on_query(struct dns_question *q, const struct dns_message *m)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct dns_query_key key = {.transport = q->transport, .type = m->type};
+	struct dns_asked *old = bpf_map_lookup_elem(&outstanding, q);
+	struct dns_asked asked = {.first = now, .last = now, .hash = m->hash};
+	struct dns_counts *c = all();
+	struct dns_number *n;
+	u64 hash = m->hash;
+
+	if (!c)
+		return;
+	asked.tgid = bpf_get_current_pid_tgid() >> 32;
+	asked.upstream = asks_for_others(asked.tgid, m, now);
+	if (asked.upstream) {
+		__sync_fetch_and_add(&c->upstream_queries, 1);
+		bpf_map_update_elem(&went_up, &hash, &now, BPF_ANY);
+	} else {
+		n = map_lookup_or_init(&queries, &key, &zero_number);
+		if (n)
+			__sync_fetch_and_add(&n->value, 1);
+	}
+	if (old && old->hash == hash) {
+		__sync_fetch_and_add(&c->retries, 1);
+		old->last = now;
+		return;
+	}
+	if (bpf_map_update_elem(&outstanding, q, &asked, BPF_ANY))
+		count_event(EVENT_MAP_FULL);
+}
+
+static __always_inline void on_answer(struct dns_question *q, const struct dns_message *m)
+{
+	struct dns_asked *asked = bpf_map_lookup_elem(&outstanding, q);
+	struct dns_counts *c = all();
+	u32 rcode = m->header[3] & DNS_RCODE;
+	u64 now = bpf_ktime_get_ns(), hash;
+
+	if (!c)
+		return;
+	if (!asked) {
+		__sync_fetch_and_add(&c->unmatched, 1);
+		return;
+	}
+	if (asked->upstream) {
+		hist_observe_us(&c->upstream_latency, elapsed_ns(asked->first, now));
+		if (rcode)
+			__sync_fetch_and_add(&c->upstream_failures, 1);
+		hash = asked->hash;
+		bpf_map_update_elem(&went_up, &hash, &now, BPF_ANY);
+	} else {
+		hist_observe_us(&c->latency, elapsed_ns(asked->first, now));
+		add(&responses, rcode);
+		if (rcode)
+			add(&failures, rcode);
+	}
+	bpf_map_delete_elem(&outstanding, q);
+}
+
+/* A local server is asked. */
+static __always_inline void on_served(struct dns_question *q, const struct dns_message *m)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct dns_served s = {.arrived = now, .hash = m->hash, .address = m->address};
+	struct dns_wanted w = {.when = now, .address = m->address};
+	struct dns_wanted *old = bpf_map_lookup_elem(&wanted, &s.hash);
+
+	bpf_map_update_elem(&served, q, &s, BPF_ANY);
+	/* A resolver may ask another one here: the first that was asked is the one to know. */
+	if (!old || now - old->when > WANTED_NS || old->address == m->address)
+		bpf_map_update_elem(&wanted, &s.hash, &w, BPF_ANY);
+}
+
+/*
+ * A local server answers. It had the answer unless it asked for it, or had an answer to
+ * somebody else's same question, since it was asked.
+ */
+static __always_inline void on_serve(struct dns_question *q)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32, answers = RESOLVER_ANSWERS;
+	u32 *resolver = bpf_map_lookup_elem(&resolvers, &tgid);
+	struct dns_served *s = bpf_map_lookup_elem(&served, q);
+	struct dns_counts *c = all();
+	struct dns_wanted *w;
+	u64 hash, *up;
+
+	if (!resolver || !(*resolver & RESOLVER_ANSWERS)) {
+		answers |= resolver ? *resolver : 0;
+		bpf_map_update_elem(&resolvers, &tgid, &answers, BPF_ANY);
+	} else {
+		answers = *resolver;
+	}
+	if (!s || !c)
+		return;
+	hash = s->hash;
+	w = bpf_map_lookup_elem(&wanted, &hash);
+	if (w && w->address == s->address)
+		bpf_map_delete_elem(&wanted, &hash);
+	/* One that asks nobody knows by itself: that is no cache. */
+	if (answers & RESOLVER_ASKS) {
+		up = bpf_map_lookup_elem(&went_up, &hash);
+		if (up && *up >= s->arrived)
+			__sync_fetch_and_add(&c->cache_misses, 1);
+		else
+			__sync_fetch_and_add(&c->cache_hits, 1);
+	}
+	bpf_map_delete_elem(&served, q);
+}
+
+#endif /* __DNS_LOOKUPS_BPF_H */

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef __OFFSETS_BPF_H
+#define __OFFSETS_BPF_H
+
+/*
+ * Members of a module's structs, whose places userland fills in before loading: from the
+ * module's BTF, or from a table where it has none (crates/common/src/types.rs).
+ *
+ *	MEMBER(zio, io_type);
+ *	...
+ *	u32 type = 0;
+ *	READ_MEMBER(type, zio, zio, io_type);
+ */
+#define NO_OFFSET 0xffffffff
+
+#define MEMBER(type, member) const volatile u32 offset__##type##__##member = 0
+
+#define OFFSET_OF(type, member) ((u64)offset__##type##__##member)
+
+#define HAS_MEMBER(type, member) (offset__##type##__##member != NO_OFFSET)
+
+/* Reads as many bytes as `to` has; zeros when the pointer leads nowhere. */
+#define READ_MEMBER(to, pointer, type, member)   \
+	bpf_probe_read_kernel(&(to), sizeof(to), \
+			      (const void *)((u64)(pointer) + OFFSET_OF(type, member)))
+
+#endif /* __OFFSETS_BPF_H */

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From attached to ended: serving, writing or printing until a signal comes or the
+//! kernel module goes; and waiting for one that is not there.
+
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sd_notify::NotifyState;
+use signal_hook::consts::SIGUSR1;
+use signal_hook::iterator::Signals;
+
+use crate::cli::{Common, Keep};
+use crate::encode::Format;
+use crate::engine::Engine;
+use crate::http::{self, Limits};
+use crate::module::{self, Module};
+use crate::probes::{Plan, Verdict};
+use crate::site::Site;
+use crate::spec::{Need, Spec};
+use crate::{memory, privileges, textfile};
+
+/// Reports on the probes, gives up privileges, and does what `flags` ask for until the end.
+/// Dropping `attached` takes the programs out of the kernel.
+///
+/// # Errors
+/// When an address, a file or a privilege is refused, or the module went and cannot be
+/// waited for.
+#[expect(clippy::too_many_arguments, reason = "everything that was made before")]
+pub fn go<A>(
+    flags: &Common,
+    spec: &Spec,
+    plan: &Plan,
+    attached: A,
+    engine: Engine,
+    step: Option<Duration>,
+    module: Option<Module>,
+    listeners: Vec<TcpListener>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    for (probe, verdict) in &plan.verdicts {
+        let level = match verdict {
+            Verdict::Ok { .. } | Verdict::NotApplicable { .. } => log::Level::Debug,
+            Verdict::Fallback { .. } => log::Level::Info,
+            Verdict::Unsupported { .. } => log::Level::Warn,
+        };
+        log::log!(level, "probe {probe}: {verdict}");
+    }
+    if flags.check {
+        print_check(spec, plan)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    memory::give_back();
+    // Threads started from here on have what is left.
+    privileges::drop(flags.keep.as_ref(), &spec.keeps, &engine.live.maps)?;
+    let engine = Arc::new(engine);
+    let stop = &Stop { signals: stop_signals(signals)?, module };
+    let _ticks = step.map(|step| tick(Arc::clone(&engine), step)).transpose()?;
+    let mut attached = Some(attached);
+    let mut release = || {
+        attached = None;
+        engine.release();
+        log::info!("released all probes: showing only what needs none until started again");
+    };
+    let end = if let Some(duration) = flags.once {
+        let end = stop.wait(duration);
+        let text = engine.scrape(Format::Text)?;
+        match &flags.textfile {
+            Some(path) => textfile::write(path, &text)?,
+            None => {
+                io::stdout()
+                    .lock()
+                    .write_all(text.as_bytes())
+                    .context("failed to write to standard output")?;
+            }
+        }
+        end
+    } else if let Some(path) = &flags.textfile {
+        let write = || textfile::write(path, &engine.scrape(Format::Text)?);
+        write()?;
+        notify(&[NotifyState::Ready]);
+        loop {
+            match stop.wait(Some(flags.textfile_interval)) {
+                // It worked before and may work again: a full disk passes.
+                Wake::Time => write().unwrap_or_else(|error| log::error!("{error:#}")),
+                Wake::Release => release(),
+                end => break end,
+            }
+        }
+    } else {
+        serve(flags, spec, &engine, listeners, stop, release)?
+    };
+    drop(attached);
+    log::info!("detached all probes");
+    if end == Wake::Module && flags.once.is_none() {
+        start_over(spec, flags.keep != Some(Keep::All))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for a module that is not there, and starts over.
+///
+/// # Errors
+/// When there is no time to wait (`--check`, `--once`), or no way to start over.
+pub fn wait_for(
+    name: &str,
+    flags: &Common,
+    spec: &Spec,
+    listeners: Vec<TcpListener>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    if flags.check || flags.once.is_some() {
+        bail!("cannot run: kernel module {name} is not loaded");
+    }
+    log::info!("waiting for kernel module {name}, which is not loaded");
+    let stop = &Stop { signals: stop_signals(signals)?, module: None };
+    let engine =
+        Engine { config: spec.name.to_string(), waiting_for: Some(name.to_owned()), ..Engine::default() };
+    listen(flags, spec, Arc::new(engine), listeners)?;
+    notify(&[NotifyState::Ready]);
+    while matches!(stop.wait(Some(module::INTERVAL)), Wake::Time | Wake::Release) {
+        notify(&[NotifyState::Watchdog]);
+        if Module::find(name).is_some() {
+            start_over(spec, false)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Executes this program anew: its module came or went. Only root has back by that what
+/// was given up; others may have given up nothing yet.
+fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
+    let name = spec.module.as_deref().unwrap_or_default();
+    log::info!("kernel module {name} came or went: starting over");
+    if !gave_up || module::can_start_over() {
+        return Err(module::start_over()).context("failed to start over");
+    }
+    bail!("kernel module {name} is gone, and privileges to attach again were given up: start it again")
+}
+
+/// Becomes readable once a signal came.
+fn stop_signals(mut signals: Signals) -> Result<Receiver<i32>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .stack_size(64 << 10)
+        .spawn(move || {
+            for signal in signals.forever() {
+                // The receiver lives as long as the process.
+                let _ = sender.send(signal);
+            }
+        })
+        .context("failed to start the thread that watches for signals")?;
+    Ok(receiver)
+}
+
+/// Looks at everything now and every `step`, until what it returns is dropped.
+fn tick(engine: Arc<Engine>, step: Duration) -> Result<Sender<()>> {
+    engine.tick()?;
+    let (until, end) = mpsc::channel();
+    thread::Builder::new()
+        .name("ticks".to_owned())
+        .stack_size(256 << 10)
+        .spawn(move || {
+            while end.recv_timeout(step) == Err(RecvTimeoutError::Timeout) {
+                if let Err(error) = engine.tick() {
+                    log::error!("{error:#}");
+                }
+            }
+        })
+        .context("failed to start the thread that looks between scrapes")?;
+    Ok(until)
+}
+
+/// What ends a run.
+struct Stop {
+    /// Signals that came.
+    signals: Receiver<i32>,
+    /// Without which there is nothing to do.
+    module: Option<Module>,
+}
+
+/// Why a wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wake {
+    /// The time is up.
+    Time,
+    /// The process was asked to end.
+    Signal,
+    /// The process was asked to take its programs out of the kernel (SIGUSR1).
+    Release,
+    /// The module is gone, or is another one.
+    Module,
+}
+
+impl Stop {
+    /// Waits for `time`, or for ever.
+    fn wait(&self, time: Option<Duration>) -> Wake {
+        let deadline = time.map(|time| Instant::now() + time);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let step = self.module.is_some().then_some(module::INTERVAL);
+            let next = [left, step].into_iter().flatten().min();
+            let signal = match next {
+                Some(next) => self.signals.recv_timeout(next),
+                None => self.signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match signal {
+                Ok(SIGUSR1) => return Wake::Release,
+                Err(RecvTimeoutError::Timeout) => {}
+                // An error means that the signal thread is gone: end as well.
+                _ => return Wake::Signal,
+            }
+            if self.module.as_ref().is_some_and(|module| !module.is_loaded()) {
+                return Wake::Module;
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Wake::Time;
+            }
+        }
+    }
+}
+
+/// Answers requests on `listeners` for as long as the process lives.
+fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, listeners: Vec<TcpListener>) -> Result<()> {
+    let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, engine));
+    for listener in listeners {
+        log::info!("listening on {}", listener.local_addr().context("failed to ask for the address")?);
+        let site = Arc::clone(&site);
+        http::serve(listener, Limits::default(), move |request| site.answer(request))?;
+    }
+    Ok(())
+}
+
+fn serve(
+    flags: &Common,
+    spec: &Spec,
+    engine: &Arc<Engine>,
+    listeners: Vec<TcpListener>,
+    stop: &Stop,
+    mut release: impl FnMut(),
+) -> Result<Wake> {
+    listen(flags, spec, Arc::clone(engine), listeners)?;
+    notify(&[NotifyState::Ready]);
+    let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    loop {
+        match stop.wait(watchdog) {
+            Wake::Time => {
+                // A scrape that hangs holds this lock: then systemd does not hear from us.
+                drop(engine.history.lock());
+                notify(&[NotifyState::Watchdog]);
+            }
+            Wake::Signal => {
+                notify(&[NotifyState::Stopping]);
+                return Ok(Wake::Signal);
+            }
+            Wake::Release => release(),
+            Wake::Module => return Ok(Wake::Module),
+        }
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!("failed to notify systemd: {error}");
+    }
+}
+
+/// Prints what became of every probe.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn print_check(spec: &Spec, plan: &Plan) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for (probe, (name, verdict)) in spec.probes.iter().zip(&plan.verdicts) {
+        let optional = if probe.need == Need::Required { "" } else { " (optional)" };
+        writeln!(out, "{name}: {verdict}{optional}").context("failed to write to standard output")?;
+    }
+    Ok(())
+}
