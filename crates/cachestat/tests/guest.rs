@@ -34,9 +34,13 @@ struct Counted {
     delta: Delta,
 }
 
+/// With an exporter that has seen all tests before this one.
 fn measure(work: impl FnOnce()) -> Counted {
     install_package();
-    let exporter = Exporter::start("cachestat", &[]);
+    measure_with(Exporter::shared("cachestat"), work)
+}
+
+fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Counted {
     let before = exporter.scrape();
     let read = own_io("read_bytes");
     work();
@@ -82,15 +86,18 @@ fn read(path: &Path, pages: usize, bytes: usize) {
 
 #[test]
 fn a_cold_file_misses_and_a_warm_one_hits() {
+    install_package();
     let file = cold_file(PAGES);
-    let cold = measure(|| read(&file, PAGES, PAGE));
+    // The ratio is that of a minute: each has its own.
+    let alone = || measure_with(&Exporter::start("cachestat", &[]), || read(&file, PAGES, PAGE));
+    let cold = alone();
     nearly("cold misses", cold.misses, PAGES);
     nearly("cold hits", cold.hits, 0);
     // Readahead stops at the end of the file: what was added is what was read.
     nearly("cold adds", cold.adds, PAGES);
     // And a page or two of this program, which are cold as well.
     nearly("pages from the disk", cold.read / PAGE as f64, PAGES);
-    let warm = measure(|| read(&file, PAGES, PAGE));
+    let warm = alone();
     nearly("warm hits", warm.hits, PAGES);
     nearly("warm misses", warm.misses, 0);
     nearly("pages from the disk, warm", warm.read / PAGE as f64, 0);
@@ -139,6 +146,28 @@ fn readahead_that_nobody_looks_at_is_no_miss() {
     let little = measure(|| read(&file, 3, PAGE));
     assert!(little.adds > 3.0, "{} pages were read ahead", little.adds);
     assert!((1.0..=3.0 + OTHERS / 10.0).contains(&little.misses), "{} misses of 3 look-ups", little.misses);
+}
+
+#[test]
+fn readahead_is_a_miss_where_it_is_looked_up_and_nowhere_else() {
+    let file = cold_file(PAGES);
+    let ahead = measure(|| read(&file, 3, PAGE));
+    let in_cache = ahead.adds as usize;
+    assert!(in_cache > 10, "{in_cache} pages were read ahead");
+    // Those that were looked up already are hits, whatever is beside them.
+    let again = measure(|| (0..503).for_each(|_| read(&file, 3, PAGE)));
+    nearly("hits of the first pages", again.hits, 3 * 503);
+    nearly("misses of the first pages", again.misses, 0);
+    // Readahead goes with its file, whose place in memory the next one has.
+    for n in 0..5 {
+        std::fs::remove_file(&file).unwrap();
+        fill(&file, PAGES);
+        let new = measure(|| read(&file, PAGES, PAGE));
+        nearly(&format!("hits in new file {n}"), new.hits, PAGES);
+        nearly(&format!("misses in new file {n}"), new.misses, 0);
+        drop_caches();
+        read(&file, 3, PAGE);
+    }
 }
 
 #[test]
@@ -217,6 +246,10 @@ fn faults_on_mapped_files_are_look_ups() {
         "{} misses",
         ahead.misses
     );
+    // Whatever was mapped beside a page that was asked for has been looked at: it is there.
+    let read = of(&|| read(&file, 2003, PAGE));
+    nearly("hits of what was mapped", read.hits, 2003);
+    nearly("misses of what was mapped", read.misses, 0);
 }
 
 #[test]

@@ -4,8 +4,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use crate::sh;
+use crate::{sh, wait_until};
 
 /// A device that was made for a test and goes with this value.
 #[derive(Debug)]
@@ -74,8 +75,16 @@ pub fn null_blk(delay_ns: u64, scheduler: &str) -> Device {
 /// When the kernel does not make it.
 #[track_caller]
 pub fn scsi_debug(options: &str) -> Device {
-    sh(&format!("modprobe scsi_debug dev_size_mb=64 {options}; udevadm settle"));
-    let name = sh("basename /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/*");
+    sh(&format!("modprobe scsi_debug dev_size_mb=64 {options}"));
+    // SCSI looks for disks and reads their partitions when it finds time for it; udev hears of
+    // one that is ready.
+    let mut name = String::new();
+    wait_until("the disk is ready", Duration::from_secs(60), || {
+        name = sh("ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block 2> /dev/null || :");
+        let number = fs::read_to_string(format!("/sys/block/{name}/dev")).unwrap_or_default();
+        !name.is_empty() && Path::new(&format!("/run/udev/data/b{}", number.trim())).exists()
+    });
+    sh("udevadm settle");
     Device { name, remove: "udevadm settle; rmmod scsi_debug".to_owned() }
 }
 
@@ -119,6 +128,23 @@ pub fn direct_writes(device: &Device, count: u64, bytes: usize) {
     for n in 0..count {
         file.write_all_at(&buffer.0[..bytes], n * bytes as u64).expect("written");
     }
+}
+
+/// Reads, or writes, `count` times `bytes`, directly, one after the other; how long each call took.
+///
+/// # Panics
+/// When one fails.
+pub fn direct_latencies(device: &Device, write: bool, count: u64, bytes: usize) -> Vec<Duration> {
+    let file = open(device, rustix::fs::OFlags::DIRECT);
+    let mut buffer = Box::new(Aligned([7; 1 << 20]));
+    let once = |n| {
+        let (buffer, position) = (&mut buffer.0[..bytes], n * bytes as u64);
+        let start = Instant::now();
+        if write { file.write_all_at(buffer, position) } else { file.read_exact_at(buffer, position) }
+            .expect("done");
+        start.elapsed()
+    };
+    (0..count).map(once).collect()
 }
 
 /// Writes a page and flushes the device's cache, `count` times.

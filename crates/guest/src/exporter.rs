@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Runs an exporter of the installed package, and asks it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::exposition::Exposition;
+use crate::{comes_true, sh};
+
+/// For what a unit does under emulation on a busy machine.
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// A running exporter; it is killed when this is dropped.
 #[derive(Debug)]
@@ -25,6 +32,34 @@ impl Exporter {
     #[track_caller]
     pub fn start(name: &str, arguments: &[&str]) -> Self {
         Self::spawn(Command::new(format!("ebpf-{name}-exporter")).args(arguments))
+    }
+
+    /// One without flags that all tests of this process share, as starting it takes longer than
+    /// most of what they do: for what is counted between two scrapes.
+    ///
+    /// # Panics
+    /// As [`Exporter::start`].
+    #[track_caller]
+    pub fn shared(name: &'static str) -> &'static Self {
+        static ONE: OnceLock<(&str, Exporter)> = OnceLock::new();
+        let (of, exporter) = ONE.get_or_init(|| {
+            let (sender, receiver) = mpsc::channel();
+            // It ends with the thread that started it, which ends with the process.
+            thread::spawn(move || {
+                let mut command = Command::new(format!("ebpf-{name}-exporter"));
+                // SAFETY: between fork and exec it makes one system call and nothing else.
+                unsafe {
+                    command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+                }
+                sender.send(Self::spawn(&mut command)).expect("somebody waits");
+                loop {
+                    thread::park();
+                }
+            });
+            (name, receiver.recv().expect("the exporter starts"))
+        });
+        assert_eq!(*of, name, "a process shares one");
+        exporter
     }
 
     /// As [`Exporter::start`], by a command that ends in the exporter's own flags.
@@ -56,7 +91,7 @@ impl Exporter {
             said += &line;
         };
         // Drain it, so that it never blocks.
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
         (said, Self { child, port })
     }
 
@@ -99,18 +134,95 @@ impl Drop for Exporter {
     }
 }
 
-/// Status and body of `GET path` on the loopback address.
+/// As [`try_get`].
 ///
 /// # Panics
 /// When there is no answer.
 #[track_caller]
 pub fn get(port: u16, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens");
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("valid");
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("sent");
+    try_get(port, path).unwrap_or_else(|error| panic!("no answer from port {port}: {error}"))
+}
+
+/// Status and body of `GET path` on the loopback address.
+///
+/// # Errors
+/// When nobody listens or what comes is no answer.
+pub fn try_get(port: u16, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer in text");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    (status, body.to_owned())
+    stream.read_to_string(&mut answer)?;
+    let parsed = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        // Shorter where the server ended in the middle of it.
+        length.is_none_or(|length| length.parse() == Ok(body.len())).then(|| (status, body.to_owned()))
+    });
+    parsed.ok_or_else(|| io::Error::other(format!("no whole answer: {answer:?}")))
+}
+
+/// Waits until an exporter shows what `condition` asks for; it may start over meanwhile, when
+/// nobody listens for a moment.
+///
+/// # Panics
+/// When it does not within three minutes.
+#[track_caller]
+pub fn until(port: u16, what: &str, mut condition: impl FnMut(&Exposition) -> bool) {
+    let mut last = String::new();
+    let mut is_so = || match try_get(port, "/metrics") {
+        Ok((status, text)) => {
+            last = text;
+            status == 200 && condition(&Exposition::parse(&last))
+        }
+        Err(error) => {
+            last = error.to_string();
+            false
+        }
+    };
+    if !comes_true(LIMIT, &mut is_so) {
+        panic!("{what}: not within {LIMIT:?}; the last answer:\n{last}");
+    }
+}
+
+/// State of a unit, in systemd's words: `active`, `inactive`, `failed`.
+///
+/// # Panics
+/// When there is no systemd to ask.
+#[track_caller]
+pub fn unit_state(unit: &str) -> String {
+    sh(&format!("systemctl is-active {unit} || :"))
+}
+
+/// Waits until a unit is in a state.
+///
+/// # Panics
+/// When it is not within three minutes, with what systemd knows of it.
+#[track_caller]
+pub fn unit_becomes(unit: &str, state: &str) {
+    if !comes_true(LIMIT, || unit_state(unit) == state) {
+        panic!("{unit} is not {state} within {LIMIT:?}:\n{}", unit_status(unit));
+    }
+}
+
+/// Waits until the unit of an exporter whose module went is skipped. From version 254 on systemd
+/// restarts a service without asking for its conditions again: then it has to wait for the module.
+///
+/// # Panics
+/// When it is not within three minutes, with what systemd knows of it.
+#[track_caller]
+pub fn unit_lets_go(unit: &str, port: u16) {
+    let waits = || {
+        try_get(port, "/-/ready").is_ok_and(|(status, text)| status == 503 && text.starts_with("waiting for"))
+    };
+    let version: u32 =
+        sh("systemctl --version | sed -n '1s/^systemd \\([0-9]*\\).*/\\1/p'").parse().expect("a version");
+    let skipped = || unit_state(unit) == "inactive";
+    if !comes_true(LIMIT, || if version < 254 { skipped() } else { waits() }) {
+        panic!("{unit} does not let go within {LIMIT:?}:\n{}", unit_status(unit));
+    }
+}
+
+fn unit_status(unit: &str) -> String {
+    sh(&format!("systemctl status --no-pager --full --lines 40 {unit} || :"))
 }

@@ -32,6 +32,13 @@ impl Exposition {
         self.get(name, labels).unwrap_or(0.0)
     }
 
+    /// Name and labels of all samples.
+    pub fn series(&self) -> impl Iterator<Item = (&str, Vec<(&str, &str)>)> {
+        self.0.iter().map(|(name, labels, _)| {
+            (name.as_str(), labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect())
+        })
+    }
+
     /// The labels of all samples of a name.
     pub fn labels(&self, name: &str) -> Vec<&BTreeMap<String, String>> {
         self.0.iter().filter(|(n, _, _)| n == name).map(|(_, labels, _)| labels).collect()
