@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the ZFS exporters share: where members lie in the module's structs, its kstats, and
+//! the names of pools and datasets as they come and go.
+
+pub mod kstat;
+pub mod layout;
+pub mod names;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use common::offsets::{Layout, Offsets};
+use common::probes::Refused;
+use libbpf_rs::OpenObject;
+
+use names::Names;
+
+/// The kernel module's name.
+pub const MODULE: &str = "zfs";
+
+/// Flags of every ZFS exporter.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// Layout of the module's structs, for a ZFS that has no BTF and is not built in; printed by
+    /// `cargo xtask zfs-layout`.
+    #[arg(long = "zfs.layout", value_name = "FILE")]
+    pub layout: Option<PathBuf>,
+
+    /// How long series of a pool or dataset stay that is gone.
+    #[arg(long = "zfs.grace", value_name = "DURATION", default_value = "5m", value_parser = common::cli::duration)]
+    pub grace: Duration,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self { layout: None, grace: Duration::from_secs(300) }
+    }
+}
+
+/// What a ZFS exporter knows of the module on this machine.
+#[derive(Debug, Default)]
+pub struct Zfs {
+    layout: Option<Layout>,
+    /// Why there is no layout.
+    unknown: String,
+    /// Pools.
+    pub pools: Names,
+}
+
+impl Zfs {
+    /// Finds the layout.
+    ///
+    /// # Errors
+    /// When the user gave a layout that is not one of this machine's module.
+    pub fn new(flags: &Flags) -> Result<Self> {
+        let pools = Names::new(flags.grace);
+        Ok(match layout::of_this_machine(flags.layout.as_deref()) {
+            Ok(layout) => Self { layout: Some(layout), unknown: String::new(), pools },
+            Err(error) if flags.layout.is_some() => return Err(error),
+            Err(error) => Self { layout: None, unknown: format!("{error:#}"), pools },
+        })
+    }
+
+    /// Those of `programs`, which read the module's structs, that cannot be used.
+    pub fn unusable(&self, programs: &[&str]) -> Refused {
+        let without = programs.iter().filter(|_| self.layout.is_none());
+        without.map(|program| ((*program).to_owned(), self.unknown.clone())).collect()
+    }
+
+    /// Tells the programs of `object` where members lie.
+    ///
+    /// # Errors
+    /// When the object has no place for it.
+    pub fn configure(&self, object: &mut OpenObject) -> Result<()> {
+        let layout = self.layout()?;
+        common::types::set_offsets(object, |structure, member| {
+            layout.as_ref().and_then(|layout| layout.offset(structure, member))
+        })
+    }
+
+    /// The layout, if there is one.
+    ///
+    /// # Errors
+    /// When BTF cannot be read.
+    pub fn layout(&self) -> Result<Option<Offsets<'_>>> {
+        self.layout.as_ref().map(Layout::open).transpose()
+    }
+}

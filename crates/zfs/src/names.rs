@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Names that events were counted under, against the names that ZFS knows.
+//!
+//! A series stays for a while after what it is named after is gone, so that its last
+//! events are scraped. A name that ZFS never knew was read from a wrong place in memory:
+//! its entry is taken away before it is shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use common::engine::Live;
+use common::maps::MapSource;
+use common::render::OTHER;
+
+use crate::kstat;
+
+/// Bytes of a pool's name in a key, the NUL included (`bpf/zfs.bpf.h`).
+pub const POOL_BYTES: usize = 64;
+
+/// The names of one kind.
+#[derive(Debug, Default)]
+pub struct Names {
+    grace: Duration,
+    /// When each was last there.
+    seen: BTreeMap<String, Instant>,
+    /// All that ever were.
+    ever: BTreeSet<String>,
+    /// Whether a name was found that nobody ever knew.
+    warned: bool,
+}
+
+impl Names {
+    /// None; those that go are forgotten after `grace`.
+    pub fn new(grace: Duration) -> Self {
+        Self { grace, ..Self::default() }
+    }
+
+    /// Takes note of the names that are there now.
+    pub fn update(&mut self, names: impl IntoIterator<Item = String>, now: Instant) {
+        for name in names {
+            self.ever.insert(name.clone());
+            self.seen.insert(name, now);
+        }
+        self.seen.retain(|_, seen| now.duration_since(*seen) <= self.grace);
+    }
+
+    /// Whether it is there, or was until a while ago.
+    pub fn has(&self, name: &str) -> bool {
+        self.seen.contains_key(name)
+    }
+
+    /// Takes note of the pools that are imported now, and removes from `maps`, whose keys
+    /// have a member `pool`, what is of no pool.
+    ///
+    /// # Errors
+    /// When kstats or maps cannot be read.
+    pub fn sweep_pools(&mut self, live: &Live, maps: &[&str]) -> Result<()> {
+        self.update(kstat::pools()?.iter().map(|name| cut(name)), Instant::now());
+        for map in maps {
+            let Some(layout) = live.layouts.get(*map) else { continue };
+            let pool = layout.key.field("pool")?;
+            self.sweep(live, map, |key| text(pool.bytes(key)))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the entries of `map` whose name is not known, or no longer.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn sweep(&mut self, live: &Live, map: &str, name: impl Fn(&[u8]) -> String) -> Result<()> {
+        let mut gone = Vec::new();
+        live.maps.for_each(map, &mut |key, _| {
+            let name = name(key);
+            if name != OTHER && !self.seen.contains_key(&name) {
+                gone.push((key.to_owned(), name));
+            }
+        })?;
+        for (key, name) in gone {
+            live.maps.delete(map, &key)?;
+            // $import is a pool for as long as it is looked at before an import.
+            if !self.ever.contains(&name) && !name.starts_with('$') && !self.warned {
+                self.warned = true;
+                log::error!(
+                    "map {map} has events of {name:?}, which ZFS does not know: they are left out; if there are \
+                     no others, the layout of its structs is not the one in use here (--zfs.layout)"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name as far as it fits into a key.
+pub fn cut(name: &str) -> String {
+    String::from_utf8_lossy(&name.as_bytes()[..name.len().min(POOL_BYTES - 1)]).into_owned()
+}
+
+/// Text up to the first NUL.
+pub fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_for_a_while() {
+        let mut names = Names::new(Duration::from_secs(10));
+        let start = Instant::now();
+        names.update(["tank".to_owned(), "old".to_owned()], start);
+        names.update(["tank".to_owned()], start + Duration::from_secs(9));
+        assert!(names.seen.contains_key("old"));
+        names.update(["tank".to_owned()], start + Duration::from_secs(11));
+        assert!(!names.seen.contains_key("old") && names.ever.contains("old"));
+        assert!(names.seen.contains_key("tank"));
+    }
+
+    #[test]
+    fn long_names_are_cut_as_in_the_kernel() {
+        assert_eq!(cut(&"x".repeat(70)).len(), 63);
+        assert_eq!(text(b"tank\0garbage"), "tank");
+    }
+}
