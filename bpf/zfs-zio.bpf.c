@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * How long do ZIOs take, by type and device? How goes the scrub?
+ *
+ * Hooks: kprobes on zio_wait and zio_nowait (the start of every ZIO), vdev_stat_update
+ * (once for each that is done), zio_destroy (cleans up those that are not),
+ * dsl_scan_scrub_done (each block scrubbed) and the empty function at txg__synced (state of
+ * the scan).
+ * Cost: a hash insert, look-up and delete for each logical ZIO, flush and trim; those of
+ * devices, of which a block has a few, bring their time along.
+ * Not seen: ZIOs of type null, which only wait for others; ZIOs of a mirror or raidz, which
+ * are neither logical nor at a device; plain frees, which make no ZIO.
+ *
+ * zio_execute is no start (a ZIO passes it many times or never) and zio_done no end (it
+ * returns early while children are outstanding, and comes again).
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "events.bpf.h"
+#include "hist.bpf.h"
+#include "maps.bpf.h"
+#include "zfs.bpf.h"
+
+MEMBER(zio, io_type);
+MEMBER(zio, io_child_type);
+MEMBER(zio, io_priority);
+MEMBER(zio, io_spa);
+MEMBER(zio, io_size);
+MEMBER(zio, io_vd);
+MEMBER(zio, io_delta);
+MEMBER(zio, io_flags);
+MEMBER(zio, io_error);
+MEMBER(vdev, vdev_ops);
+MEMBER(vdev, vdev_path);
+MEMBER(vdev_ops, vdev_op_leaf);
+MEMBER(dsl_pool, dp_scan);
+MEMBER(dsl_scan, scn_phys);
+MEMBER(dsl_scan, scn_issued_before_pass);
+MEMBER(dsl_scan_phys, scn_func);
+MEMBER(dsl_scan_phys, scn_state);
+MEMBER(dsl_scan_phys, scn_to_examine);
+MEMBER(dsl_scan_phys, scn_examined);
+MEMBER(dsl_scan_phys, scn_skipped);
+MEMBER(spa, spa_scan_pass_issued);
+
+/* enum zio_type, zio_child, zio_priority: the same from 2.0 to 2.4. */
+enum { ZIO_TYPE_NULL, ZIO_TYPE_READ, ZIO_TYPE_WRITE, ZIO_TYPE_FREE, ZIO_TYPE_CLAIM, ZIO_TYPES = 7 };
+enum { ZIO_CHILD_LOGICAL = 3 };
+enum { ZIO_PRIORITY_QUEUEABLE = 9, ZIO_PRIORITIES = 11 };
+
+/* Bits of io_flags: the lower ones stay, those from 19 on moved in 2.3. */
+#define ZIO_FLAG_RESILVER (1 << 3)
+#define ZIO_FLAG_SPECULATIVE (1 << 8)
+const volatile u64 zfs_zio_flag_bypass = 1 << 21;
+
+#define ISSUED_UNKNOWN (~0ULL)
+
+#define ECKSUM 52 /* EBADE on Linux */
+
+/* The most that a path has in a label; the end of a longer one is cut. */
+#define ZFS_VDEV_BYTES 128
+
+struct zfs_zio_pool {
+	char pool[ZFS_POOL_BYTES];
+};
+
+struct zfs_zio_key {
+	char pool[ZFS_POOL_BYTES];
+	u32 type;
+	u32 priority;
+};
+
+struct zfs_zio_logical {
+	struct hist read; /* us */
+	struct hist write;
+	struct hist free;
+};
+
+/* Logical ZIOs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct zfs_zio_pool);
+	__type(value, struct zfs_zio_logical);
+} logical SEC(".maps");
+
+struct zfs_zio_all {
+	struct hist latency; /* s */
+};
+
+/* Logical ones by priority, and those that exist at devices only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 512);
+	__type(key, struct zfs_zio_key);
+	__type(value, struct zfs_zio_all);
+} all SEC(".maps");
+
+struct zfs_zio_device {
+	char pool[ZFS_POOL_BYTES];
+	char vdev[ZFS_VDEV_BYTES];
+	u32 type;
+	u32 zero;
+};
+
+struct zfs_zio_device_stats {
+	struct hist latency; /* s */
+	u64 ops;
+	u64 bytes;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct zfs_zio_device);
+	__type(value, struct zfs_zio_device_stats);
+} devices SEC(".maps");
+
+struct zfs_zio_error {
+	char pool[ZFS_POOL_BYTES];
+	u32 type;
+	u32 error; /* 0: what finds no room */
+};
+
+struct zfs_zio_errors {
+	u64 errors;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, struct zfs_zio_error);
+	__type(value, struct zfs_zio_errors);
+} errors SEC(".maps");
+
+struct zfs_zio_scan {
+	u64 ios;
+	u64 bytes;
+	u64 errors;
+};
+
+struct zfs_zio_scans {
+	struct zfs_zio_scan scrub;
+	struct zfs_zio_scan resilver;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct zfs_zio_pool);
+	__type(value, struct zfs_zio_scans);
+} scans SEC(".maps");
+
+/* As the scan stood when the last transaction group was on disk. */
+struct zfs_zio_progress {
+	u64 func;  /* enum pool_scan_func: 1 scrub, 2 resilver */
+	u64 state; /* enum dsl_scan_state: 1 scanning */
+	u64 to_examine;
+	u64 examined;
+	u64 issued;
+	u64 skipped;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct zfs_zio_pool);
+	__type(value, struct zfs_zio_progress);
+} progress SEC(".maps");
+
+/* ZIOs under way, by address: it is used again only once zio_destroy was called. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, u64);
+	__type(value, u64);
+} started SEC(".maps");
+
+/* What finds no room; no ZIO of type null is counted otherwise. */
+const struct zfs_zio_pool other_pool = {.pool = "other"};
+const struct zfs_zio_key other_key = {.pool = "other"};
+const struct zfs_zio_device other_device = {.pool = "other", .vdev = "other"};
+const struct zfs_zio_error other_error = {.pool = "other"};
+const struct zfs_zio_logical zero_logical = {};
+const struct zfs_zio_all zero_all = {};
+const struct zfs_zio_device_stats zero_device = {};
+const struct zfs_zio_errors zero_errors = {};
+const struct zfs_zio_scans zero_scans = {};
+
+/* Whether its start is kept: logical ones, and flushes and trims, which devices alone have. */
+static __always_inline bool is_timed(u32 type, u32 child)
+{
+	return type > ZIO_TYPE_CLAIM || (type != ZIO_TYPE_NULL && child == ZIO_CHILD_LOGICAL);
+}
+
+static __always_inline int on_start(u64 zio)
+{
+	u32 type = ZIO_TYPE_NULL, child = 0;
+	u64 now;
+
+	if (!zio)
+		return 0;
+	READ_MEMBER(type, zio, zio, io_type);
+	READ_MEMBER(child, zio, zio, io_child_type);
+	if (!is_timed(type, child))
+		return 0;
+	now = bpf_ktime_get_ns();
+	/* A ZIO that is created by zio_nowait's callers may be waited for later. */
+	if (bpf_map_update_elem(&started, &zio, &now, BPF_NOEXIST) == -7 /* E2BIG */)
+		count_event(EVENT_MAP_FULL);
+	return 0;
+}
+
+SEC("kprobe/zio_wait")
+int BPF_KPROBE(wait, u64 zio)
+{
+	return on_start(zio);
+}
+
+SEC("kprobe/zio_nowait")
+int BPF_KPROBE(nowait, u64 zio)
+{
+	return on_start(zio);
+}
+
+SEC("kprobe/zio_destroy")
+int BPF_KPROBE(destroy, u64 zio)
+{
+	bpf_map_delete_elem(&started, &zio);
+	return 0;
+}
+
+/* A ZIO that is done, and room for keys: more than a stack may have. */
+struct zfs_zio_done {
+	char pool[ZFS_POOL_BYTES];
+	u64 zio;
+	u64 vd;
+	u64 size;
+	u64 flags;
+	u64 ns;
+	u32 type;
+	u32 child;
+	u32 priority;
+	u32 error;
+	struct zfs_zio_key key;
+	struct zfs_zio_device device;
+	struct zfs_zio_error failure;
+};
+
+/* One program at a time runs on a CPU: kprobes do not nest. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct zfs_zio_done);
+} scratch SEC(".maps");
+
+static __always_inline void count_logical(struct zfs_zio_done *d)
+{
+	struct zfs_zio_logical *l;
+	struct zfs_zio_all *a;
+
+	l = d->type <= ZIO_TYPE_FREE
+		    ? map_lookup_or_fold(&logical, d->pool, &zero_logical, &other_pool)
+		    : NULL;
+	if (l && d->type == ZIO_TYPE_READ)
+		hist_observe_us(&l->read, d->ns);
+	else if (l && d->type == ZIO_TYPE_WRITE)
+		hist_observe_us(&l->write, d->ns);
+	else if (l)
+		hist_observe_us(&l->free, d->ns);
+	__builtin_memcpy(d->key.pool, d->pool, sizeof(d->key.pool));
+	d->key.type = d->type;
+	d->key.priority = d->priority;
+	a = map_lookup_or_fold(&all, &d->key, &zero_all, &other_key);
+	if (a)
+		hist_observe_s(&a->latency, d->ns);
+}
+
+static __always_inline void count_error(struct zfs_zio_done *d)
+{
+	struct zfs_zio_errors *e;
+
+	__builtin_memcpy(d->failure.pool, d->pool, sizeof(d->failure.pool));
+	d->failure.type = d->type;
+	d->failure.error = d->error;
+	e = map_lookup_or_fold(&errors, &d->failure, &zero_errors, &other_error);
+	if (e)
+		__sync_fetch_and_add(&e->errors, 1);
+}
+
+/* As `zpool iostat` counts: what went through the queue of a device, once if aggregated. */
+static __always_inline void count_device(struct zfs_zio_done *d)
+{
+	struct zfs_zio_device_stats *stats;
+	u64 path = 0, delta = 0;
+
+	if (d->priority >= ZIO_PRIORITY_QUEUEABLE || d->flags & zfs_zio_flag_bypass)
+		return;
+	__builtin_memset(&d->device, 0, sizeof(d->device));
+	__builtin_memcpy(d->device.pool, d->pool, sizeof(d->device.pool));
+	d->device.type = d->type;
+	READ_MEMBER(path, d->vd, vdev, vdev_path);
+	bpf_probe_read_kernel_str(d->device.vdev, sizeof(d->device.vdev), (const void *)path);
+	stats = map_lookup_or_fold(&devices, &d->device, &zero_device, &other_device);
+	if (!stats)
+		return;
+	/* Queue and device together: ZFS takes it for what it puts into a queue. */
+	READ_MEMBER(delta, d->zio, zio, io_delta);
+	hist_observe_s(&stats->latency, delta);
+	__sync_fetch_and_add(&stats->ops, 1);
+	__sync_fetch_and_add(&stats->bytes, d->size);
+}
+
+/* Whether what was read can be. */
+static __always_inline bool read_zio(struct zfs_zio_done *d, u64 zio)
+{
+	u64 spa = 0;
+
+	READ_MEMBER(d->child, zio, zio, io_child_type);
+	READ_MEMBER(d->priority, zio, zio, io_priority);
+	READ_MEMBER(d->vd, zio, zio, io_vd);
+	READ_MEMBER(d->error, zio, zio, io_error);
+	READ_MEMBER(d->flags, zio, zio, io_flags);
+	READ_MEMBER(spa, zio, zio, io_spa);
+	__builtin_memset(d->pool, 0, sizeof(d->pool));
+	d->zio = zio;
+	return d->type < ZIO_TYPES && d->child <= ZIO_CHILD_LOGICAL &&
+	       d->priority < ZIO_PRIORITIES && zfs_pool_of_spa(d->pool, spa);
+}
+
+SEC("kprobe/vdev_stat_update")
+int BPF_KPROBE(done, u64 zio, u64 size)
+{
+	u32 type = ZIO_TYPE_NULL, zero = 0, leaf = 0;
+	u64 ops = 0, *start;
+	struct zfs_zio_done *d = bpf_map_lookup_elem(&scratch, &zero);
+
+	READ_MEMBER(type, zio, zio, io_type);
+	if (!d || type == ZIO_TYPE_NULL)
+		return 0;
+	d->type = type;
+	d->size = size;
+	if (!read_zio(d, zio)) {
+		count_event(EVENT_IMPLAUSIBLE);
+		return 0;
+	}
+	if (d->vd) {
+		READ_MEMBER(ops, d->vd, vdev, vdev_ops);
+		READ_MEMBER(leaf, ops, vdev_ops, vdev_op_leaf);
+	}
+	if (is_timed(type, d->child)) {
+		start = bpf_map_lookup_elem(&started, &zio);
+		if (!start) {
+			count_event(EVENT_NO_START);
+		} else {
+			d->ns = elapsed_ns(*start, bpf_ktime_get_ns());
+			bpf_map_delete_elem(&started, &zio);
+			/* A mirror's own flush is neither logical nor at a device. */
+			if (leaf || d->child == ZIO_CHILD_LOGICAL)
+				count_logical(d);
+		}
+	}
+	if (leaf && !d->error)
+		count_device(d);
+	else if (leaf && !(d->flags & ZIO_FLAG_SPECULATIVE))
+		count_error(d);
+	return 0;
+}
+
+SEC("kprobe/dsl_scan_scrub_done")
+int BPF_KPROBE(scrub_done, u64 zio)
+{
+	struct zfs_zio_pool key = {};
+	struct zfs_zio_scans *scan;
+	struct zfs_zio_scan *s;
+	u64 spa = 0, size = 0, flags = 0;
+	u32 error = 0;
+
+	READ_MEMBER(spa, zio, zio, io_spa);
+	READ_MEMBER(flags, zio, zio, io_flags);
+	READ_MEMBER(size, zio, zio, io_size);
+	READ_MEMBER(error, zio, zio, io_error);
+	if (!zfs_pool_of_spa(key.pool, spa)) {
+		count_event(EVENT_IMPLAUSIBLE);
+		return 0;
+	}
+	scan = map_lookup_or_fold(&scans, &key, &zero_scans, &other_pool);
+	if (!scan)
+		return 0;
+	s = flags & ZIO_FLAG_RESILVER ? &scan->resilver : &scan->scrub;
+	__sync_fetch_and_add(&s->ios, 1);
+	__sync_fetch_and_add(&s->bytes, size);
+	/* As dsl_scan_scrub_done counts scn_errors. */
+	if (error && (error != ECKSUM || !(flags & ZIO_FLAG_SPECULATIVE)))
+		__sync_fetch_and_add(&s->errors, 1);
+	return 0;
+}
+
+SEC("kprobe/trace_zfs_txg__synced")
+int BPF_KPROBE(synced, u64 dp)
+{
+	struct zfs_zio_pool key = {};
+	struct zfs_zio_progress now = {};
+	u64 scan = 0, phys, spa = 0, pass = 0;
+
+	if (!zfs_pool_of_dsl(key.pool, dp))
+		return 0;
+	READ_MEMBER(scan, dp, dsl_pool, dp_scan);
+	if (!scan)
+		return 0;
+	phys = scan + OFFSET_OF(dsl_scan, scn_phys);
+	READ_MEMBER(now.func, phys, dsl_scan_phys, scn_func);
+	READ_MEMBER(now.state, phys, dsl_scan_phys, scn_state);
+	READ_MEMBER(now.to_examine, phys, dsl_scan_phys, scn_to_examine);
+	READ_MEMBER(now.examined, phys, dsl_scan_phys, scn_examined);
+	if (HAS_MEMBER(dsl_scan_phys, scn_skipped))
+		READ_MEMBER(now.skipped, phys, dsl_scan_phys, scn_skipped);
+	if (HAS_MEMBER(spa, spa_scan_pass_issued)) {
+		READ_MEMBER(now.issued, scan, dsl_scan, scn_issued_before_pass);
+		bpf_probe_read_kernel(&spa, sizeof(spa), (const void *)dp);
+		READ_MEMBER(pass, spa, spa, spa_scan_pass_issued);
+		now.issued += pass;
+	} else {
+		now.issued = ISSUED_UNKNOWN;
+	}
+	if (bpf_map_update_elem(&progress, &key, &now, BPF_ANY))
+		count_event(EVENT_MAP_FULL);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Scrubs and resilvers.
+
+use anyhow::{Context, Result};
+use common::layout::Layouts;
+use common::maps::MapSource;
+use common::metric::{Families, Labels, Value};
+use common::render::{OTHER, number};
+use common::spec::MapSpec;
+use zfs::names;
+
+/// `enum pool_scan_func` and `enum dsl_scan_state`, the same from 2.0 to 2.4.
+const FUNCTIONS: &[(u64, &Names)] = &[(1, &SCRUB), (2, &RESILVER)];
+const SCANNING: u64 = 1;
+
+/// What the program puts where it does not know.
+const UNKNOWN: u64 = u64::MAX;
+
+struct Names {
+    active: &'static str,
+    progress: &'static str,
+    examined: &'static str,
+    issued: &'static str,
+}
+
+const SCRUB: Names = Names {
+    active: "ebpf_zfs_scrub_active",
+    progress: "ebpf_zfs_scrub_progress_percent",
+    examined: "ebpf_zfs_scrub_examined_bytes",
+    issued: "ebpf_zfs_scrub_issued_bytes",
+};
+
+const RESILVER: Names = Names {
+    active: "ebpf_zfs_resilver_active",
+    progress: "ebpf_zfs_resilver_progress_percent",
+    examined: "ebpf_zfs_resilver_examined_bytes",
+    issued: "ebpf_zfs_resilver_issued_bytes",
+};
+
+/// What is counted block by block, for `scan`: scrub or resilver.
+pub fn counters(map: MapSpec, scan: &'static str) -> MapSpec {
+    let (ios, errors) = match scan {
+        "scrub" => {
+            (("ebpf_zfs_scrub_ios_total", "scrub.ios"), ("ebpf_zfs_scrub_errors_total", "scrub.errors"))
+        }
+        _ => (
+            ("ebpf_zfs_resilver_ios_total", "resilver.ios"),
+            ("ebpf_zfs_resilver_errors_total", "resilver.errors"),
+        ),
+    };
+    map.counter(ios.0, ios.1, "Blocks that it read.").counter(
+        errors.0,
+        errors.1,
+        "Blocks that it could not read from any copy, as in \"with N errors\" of zpool status.",
+    )
+}
+
+/// How far the scans of all pools are.
+///
+/// # Errors
+/// When the map cannot be read.
+pub fn progress(layouts: &Layouts, maps: &dyn MapSource, families: &mut Families) -> Result<()> {
+    let layout = layouts.get("progress").context("no map of scans")?;
+    let pool = layout.key.field("pool")?;
+    let mut fields = Vec::new();
+    for member in ["func", "state", "to_examine", "examined", "issued", "skipped"] {
+        fields.push(layout.value.field(member)?);
+    }
+    maps.for_each("progress", &mut |key, value| {
+        let numbers: Vec<u64> = fields.iter().map(|field| number(field.bytes(value))).collect();
+        let [function, state, to_examine, examined, issued, skipped] = numbers[..] else { return };
+        let pool = names::text(pool.bytes(key));
+        if pool == OTHER {
+            return;
+        }
+        for (of, names) in FUNCTIONS {
+            let labels = || Labels::of(&[("pool", &pool)]);
+            let active = *of == function && state == SCANNING;
+            families.gauge(
+                names.active,
+                "1 while it runs; it may be paused.",
+                labels(),
+                Value::Integer(active.into()),
+            );
+            if *of != function {
+                continue;
+            }
+            families.gauge(
+                names.examined,
+                "Bytes of blocks that it has looked for, when a transaction group was last on disk.",
+                labels(),
+                Value::Integer(examined),
+            );
+            if issued == UNKNOWN {
+                continue;
+            }
+            families.gauge(
+                names.issued,
+                "Bytes of blocks that it has read, at the same time.",
+                labels(),
+                Value::Integer(issued),
+            );
+            let total = to_examine.saturating_sub(skipped);
+            if total > 0 {
+                families.gauge(
+                    names.progress,
+                    "Share of bytes that it has read in those that it has to, as in zpool status.",
+                    labels(),
+                    Value::Float((100.0 * issued as f64 / total as f64).min(100.0)),
+                );
+            }
+        }
+    })
+}
