@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * How long does allocating space in a pool take, how often does it fail; how full is it.
+ *
+ * Hooks: kprobe and kretprobe on metaslab_alloc_range (2.4), else metaslab_alloc; a
+ * kprobe on the empty function at txg__synced for the fill of the pool.
+ * Cost: one kprobe, one kretprobe and a hash look-up for each allocation, which is one for
+ * each block written.
+ * Failures: ENOSPC of the log classes is normal without a log device: each block of the
+ * intent log tries them first. Only that of class "normal" is one: the block is then made
+ * of smaller ones (ganged), or the write fails.
+ */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "events.bpf.h"
+#include "hist.bpf.h"
+#include "maps.bpf.h"
+#include "task_slots.bpf.h"
+#include "zfs.bpf.h"
+
+MEMBER(spa, spa_normal_class);
+MEMBER(spa, spa_log_class);
+MEMBER(spa, spa_embedded_log_class);
+MEMBER(spa, spa_special_class);
+MEMBER(spa, spa_dedup_class);
+MEMBER(spa, spa_special_embedded_log_class);
+MEMBER(metaslab_class, mc_alloc);
+MEMBER(metaslab_class, mc_space);
+
+/* The order is that of the words in crates/zfs-metaslab. */
+enum zfs_metaslab_class {
+	ZFS_METASLAB_NORMAL,
+	ZFS_METASLAB_LOG,
+	ZFS_METASLAB_EMBEDDED_LOG,
+	ZFS_METASLAB_SPECIAL,
+	ZFS_METASLAB_DEDUP,
+	ZFS_METASLAB_SPECIAL_EMBEDDED_LOG,
+	ZFS_METASLAB_CLASSES,
+};
+
+struct zfs_metaslab_key {
+	char pool[ZFS_POOL_BYTES];
+	u32 class;
+};
+
+struct zfs_metaslab_allocs {
+	struct hist latency; /* us */
+	u64 succeeded;
+	u64 failed;
+	u64 bytes;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, struct zfs_metaslab_key);
+	__type(value, struct zfs_metaslab_allocs);
+} allocs SEC(".maps");
+
+struct zfs_metaslab_pool {
+	char pool[ZFS_POOL_BYTES];
+};
+
+struct zfs_metaslab_fill {
+	u64 allocated;
+	u64 free;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, struct zfs_metaslab_pool);
+	__type(value, struct zfs_metaslab_fill);
+} fill SEC(".maps");
+
+struct zfs_metaslab_task {
+	u32 tid;
+	u32 zero;
+	u64 started; /* 0: in no call */
+	u64 spa;
+	u64 mc;
+	u64 bytes;
+};
+TASK_SLOTS(tasks, struct zfs_metaslab_task);
+
+const struct zfs_metaslab_allocs zero_allocs = {};
+
+#define IS_CLASS(spa, mc, member)                               \
+	({                                                      \
+		u64 __class = 0;                                \
+		if (HAS_MEMBER(spa, member))                    \
+			READ_MEMBER(__class, spa, spa, member); \
+		__class &&__class == (mc);                      \
+	})
+
+static __always_inline u32 class_of(u64 spa, u64 mc)
+{
+	if (IS_CLASS(spa, mc, spa_normal_class))
+		return ZFS_METASLAB_NORMAL;
+	if (IS_CLASS(spa, mc, spa_log_class))
+		return ZFS_METASLAB_LOG;
+	if (IS_CLASS(spa, mc, spa_embedded_log_class))
+		return ZFS_METASLAB_EMBEDDED_LOG;
+	if (IS_CLASS(spa, mc, spa_special_class))
+		return ZFS_METASLAB_SPECIAL;
+	if (IS_CLASS(spa, mc, spa_dedup_class))
+		return ZFS_METASLAB_DEDUP;
+	if (IS_CLASS(spa, mc, spa_special_embedded_log_class))
+		return ZFS_METASLAB_SPECIAL_EMBEDDED_LOG;
+	return ZFS_METASLAB_CLASSES;
+}
+
+static __always_inline int on_alloc(u64 spa, u64 mc, u64 bytes)
+{
+	u32 tid = current_tid();
+	struct zfs_metaslab_task *t = task_slot(&tasks, tid);
+
+	if (!t)
+		return 0;
+	t->tid = tid;
+	t->spa = spa;
+	t->mc = mc;
+	t->bytes = bytes;
+	t->started = bpf_ktime_get_ns();
+	return 0;
+}
+
+static __always_inline int on_alloc_end(int error)
+{
+	struct zfs_metaslab_key key = {}, other = {.pool = "other", .class = ZFS_METASLAB_NORMAL};
+	u32 tid = current_tid();
+	struct zfs_metaslab_task *t = task_slot(&tasks, tid);
+	struct zfs_metaslab_allocs *a;
+
+	if (!t || t->tid != tid || !t->started) {
+		count_event(EVENT_NO_START);
+		return 0;
+	}
+	key.class = class_of(t->spa, t->mc);
+	if (zfs_pool_of_spa(key.pool, t->spa)) {
+		a = map_lookup_or_fold(&allocs, &key, &zero_allocs, &other);
+		if (a) {
+			hist_observe_us(&a->latency, elapsed_ns(t->started, bpf_ktime_get_ns()));
+			if (error) {
+				__sync_fetch_and_add(&a->failed, 1);
+			} else {
+				__sync_fetch_and_add(&a->succeeded, 1);
+				__sync_fetch_and_add(&a->bytes, t->bytes);
+			}
+		}
+	}
+	t->started = 0;
+	return 0;
+}
+
+SEC("kprobe/metaslab_alloc_range")
+int BPF_KPROBE(range, u64 spa, u64 mc, u64 bytes)
+{
+	return on_alloc(spa, mc, bytes);
+}
+
+SEC("kretprobe/metaslab_alloc_range")
+int BPF_KRETPROBE(range_end, int error)
+{
+	return on_alloc_end(error);
+}
+
+SEC("kprobe/metaslab_alloc")
+int BPF_KPROBE(alloc, u64 spa, u64 mc, u64 bytes)
+{
+	return on_alloc(spa, mc, bytes);
+}
+
+SEC("kretprobe/metaslab_alloc")
+int BPF_KRETPROBE(alloc_end, int error)
+{
+	return on_alloc_end(error);
+}
+
+#define ADD_CLASS(spa, member)                                           \
+	do {                                                             \
+		u64 __class = 0, __alloc = 0, __space = 0;               \
+		if (HAS_MEMBER(spa, member))                             \
+			READ_MEMBER(__class, spa, spa, member);          \
+		if (!__class)                                            \
+			break;                                           \
+		READ_MEMBER(__alloc, __class, metaslab_class, mc_alloc); \
+		READ_MEMBER(__space, __class, metaslab_class, mc_space); \
+		now.allocated += __alloc;                                \
+		now.free += __space - __alloc;                           \
+	} while (0)
+
+/* As `zpool list` adds up (spa_prop_get_config): all classes but that of log devices. */
+SEC("kprobe/trace_zfs_txg__synced")
+int BPF_KPROBE(synced, u64 dp)
+{
+	struct zfs_metaslab_pool key = {};
+	struct zfs_metaslab_fill now = {};
+	u64 spa = 0;
+
+	bpf_probe_read_kernel(&spa, sizeof(spa), (const void *)dp);
+	if (!zfs_pool_of_spa(key.pool, spa))
+		return 0;
+	ADD_CLASS(spa, spa_normal_class);
+	ADD_CLASS(spa, spa_special_class);
+	ADD_CLASS(spa, spa_dedup_class);
+	ADD_CLASS(spa, spa_embedded_log_class);
+	ADD_CLASS(spa, spa_special_embedded_log_class);
+	if (bpf_map_update_elem(&fill, &key, &now, BPF_ANY))
+		count_event(EVENT_MAP_FULL);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How long does allocation take, how often does it fail?
+//!
+//! Hooks, cost and what is not seen: `bpf/zfs-metaslab.bpf.c`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use common::engine::Live;
+use common::exporter::{Exporter, OpenOf};
+use common::hist::Unit;
+use common::kernel::Facts;
+use common::probes::Refused;
+use common::render::OTHER;
+use common::spec::{Decode, MapSpec, Spec};
+use libbpf_rs::skel::OpenSkel;
+use zfs::{Flags, Zfs};
+
+common::skeleton!();
+
+/// In the order of `enum zfs_metaslab_class`.
+const CLASSES: &[&str] =
+    &["normal", "log", "embedded_log", "special", "dedup", "special_embedded_log", "unknown"];
+
+#[derive(Default)]
+struct ZfsMetaslab {
+    zfs: Zfs,
+}
+
+impl Exporter for ZfsMetaslab {
+    type Builder = skel::ZfsMetaslabSkelBuilder;
+    type Flags = Flags;
+
+    fn spec(_: &Flags) -> Spec {
+        let allocs = MapSpec::new("allocs")
+            .label("pool", "pool", Decode::Text)
+            .label("class", "class", Decode::words(CLASSES))
+            .histogram(
+                "ebpf_zfs_metaslab_alloc_microseconds",
+                "latency",
+                Unit::Microseconds,
+                "Time that finding space for a block took, whether there was any or not.",
+            )
+            .counter(
+                "ebpf_zfs_metaslab_alloc_success_total",
+                "succeeded",
+                "Blocks for which there was space in that class.",
+            )
+            .counter(
+                "ebpf_zfs_metaslab_alloc_failure_total",
+                "failed",
+                "Blocks for which there was no space in that class. Only class=\"normal\" means trouble: the \
+                 intent log tries its own classes first, and moves on.",
+            )
+            .counter(
+                "ebpf_zfs_metaslab_alloc_bytes_total",
+                "bytes",
+                "Bytes of blocks for which space was found, one copy of each.",
+            );
+        let fill = MapSpec::new("fill")
+            .label("pool", "pool", Decode::Text)
+            .gauge(
+                "ebpf_zfs_pool_allocated_bytes",
+                "allocated",
+                "Allocated space of the pool, as in zpool list, when the last transaction group was on disk.",
+            )
+            .gauge(
+                "ebpf_zfs_pool_free_bytes",
+                "free",
+                "Space of the pool that is not allocated, as in zpool list, at the same time.",
+            );
+        Spec::new("zfs-metaslab", 9113, "how long does allocation take, how often does it fail?")
+            .of_module(zfs::MODULE)
+            .required("metaslab_alloc", &["range+range_end", "alloc+alloc_end"])
+            .optional("trace_zfs_txg__synced", &["synced"], &["fill"])
+            .map(allocs)
+            .map(fill)
+    }
+
+    fn new(flags: &Flags) -> Result<Self> {
+        Ok(Self { zfs: Zfs::new(flags)? })
+    }
+
+    fn unusable(&self) -> Refused {
+        self.zfs.unusable(&["range", "range_end", "alloc", "alloc_end", "synced"])
+    }
+
+    fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
+        self.zfs.configure(open.open_object_mut())
+    }
+
+    fn seed(live: &Live) -> Result<()> {
+        live.maps.insert_zero("allocs", &live.key("allocs", &[("pool", OTHER.into())])?)?;
+        Ok(())
+    }
+
+    fn gather(&mut self, live: &Live) -> Result<()> {
+        self.zfs.pools.sweep_pools(live, &["allocs", "fill"])
+    }
+}
+
+fn main() -> ExitCode {
+    common::run::<ZfsMetaslab>()
+}
+
+#[cfg(test)]
+mod tests {
+    use common::fixture::{golden, render};
+    use common::layout::Contents::Element;
+
+    use super::*;
+
+    #[test]
+    fn exposition_is_as_expected() {
+        let text = render::<ZfsMetaslab>(&Flags::default(), |maps| {
+            for class in [0u64, 2] {
+                let values = [
+                    ("latency.slots", Element(8, 5)),
+                    ("latency.sum", 7000.into()),
+                    ("succeeded", (4 - class).into()),
+                    ("failed", (1 + class).into()),
+                    ("bytes", 8192.into()),
+                ];
+                maps.set("allocs", &[("pool", "tank".into()), ("class", class.into())], &values)?;
+            }
+            let fill = [("allocated", 1_000_000.into()), ("free", 9_000_000.into())];
+            maps.set("fill", &[("pool", "tank".into())], &fill)?;
+            maps.set("allocs", &[("pool", OTHER.into())], &[])?;
+            Ok(())
+        });
+        golden::<ZfsMetaslab>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered"))
+            .expect("as the golden file");
+    }
+}
