@@ -7,13 +7,17 @@ DESTDIR ?=
 XTASK = cargo xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-unit test-vm lint bench deb install clean
+.PHONY: help run demo build test test-unit test-vm lint bench deb install clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
 
-run: build ## Build, start every exporter that this kernel supports, show where; Ctrl-C ends
+run: build ## Build, start every exporter that this kernel supports, show what they do; Ctrl-C ends
 	@$(XTASK) run
+
+demo: ## Boot a Debian guest with ZFS, WireGuard, Prometheus and a load; forward its ports
+	@scripts/packages test
+	@$(XTASK) demo
 
 build: ## Build the static binaries into dist/bin
 	@scripts/packages build
@@ -21,9 +25,7 @@ build: ## Build the static binaries into dist/bin
 
 test: ## All tests: lint, unit and guest
 	@scripts/packages test
-	@$(XTASK) lint
-	@$(XTASK) test-unit
-	@$(XTASK) test-vm
+	@$(XTASK) test
 
 test-unit: ## Tests that need neither root nor a guest
 	@scripts/packages test

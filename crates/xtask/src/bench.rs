@@ -10,8 +10,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +20,7 @@ use libbpf_rs::btf::types::Typedef;
 use libbpf_rs::query::{ProgInfoIter, ProgramInfo};
 
 use crate::release;
+use crate::start::Running;
 use crate::workspace::{Exporter, cargo, exporters, root, run as run_command};
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -81,8 +80,9 @@ impl Drop for Stats {
 
 fn events(exporter: &Exporter, flags: &str, peer: Option<&str>, workload: &mut Command) -> Result<()> {
     let alone = fastest(workload)?;
-    let running = Running::start(exporter, flags)?;
-    let text = running.scrape()?;
+    let arguments = flags.split_whitespace().chain(["--web.listen-address", "127.0.0.1:0"]);
+    let running = Running::start(exporter, &arguments.collect::<Vec<_>>())?;
+    let text = running.get("/metrics")?;
     let mut empty = BTreeMap::new();
     for program in samples(&text, "ebpf_exporter_ebpf_program_info") {
         let hook = label(program, "hook").to_owned();
@@ -92,7 +92,7 @@ fn events(exporter: &Exporter, flags: &str, peer: Option<&str>, workload: &mut C
     }
     let peer = peer.map(Peer::start).transpose();
     let watched = fastest(workload)?;
-    let text = running.scrape()?;
+    let text = running.get("/metrics")?;
     println!("{} {flags}: ns for each run of a program, over the workload's", exporter.name);
     println!("  {:<34} {:>9} {:>7} {:>7} {:>7} {:>7}", "hook", "runs", "empty", "ours", "net", "ratio");
     for program in samples(&text, "ebpf_exporter_ebpf_program_info") {
@@ -190,57 +190,16 @@ fn fastest(workload: &mut Command) -> Result<f64> {
     Ok(best)
 }
 
-fn samples<'t>(text: &'t str, name: &str) -> impl Iterator<Item = &'t str> {
+/// Lines of an exposition that are samples with labels of `name`.
+pub fn samples<'t>(text: &'t str, name: &str) -> impl Iterator<Item = &'t str> {
     let start = format!("{name}{{");
     text.lines().filter(move |line| line.starts_with(&start))
 }
 
-fn label<'l>(line: &'l str, name: &str) -> &'l str {
+/// Value of a label in such a line; empty where there is none.
+pub fn label<'l>(line: &'l str, name: &str) -> &'l str {
     let start = line.split_once(&format!("{name}=\"")).map_or("", |(_, rest)| rest);
     start.split('"').next().unwrap_or_default()
-}
-
-/// An exporter on a free port.
-struct Running {
-    child: Child,
-    address: String,
-}
-
-impl Running {
-    fn start(exporter: &Exporter, flags: &str) -> Result<Self> {
-        let binary = root().join("dist/bin").join(&exporter.binary);
-        let mut command = Command::new(binary);
-        let mut child = command
-            .args(flags.split_whitespace())
-            .args(["--web.listen-address", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut said = String::new();
-        for line in BufReader::new(child.stderr.take().context("no standard error")?).lines() {
-            let line = line?;
-            if let Some((_, address)) = line.split_once("listening on ") {
-                return Ok(Self { child, address: address.trim_end_matches('"').to_owned() });
-            }
-            said += &line;
-        }
-        bail!("{} ended: {said}", exporter.binary)
-    }
-
-    fn scrape(&self) -> Result<String> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// `return 0` on a tracepoint.
@@ -300,7 +259,10 @@ impl Empty {
 }
 
 /// The descriptor that libbpf returns, or the negative error number.
-fn owned(result: i32) -> Result<OwnedFd> {
+///
+/// # Errors
+/// That error.
+pub fn owned(result: i32) -> Result<OwnedFd> {
     if result < 0 {
         return Err(rustix::io::Errno::from_raw_os_error(-result).into());
     }

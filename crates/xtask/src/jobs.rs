@@ -4,38 +4,26 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::workspace::{exporters, root};
 
-const FILE: &str = "prometheus/prometheus.yml";
+/// Where it is.
+pub const FILE: &str = "prometheus/prometheus.yml";
 
-fn text() -> Result<String> {
+/// The text.
+///
+/// # Errors
+/// When a part is missing.
+pub fn text() -> Result<String> {
     let read = |path: String| fs::read_to_string(root().join(&path)).with_context(|| format!("no {path}"));
     let mut text = read("prometheus/head.yml".to_owned())?;
+    let instance = read("prometheus/instance.yml".to_owned())?;
     for exporter in exporters()? {
-        for line in read(format!("prometheus/jobs/{}.yml", exporter.name))?.lines() {
+        let job = read(format!("prometheus/jobs/{}.yml", exporter.name))?;
+        for line in job.lines().chain(instance.lines().filter(|line| !line.starts_with('#'))) {
             text += &format!("  {line}\n");
         }
     }
     Ok(text)
-}
-
-/// Writes the file.
-///
-/// # Errors
-/// When a part is missing.
-pub fn assemble() -> Result<()> {
-    fs::write(root().join(FILE), text()?).with_context(|| format!("failed to write {FILE}"))
-}
-
-/// Checks that the file is what its parts make.
-///
-/// # Errors
-/// When it is not.
-pub fn check() -> Result<()> {
-    if fs::read_to_string(root().join(FILE)).unwrap_or_default() != text()? {
-        bail!("{FILE} is stale: run `cargo xtask assemble`");
-    }
-    Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::guest::image::remove;
 use crate::workspace::{self, cargo, exporters, files, root, tool};
-use crate::{jobs, tidy};
+use crate::{dashboard, generated, tidy};
 
 /// Runs all; stops at the first that complains.
 ///
@@ -36,7 +36,8 @@ pub fn run() -> Result<()> {
         [files("scripts", "")?, files(".ci", "run")?, files("crates", "benches/workload")?].concat();
     workspace::run(Command::new("shellcheck").args(scripts))?;
     tidy::run()?;
-    jobs::check()?;
+    generated::check()?;
+    dashboard::check_schema()?;
     prometheus()?;
     units()
 }
@@ -48,6 +49,7 @@ fn prometheus() -> Result<()> {
         command
     };
     workspace::run(promtool().args(["check", "config", "prometheus/prometheus.yml"]))?;
+    workspace::run(promtool().args(["check", "config"]).args(files("prometheus/examples", ".yml")?))?;
     workspace::run(promtool().args(["test", "rules"]).args(files("alerts/tests", ".yml")?))?;
     for exporter in exporters()? {
         let golden = root().join("crates").join(&exporter.name).join("tests/golden/metrics.prom");
@@ -78,7 +80,14 @@ fn units() -> Result<()> {
     let system = folder.join("usr/lib/systemd/system");
     fs::create_dir_all(&system)?;
     let mut names = Vec::new();
-    for path in [files("systemd", ".service")?, files("systemd", ".target")?].concat() {
+    // What systemd puts for the instance of a template, up to 252 and after it.
+    for instance in ["i", "test_instance"] {
+        fs::copy("/bin/true", folder.join(format!("usr/bin/ebpf-{instance}-exporter")))?;
+    }
+    for path in files("systemd", "")? {
+        if path.extension().is_some_and(|kind| kind == "rules") {
+            continue;
+        }
         let name = path.file_name().context("a unit without name")?.to_owned();
         fs::copy(&path, system.join(&name))?;
         names.push(name);
@@ -98,6 +107,20 @@ fn units() -> Result<()> {
     let ours: Vec<&str> = text.lines().filter(|line| line.contains("ebpf-")).collect();
     if !ours.is_empty() {
         bail!("systemd-analyze verify: {}", ours.join("\n"));
+    }
+    for exporter in exporters()? {
+        // CAP_SYS_ADMIN and CAP_NET_ADMIN together are 0.5: see the unit.
+        let most = if exporter.name == "wireguard" { "22" } else { "20" };
+        let unit = root().join(format!("systemd/{}.service", exporter.binary));
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=true", "--no-pager", "--threshold", most]).arg(&unit);
+        let said = security.output().context("failed to start systemd-analyze")?;
+        if !said.status.success() {
+            bail!(
+                "systemd-analyze security, of which at most {most} tenths are allowed: {}",
+                String::from_utf8_lossy(&said.stdout).lines().last().unwrap_or_default()
+            );
+        }
     }
     Ok(())
 }

@@ -2,10 +2,16 @@
 //! What `make` calls: all logic of building, testing and packaging.
 
 mod bench;
+mod dashboard;
+mod demo;
+mod generated;
 mod guest;
 mod jobs;
+mod kernels;
 mod lint;
+mod metrics;
 mod package;
+mod pictures;
 mod release;
 mod scaffold;
 mod start;
@@ -13,6 +19,7 @@ mod test;
 mod tidy;
 mod vmlinux;
 mod workspace;
+mod zfs_layout;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,8 +40,12 @@ enum Task {
     Build,
     /// Start every exporter that this kernel supports, until Ctrl-C.
     Run,
+    /// Boot a guest in which everything is in use, and forward its ports to this machine.
+    Demo,
     /// Check formatting, lints, scripts, units, rules and the rules of this tree.
     Lint,
+    /// Run lint and all tests.
+    Test,
     /// Run tests that need neither root nor a guest.
     TestUnit,
     /// Run the guest tests of all crates, or of some, inside the guests.
@@ -55,6 +66,11 @@ enum Task {
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
+    /// Print the layout of a ZFS module that has debug information, for --zfs.layout.
+    ZfsLayout {
+        /// zfs.ko, not stripped.
+        module: PathBuf,
+    },
     /// Build the Debian package into dist.
     Deb,
     /// Install what was built.
@@ -66,8 +82,14 @@ enum Task {
         #[arg(long, default_value = "/usr")]
         prefix: PathBuf,
     },
-    /// Write prometheus/prometheus.yml from its parts.
+    /// Write prometheus/prometheus.yml, grafana/dashboard.json, METRICS.md and docs/kernel-support.md from their parts.
     Assemble,
+    /// Draw the rows of the dashboard into docs/pictures, from what a Prometheus has.
+    Pictures {
+        /// Its address; by default that of `make demo`.
+        #[arg(long, default_value = "http://127.0.0.1:19090")]
+        prometheus: String,
+    },
     /// Write every piece of a new exporter.
     New {
         /// NAME: one lower-case word, or several with dashes.
@@ -103,13 +125,17 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Build => release::build(),
         Task::Run => start::run(),
+        Task::Demo => demo::run(),
         Task::Lint => lint::run(),
+        Task::Test => test::all(),
         Task::TestUnit => test::unit(),
         Task::TestVm { only, guest, filter } => test::vm(&only, guest.as_deref(), &filter),
         Task::Bench { only } => bench::run(&only),
+        Task::ZfsLayout { module } => zfs_layout::print(&module),
         Task::Deb => package::deb().map(|path| println!("{}", path.display())),
         Task::Install { destdir, prefix } => package::install(&destdir, &prefix),
-        Task::Assemble => jobs::assemble(),
+        Task::Assemble => generated::assemble(),
+        Task::Pictures { prometheus } => pictures::draw(&prometheus),
         Task::New { name, port } => scaffold::new(&name, port),
         Task::Vmlinux { btf: Some(btf), kernel, arch } => {
             vmlinux::generate(&btf, &kernel.unwrap_or_default(), &arch.unwrap_or_default())

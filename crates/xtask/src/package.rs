@@ -18,7 +18,10 @@ const PRERM: &str = "\
 set -e
 if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
 	systemctl --no-reload disable --now ebpf-exporters.target || true
-	systemctl stop 'ebpf-*-exporter.service' || true
+	systemctl stop 'ebpf-*-exporter.service' 'ebpf-textfile@*' || true
+	rm -f /etc/systemd/system/timers.target.wants/ebpf-textfile@*.timer
+	# Nobody writes these anew, and node_exporter would show them for ever.
+	rm -f /var/lib/prometheus/node-exporter/ebpf-*.prom
 fi
 ";
 
@@ -27,6 +30,8 @@ const POSTINST: &str = "\
 set -e
 if [ \"$1\" = configure ] && [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
+	udevadm control --reload || true
+	udevadm trigger --subsystem-match=module || true
 	[ -z \"$2\" ] || systemctl try-restart 'ebpf-*-exporter.service' || true
 fi
 ";
@@ -38,6 +43,8 @@ if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
 fi
 ";
+
+const TARGET: &str = "ebpf-exporters.target";
 
 /// Builds, and copies everything to where it belongs below `destdir`/`prefix`.
 ///
@@ -53,33 +60,59 @@ pub fn install(destdir: &Path, prefix: &Path) -> Result<()> {
         let name = &exporter.binary;
         copy(&root().join("dist/bin").join(name), &base.join("bin").join(name), 0o755)?;
         let unit = format!("{name}.service");
-        let text = fs::read_to_string(root().join("systemd").join(&unit))?;
-        let text = text.replace("/usr/bin/", &format!("{}/bin/", prefix.display()));
-        write(&units.join(&unit), &text, 0o644)?;
+        let page = root().join(format!("crates/{}/tests/golden/{name}.8", exporter.name));
+        let page = Command::new("gzip").args(["-9nc"]).arg(&page).output().context("failed to start gzip")?;
+        write(&base.join("share/man/man8").join(format!("{name}.8.gz")), &page.stdout, 0o644)?;
         // Whoever enables the target gets them all; `systemctl mask` takes one out.
         let wants = units.join("ebpf-exporters.target.wants");
         fs::create_dir_all(&wants)?;
         remove(&wants.join(&unit))?;
         symlink(Path::new("..").join(&unit), wants.join(&unit))?;
     }
-    copy_into("systemd", ".target", &units)?;
+    for path in [files("systemd", ".service")?, files("systemd", ".timer")?].concat() {
+        let text = fs::read_to_string(&path)?.replace("/usr/bin/", &format!("{}/bin/", prefix.display()));
+        write(&units.join(path.file_name().context("a unit without name")?), &text, 0o644)?;
+    }
+    let target = fs::read_to_string(root().join("systemd").join(TARGET))?;
+    write(&units.join(TARGET), &(target + &also()?), 0o644)?;
+    copy_into("systemd", ".rules", &base.join("lib/udev/rules.d"))?;
     for (folder, suffix) in [("prometheus", ".yml"), ("alerts", ".yml")] {
         copy_into(folder, suffix, &share.join(folder))?;
     }
+    copy(&root().join("grafana/dashboard.json"), &share.join("grafana/dashboard.json"), 0o644)?;
+    copy_into("grafana/provisioning", ".yml", &share.join("grafana/provisioning"))?;
     let doc = base.join("share/doc/ebpf-exporters");
-    for (file, target) in
-        [("README.md", "README.md"), ("CHANGELOG.md", "changelog"), ("LICENSE", "copyright")]
-    {
+    for (file, target) in [
+        ("README.md", "README.md"),
+        ("CHANGELOG.md", "changelog"),
+        ("LICENSE", "copyright"),
+        ("METRICS.md", "METRICS.md"),
+        ("docs/runbooks.md", "runbooks.md"),
+    ] {
         copy(&root().join(file), &doc.join(target), 0o644)?;
     }
     Ok(())
+}
+
+/// Lines that let whoever enables the target enable the units that a module starts.
+fn also() -> Result<String> {
+    let mut lines = String::new();
+    for exporter in exporters()? {
+        let unit = format!("{}.service", exporter.binary);
+        if fs::read_to_string(root().join("systemd").join(&unit))?.contains("sys-module-") {
+            lines += &format!("Also={unit}\n");
+        }
+    }
+    Ok(lines)
 }
 
 /// Copies the files of a folder, but not tests or parts that were assembled.
 fn copy_into(folder: &str, suffix: &str, target: &Path) -> Result<()> {
     for path in files(folder, suffix)? {
         let below = path.strip_prefix(root().join(folder))?;
-        if !below.starts_with("tests") && below != Path::new("head.yml") {
+        if !below.starts_with("tests")
+            && !["head.yml", "instance.yml"].iter().any(|part| below == Path::new(part))
+        {
             copy(&path, &target.join(below), 0o644)?;
         }
     }
@@ -100,7 +133,7 @@ pub fn deb() -> Result<PathBuf> {
     let control = tree.join("DEBIAN");
     write(
         &control.join("control"),
-        &format!(
+        format!(
             "Package: ebpf-exporters\nVersion: {version}\nArchitecture: {architecture}\n\
              Maintainer: the eBPF exporters developers <ebpf-exporters@localhost>\n\
              Section: net\nPriority: optional\n\
@@ -125,7 +158,7 @@ fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
     Ok(fs::set_permissions(to, fs::Permissions::from_mode(mode))?)
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
+fn write(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> Result<()> {
     fs::create_dir_all(path.parent().context("no parent folder")?)?;
     fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))?;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)

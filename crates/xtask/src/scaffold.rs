@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 
 use crate::workspace::{cargo, exporters, root, run};
-use crate::{jobs, tidy};
+use crate::{generated, tidy};
 
 /// Writes the pieces; an exporter that counts the runs of one tracepoint, and works.
 ///
@@ -57,6 +57,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         (format!("prometheus/jobs/{name}.yml"), fill(JOB)),
         (format!("alerts/{name}.yml"), fill(ALERTS)),
         (format!("alerts/tests/{name}.yml"), fill(ALERT_TESTS)),
+        (format!("grafana/rows/{name}.json"), fill(ROW)),
     ];
     for (path, text) in &pieces {
         let path = root().join(path);
@@ -65,7 +66,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
     }
     // Where lines break depends on the name.
     run(cargo().args(["fmt", "--package", &format!("ebpf-{name}-exporter")]))?;
-    jobs::assemble()?;
+    generated::assemble()?;
     for (path, _) in &pieces {
         println!("{path}");
     }
@@ -159,8 +160,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use common::fixture::{golden, render};
 
     use super::*;
@@ -171,8 +170,7 @@ mod tests {
             maps.set("counts", &[], &[("forks", 3.into())])?;
             Ok(())
         });
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
-        golden(&path, &text.expect("rendered")).expect("as the golden file");
+        golden::<@PASCAL@>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered")).expect("as the golden file");
     }
 }
 "#;
@@ -222,3 +220,23 @@ rule_files:
 
 tests: []
 ";
+
+const ROW: &str = r#"{
+  "row": "Application",
+  "panels": [
+    {
+      "title": "Forks",
+      "description": "Processes and threads started.",
+      "type": "timeseries",
+      "unit": "ops",
+      "width": 8,
+      "queries": [
+        {
+          "expr": "sum by (instance) (rate(ebpf_@SNAKE@_forks_total{instance=~\"$instance\"}[$__rate_interval]))",
+          "legend": "{{instance}}"
+        }
+      ]
+    }
+  ]
+}
+"#;

@@ -3,21 +3,52 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem;
+use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::guest;
 use crate::guest::image::remove;
 use crate::guest::suites::SUITES;
+use crate::guest::{self, NO_NETWORK};
+use crate::kernels::Hooks;
+use crate::lint;
 use crate::package;
-use crate::workspace::{cargo, output, root, run};
+use crate::workspace::{cargo, exporters, output, root, run};
 
-/// For all tests of one guest; diskio's take three minutes.
-const LIMIT: Duration = Duration::from_secs(40 * 60);
+/// For the tests of one run in a guest, while another one runs beside it.
+const LIMIT: Duration = Duration::from_secs(45 * 60);
+
+/// Guests that run at a time: a guest's two processors keep about one of ours busy.
+const AT_A_TIME: usize = 2;
+
+/// Runs into which the tests of each guest are divided: short ones, so that no guest is the
+/// last for long.
+const PARTS: usize = 3;
+
+/// How many of the slowest tests are named at the end.
+const SLOWEST: usize = 30;
+
+/// Lint, unit tests and guest tests. What guests boot is built meanwhile: that mostly waits
+/// for Debian's archive and for programs that use one processor.
+///
+/// # Errors
+/// When anything fails.
+pub fn all() -> Result<()> {
+    thread::scope(|scope| {
+        // Where it fails, running the guest says so.
+        scope.spawn(|| SUITES.iter().try_for_each(|suite| guest::image_of(suite).map(drop)));
+        lint::run()?;
+        unit()?;
+        vm(&[], None, "")
+    })
+}
 
 /// Everything but the test targets named `guest`.
 ///
@@ -32,26 +63,6 @@ pub fn unit() -> Result<()> {
 /// # Errors
 /// When a guest or a test fails, or there is nothing to run.
 pub fn vm(only: &[String], guest: Option<&str>, filter: &str) -> Result<()> {
-    let package = package::deb()?;
-    let tests = build_tests(only)?;
-    let work = root().join("target/guest-runs");
-    let payload = work.join("payload");
-    remove(&payload)?;
-    fs::create_dir_all(payload.join("tests"))?;
-    fs::copy(&package, payload.join("ebpf-exporters.deb"))?;
-    for (name, path) in &tests {
-        fs::copy(path, payload.join("tests").join(name)).with_context(|| format!("{}", path.display()))?;
-    }
-    // Tests named last_* leave a guest that is of no use to others.
-    let script = format!(
-        "#!/bin/sh\nstatus=0\nexport RUST_BACKTRACE=0\n\
-         each() {{\n\techo \"=== $(uname -r): ${{test##*/}}\"\n\t\"$test\" --test-threads=1 \"$@\" || status=1\n}}\n\
-         for test in /payload/tests/*; do each --skip last_ {filter}; done\n\
-         for test in /payload/tests/*; do\n\t! \"$test\" --list {filter} | grep -q ^last_ || each last_\ndone\n\
-         exit $status\n"
-    );
-    fs::write(payload.join("run"), script)?;
-    fs::set_permissions(payload.join("run"), fs::Permissions::from_mode(0o755))?;
     let suites: Vec<_> = SUITES.iter().filter(|suite| guest.is_none_or(|name| suite.name == name)).collect();
     if suites.is_empty() {
         bail!(
@@ -59,16 +70,170 @@ pub fn vm(only: &[String], guest: Option<&str>, filter: &str) -> Result<()> {
             SUITES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
         );
     }
-    // The others tell whether it is the kernel.
-    let mut failed = Vec::new();
-    for suite in suites {
-        if let Err(error) = guest::run(suite, &payload, &work.join(suite.name), LIMIT) {
-            println!("{error:#}");
-            failed.push(suite.name);
-        }
+    let package = package::deb()?;
+    let tests = build_tests(only)?;
+    let work = root().join("target/guest-runs");
+    let mut payloads = Vec::new();
+    for part in 0..PARTS.min(tests.len()) {
+        let payload = work.join(format!("payload-{part}"));
+        let tests: Vec<_> = tests.iter().skip(part).step_by(PARTS).collect();
+        make_payload(&payload, &package, &tests, filter, suites[0].name)?;
+        payloads.push((part, payload));
     }
+    // One guest that is asked for runs all.
+    let leave_out = if guest.is_none() && only.is_empty() { of_no_module()? } else { Vec::new() };
+    for (_, payload) in &payloads {
+        leave_out_between(payload, &leave_out)?;
+    }
+    let runs = payloads.iter().flat_map(|payload| suites.iter().map(move |suite| (suite, payload)));
+    let runs = Mutex::new(runs);
+    let alone = suites.len() * payloads.len() == 1;
+    let failed = Mutex::new(Vec::new());
+    let times = Mutex::new(Vec::new());
+    let hooks = Mutex::new(Hooks::default());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get).min(AT_A_TIME) {
+            scope.spawn(|| {
+                loop {
+                    let next = runs.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((suite, (part, payload))) = next else { break };
+                    let name = format!("{}-{part}", suite.name);
+                    let mut blocks = Blocks::new(alone);
+                    // The others tell whether it is the kernel.
+                    let mut say = |line: &str| {
+                        if !hooks.lock().unwrap_or_else(PoisonError::into_inner).take(suite.name, line) {
+                            blocks.say(line);
+                        }
+                    };
+                    let folder = work.join(&name);
+                    let result = guest::run(suite, payload, &folder, NO_NETWORK, LIMIT, &mut say);
+                    blocks.print();
+                    times.lock().unwrap_or_else(PoisonError::into_inner).append(&mut blocks.times);
+                    if let Err(error) = result {
+                        println!("{error:#}");
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                    }
+                }
+            });
+        }
+    });
+    let mut times = times.into_inner().unwrap_or_else(PoisonError::into_inner);
+    times.sort_unstable_by(|a, b| b.cmp(a));
+    println!("the tests that took longest:");
+    for (took, test) in times.iter().take(SLOWEST) {
+        println!("{:>6.1} s  {test}", took.as_secs_f64());
+    }
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!("tests failed in: {}", failed.join(", "));
+    }
+    hooks.into_inner().unwrap_or_else(PoisonError::into_inner).check()?;
+    Ok(())
+}
+
+/// Lines that are printed a test binary at a time, as another guest prints meanwhile.
+struct Blocks {
+    /// Whether no other guest prints.
+    alone: bool,
+    text: String,
+    binary: String,
+    /// The test that runs, once its name was printed.
+    test: Option<String>,
+    /// When the test before it ended.
+    since: Instant,
+    times: Vec<(Duration, String)>,
+}
+
+impl Blocks {
+    fn new(alone: bool) -> Self {
+        Self {
+            alone,
+            text: String::new(),
+            binary: String::new(),
+            test: None,
+            since: Instant::now(),
+            times: Vec::new(),
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        if let Some(binary) = line.strip_prefix("=== ") {
+            self.print();
+            binary.clone_into(&mut self.binary);
+        }
+        if let Some((test, _)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ...")) {
+            self.test = Some(test.to_owned());
+        }
+        // What a test prints by itself comes between its name and its end.
+        let ended = matches!(line.rsplit(' ').next(), Some("ok" | "FAILED"));
+        if let Some(test) = self.test.take_if(|_| ended) {
+            let took = mem::replace(&mut self.since, Instant::now()).elapsed();
+            self.times.push((took, format!("{}: {test}", self.binary)));
+        } else if self.test.is_none() {
+            self.since = Instant::now();
+        }
+        self.text.push_str(line);
+        self.text.push('\n');
+        if self.alone {
+            self.print();
+        }
+    }
+
+    fn print(&mut self) {
+        print!("{}", mem::take(&mut self.text));
+    }
+}
+
+/// A folder with the package, `tests` and a script that runs them; guest `once` runs those too
+/// that one guest is enough for.
+fn make_payload(
+    payload: &Path,
+    package: &Path,
+    tests: &[&(String, PathBuf)],
+    filter: &str,
+    once: &str,
+) -> Result<()> {
+    remove(payload)?;
+    fs::create_dir_all(payload.join("tests"))?;
+    fs::copy(package, payload.join("ebpf-exporters.deb"))?;
+    for (name, path) in tests {
+        fs::copy(path, payload.join("tests").join(name)).with_context(|| format!("{}", path.display()))?;
+    }
+    // Tests named last_* leave a guest that is of no use to others; those named once_* ask
+    // what is the same in all guests.
+    let script = format!(
+        "#!/bin/sh\nstatus=0\nexport RUST_BACKTRACE=0\n. /etc/os-release\n\
+         once='--skip once_'\n[ $VERSION_CODENAME != {once} ] || once=\n\
+         each() {{\n\techo \"=== $(uname -r): ${{test##*/}}\"\n\t\"$test\" --test-threads=1 \"$@\" || status=1\n}}\n\
+         for test in /payload/tests/*; do\n\
+         \tif grep -qx \"${{test##*/}}\" /payload/leave-out-$VERSION_CODENAME 2> /dev/null; then\n\
+         \t\techo \"=== $(uname -r): ${{test##*/}} is left to the kernels before and after it\"\n\
+         \telse\n\t\teach --skip last_ $once {filter}\n\tfi\ndone\n\
+         for test in /payload/tests/*; do\n\t! \"$test\" --list {filter} | grep -q ^last_ || each last_\ndone\n\
+         exit $status\n"
+    );
+    fs::write(payload.join("run"), script)?;
+    fs::set_permissions(payload.join("run"), fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Folders of exporters that need no kernel module.
+fn of_no_module() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for exporter in exporters()? {
+        let main = root().join("crates").join(&exporter.name).join("src/main.rs");
+        if !fs::read_to_string(main)?.contains(".of_module(") {
+            names.push(exporter.name);
+        }
+    }
+    Ok(names)
+}
+
+/// Tells the payload which tests a guest leaves to those whose kernels are before and after
+/// its own; it says so itself.
+fn leave_out_between(payload: &Path, names: &[String]) -> Result<()> {
+    for suite in SUITES.iter().filter(|suite| suite.is_between) {
+        fs::write(payload.join(format!("leave-out-{}", suite.name)), names.join("\n") + "\n")?;
     }
     Ok(())
 }

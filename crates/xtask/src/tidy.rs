@@ -41,10 +41,12 @@ pub fn pieces_of(name: &str) -> Vec<String> {
         format!("crates/{name}/src/main.rs"),
         format!("crates/{name}/tests/guest.rs"),
         format!("crates/{name}/tests/golden/metrics.prom"),
+        format!("crates/{name}/tests/golden/ebpf-{name}-exporter.8"),
         format!("systemd/ebpf-{name}-exporter.service"),
         format!("prometheus/jobs/{name}.yml"),
         format!("alerts/{name}.yml"),
         format!("alerts/tests/{name}.yml"),
+        format!("grafana/rows/{name}.json"),
     ]
 }
 
@@ -113,14 +115,14 @@ fn headers(breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// All units have the same lines after the one that says so.
+/// All units have the same lines from the one that says so to the next empty one.
 fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     let mut blocks = BTreeSet::new();
     for exporter in exporters {
         let path = format!("systemd/{}.service", exporter.binary);
         let unit = fs::read_to_string(root().join(&path)).unwrap_or_default();
         match unit.split_once("# The same in every unit") {
-            Some((_, block)) => blocks.insert(block.to_owned()),
+            Some((_, block)) => blocks.insert(block.split("\n\n").next().unwrap_or_default().to_owned()),
             None => bail!("{path} has no block that is the same in every unit"),
         };
     }
@@ -130,7 +132,8 @@ fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Every metric that a rule uses is one that an exporter's golden file shows.
+/// Every metric that a rule or a panel uses is one that an exporter's golden file shows;
+/// every alert has a test that makes it fire, and a runbook.
 fn alerts(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     let mut metrics = BTreeSet::new();
     for exporter in exporters {
@@ -139,10 +142,30 @@ fn alerts(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
         let names = text.lines().filter(|line| !line.starts_with('#'));
         metrics.extend(names.filter_map(|line| line.split(['{', ' ']).next()).map(ToOwned::to_owned));
     }
-    for path in files("alerts", ".yml")? {
+    for path in [files("alerts", ".yml")?, files("grafana/rows", ".json")?].concat() {
         for word in fs::read_to_string(&path)?.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
             if word.starts_with("ebpf_") && !word.starts_with("ebpf_exporter_") && !metrics.contains(word) {
                 breaches.push(format!("{}: no exporter has a metric {word}", shown(&path)));
+            }
+        }
+    }
+    let runbooks = fs::read_to_string(root().join("docs/runbooks.md"))?;
+    let documented: BTreeSet<&str> = runbooks
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .flat_map(|line| line.split(", "))
+        .collect();
+    for path in files("alerts", ".yml")? {
+        let text = fs::read_to_string(&path)?;
+        let tests = path.file_name().map(|name| root().join("alerts/tests").join(name));
+        let tests = tests.map(fs::read_to_string).transpose()?.unwrap_or_default();
+        for alert in text.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+            if !documented.contains(alert) {
+                breaches.push(format!("docs/runbooks.md has nothing about {alert}"));
+            }
+            let cases = tests.split("- alertname: ").filter(|case| case.lines().next() == Some(alert));
+            if !cases.into_iter().any(|case| case.contains("exp_labels")) {
+                breaches.push(format!("{}: no test makes {alert} fire", shown(&path)));
             }
         }
     }

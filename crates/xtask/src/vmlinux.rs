@@ -59,7 +59,8 @@ pub fn from_guest() -> Result<()> {
     fs::write(payload.join("run"), script)?;
     fs::set_permissions(payload.join("run"), fs::Permissions::from_mode(0o755))?;
     let folder = work.join("guest");
-    guest::run(suite, &payload, &folder, Duration::from_secs(60))?;
+    let mut say = |line: &str| println!("{line}");
+    guest::run(suite, &payload, &folder, guest::NO_NETWORK, Duration::from_secs(60), &mut say)?;
     let notes = fs::read(folder.join("spare-b.img")).context("no notes from the guest")?;
     let note = |at: usize| -> Result<String> {
         let line = notes[at..].split(|byte| *byte == b'\n').next().unwrap_or_default();

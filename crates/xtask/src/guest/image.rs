@@ -50,15 +50,13 @@ pub fn ensure(suite: &Suite) -> Result<Image> {
 }
 
 fn arguments(suite: &Suite) -> Vec<String> {
-    let mut packages = PACKAGES.to_vec();
-    packages.extend(suite.packages);
     let mut arguments = vec![
         "--quiet".to_owned(),
         "--format=directory".to_owned(),
         "--variant=minbase".to_owned(),
         "--components=main,contrib".to_owned(),
         "--aptopt=APT::Install-Recommends \"false\"".to_owned(),
-        format!("--include={}", packages.join(",")),
+        format!("--include={}", PACKAGES.join(",")),
     ];
     arguments.extend(suite.mmdebstrap.iter().map(ToString::to_string));
     arguments
@@ -92,9 +90,13 @@ fn build(arguments: &[String], suite: &Suite, folder: &Path) -> Result<()> {
     })?;
     // A getty resets the line and swallows what others print there; Prometheus is
     // started by the test that needs it.
-    for mask in
-        ["serial-getty@ttyS0.service", "prometheus.service", "apt-daily.timer", "apt-daily-upgrade.timer"]
-    {
+    for mask in [
+        "serial-getty@ttyS0.service",
+        "prometheus.service",
+        "prometheus-node-exporter.service",
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+    ] {
         let link = units.join(mask);
         remove(&link)?;
         std::os::unix::fs::symlink("/dev/null", link)?;

@@ -6,27 +6,29 @@
 pub struct Suite {
     /// Debian's name of it.
     pub name: &'static str,
+    /// What it is about, for the head of a table.
+    pub kernel: &'static str,
+    /// Whether its kernel is between two others: then what depends on no module runs on those
+    /// two, when all guests are run.
+    pub is_between: bool,
     /// What else mmdebstrap has to be told.
     pub mmdebstrap: &'static [&'static str],
-    /// Packages beside [`PACKAGES`].
-    pub packages: &'static [&'static str],
 }
 
 /// All guests, in the order in which they are run.
 pub const SUITES: &[Suite] = &[
-    // Kernel 6.1, ZFS 2.1.
+    Suite { name: "bookworm", kernel: "6.1, ZFS 2.1", is_between: true, mmdebstrap: &[] },
+    Suite { name: "trixie", kernel: "6.12, ZFS 2.3", is_between: false, mmdebstrap: &[] },
+    // Its archive is no longer signed anew.
     Suite {
-        name: "bookworm",
-        mmdebstrap: &[],
-        packages: &["linux-headers-cloud-amd64", "wireguard-tools", "zfs-dkms", "zfsutils-linux"],
+        name: "bullseye",
+        kernel: "5.10, ZFS 2.0",
+        is_between: false,
+        mmdebstrap: &["--aptopt=Acquire::Check-Valid-Until \"false\""],
     },
-    // Kernel 6.12.
-    Suite { name: "trixie", mmdebstrap: &[], packages: &[] },
-    // Kernel 5.10. Its archive is no longer signed anew.
-    Suite { name: "bullseye", mmdebstrap: &["--aptopt=Acquire::Check-Valid-Until \"false\""], packages: &[] },
 ];
 
-/// What every guest has: a kernel, and what tests drive its subsystems with.
+/// What every guest has: a kernel with ZFS, and what tests drive its subsystems with.
 pub const PACKAGES: &[&str] = &[
     "bind9-dnsutils",
     "ca-certificates",
@@ -36,12 +38,17 @@ pub const PACKAGES: &[&str] = &[
     "dnsmasq-base",
     "iproute2",
     "kmod",
+    "linux-headers-cloud-amd64",
     "linux-image-cloud-amd64",
     "procps",
     "prometheus",
+    "prometheus-node-exporter",
     "systemd",
     "systemd-sysv",
     "udev",
+    "wireguard-tools",
+    "zfs-dkms",
+    "zfsutils-linux",
 ];
 
 /// Debian's archive.
