@@ -12,10 +12,16 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::exposition::Exposition;
-use crate::{comes_true, sh};
+use crate::{comes_true, sh, tell};
 
 /// For what a unit does under emulation on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// For an answer.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// How often an answer is waited for.
+const ATTEMPTS: u32 = 3;
 
 /// A running exporter; it is killed when this is dropped.
 #[derive(Debug)]
@@ -134,13 +140,37 @@ impl Drop for Exporter {
     }
 }
 
-/// As [`try_get`].
+/// As [`try_get`]; asks again where an answer does not come in time, and says so with what the
+/// exporter does instead: a guest under emulation may stand still for a while.
 ///
 /// # Panics
-/// When there is no answer.
+/// When there is no answer, or none in time again and again.
 #[track_caller]
 pub fn get(port: u16, path: &str) -> (u16, String) {
-    try_get(port, path).unwrap_or_else(|error| panic!("no answer from port {port}: {error}"))
+    let mut late = 0;
+    loop {
+        let error = match try_get(port, path) {
+            Ok(answer) => return answer,
+            Err(error) => error,
+        };
+        late += 1;
+        if error.kind() != io::ErrorKind::WouldBlock || late == ATTEMPTS {
+            panic!("no answer from port {port}: {error}");
+        }
+        tell(&format!("no answer from port {port} within {ANSWER:?}; meanwhile:\n{}", at_work(port)));
+    }
+}
+
+/// Connections to a port, and where the threads of the process that listens there are.
+fn at_work(port: u16) -> String {
+    sh(&format!(
+        "cat /proc/uptime; ss -Htanoi '( sport = :{port} or dport = :{port} )'
+         for pid in $(ss -Hltnp 'sport = :{port}' | sed -n 's/.*pid=\\([0-9]*\\).*/\\1/p'); do
+             for task in /proc/$pid/task/*; do
+                 echo \"$(cat $task/comm): $(cat $task/syscall)\"; cat $task/stack
+             done
+         done || :"
+    ))
 }
 
 /// Status and body of `GET path` on the loopback address.
@@ -149,8 +179,9 @@ pub fn get(port: u16, path: &str) -> (u16, String) {
 /// When nobody listens or what comes is no answer.
 pub fn try_get(port: u16, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    // In one segment: what follows a first one may wait for its acknowledgement.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let parsed = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
