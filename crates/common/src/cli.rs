@@ -36,7 +36,7 @@ pub struct Common {
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = absolute_path)]
     pub telemetry_path: String,
 
-    /// File with TLS and authentication settings (not available yet).
+    /// File with TLS and authentication settings, as exporter-toolkit's web configuration.
     #[arg(long = "web.config.file", value_name = "FILE")]
     pub web_config: Option<PathBuf>,
 
@@ -198,13 +198,6 @@ pub fn parse<F: Args>(
     let mut command = command::<F>(spec).version(version);
     let matches = command.try_get_matches_from_mut(arguments)?;
     let cli = Cli::<F>::from_arg_matches(&matches)?;
-    if cli.common.web_config.is_some() {
-        return Err(command.error(
-            ErrorKind::InvalidValue,
-            "--web.config.file: TLS and authentication are not available yet; \
-             listen on localhost behind a proxy that has them",
-        ));
-    }
     if cli.common.ebpf == Ebpf::Off && cli.common.check {
         return Err(command.error(ErrorKind::ArgumentConflict, "--ebpf off leaves no probe to --check"));
     }
@@ -254,7 +247,6 @@ mod tests {
             &["--log.level", "loud"],
             &["--check", "--once"],
             &["--capabilities.keep", "cap_everything"],
-            &["--web.config.file", "web.yml"],
             &["--ebpf", "off", "--check"],
         ] {
             let error = parsed(wrong).expect_err(wrong[0]);

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -31,6 +30,7 @@ use crate::render::Renderer;
 use crate::roster::Rosters;
 use crate::self_metrics::Program;
 use crate::spec::Spec;
+use crate::web::{self, Door};
 use crate::{logging, memory, privileges};
 
 /// An opened skeleton of exporter `E`.
@@ -186,15 +186,16 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
     let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).context("failed to watch for signals")?;
     // Before anything is attached: a taken port is the most likely trouble.
     let listeners = if serves(flags) { http::bind(&addresses(flags, &spec))? } else { Vec::new() };
+    let doors = web::open(flags.web_config.as_deref(), listeners)?;
     let module = match spec.module.as_deref().map(|name| (name, Module::find(name))) {
-        Some((name, None)) => return lifetime::wait_for(name, flags, &spec, listeners, signals),
+        Some((name, None)) => return lifetime::wait_for(name, flags, &spec, doors, signals),
         found => found.and_then(|(_, module)| module),
     };
     if flags.ebpf == Ebpf::Off {
         let reader = E::fallback(&cli.own)?.with_context(|| {
             format!("cannot run without eBPF: nothing else tells what {} shows", spec.name)
         })?;
-        return without_programs(cli, &spec, reader, module, listeners, signals);
+        return without_programs(cli, &spec, reader, module, doors, signals);
     }
     let mut exporter = E::new(&cli.own)?;
     let mut facts = None;
@@ -226,7 +227,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
                     Some(Box::new(exporter));
                 let steps = [E::interval(&cli.own), (!spec.ratios.is_empty()).then_some(ratio::STEP)];
                 let step = steps.into_iter().flatten().min();
-                return lifetime::go(flags, &spec, &plan, attached, engine, step, module, listeners, signals);
+                return lifetime::go(flags, &spec, &plan, attached, engine, step, module, doors, signals);
             }
             Err(Failure::Programs(programs)) => refused.extend(programs),
             Err(Failure::Refused(error)) => break error,
@@ -240,7 +241,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
         && let Some(reader) = E::fallback(&cli.own)?
     {
         log::warn!("{why:#}");
-        return without_programs(cli, &spec, reader, module, listeners, signals);
+        return without_programs(cli, &spec, reader, module, doors, signals);
     }
     Err(why)
 }
@@ -250,13 +251,13 @@ fn without_programs<F: Args>(
     spec: &Spec,
     reader: Reader,
     module: Option<Module>,
-    listeners: Vec<TcpListener>,
+    doors: Vec<Door>,
     signals: Signals,
 ) -> Result<ExitCode> {
     log::warn!("running without eBPF: showing only what can be known without, see METRICS.md");
     let engine = Engine::without_programs(spec, reader, cli.common.disable_exporter_metrics);
     let step = (!spec.ratios.is_empty()).then_some(ratio::STEP);
-    lifetime::go(&cli.common, spec, &Plan::default(), (), engine, step, module, listeners, signals)
+    lifetime::go(&cli.common, spec, &Plan::default(), (), engine, step, module, doors, signals)
 }
 
 fn serves(flags: &Common) -> bool {

@@ -6,9 +6,10 @@
 //! them. This module accepts by itself, with limits, and leaves the messages to
 //! tiny_http: it parses methods and headers, and prints responses.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -105,7 +106,7 @@ pub struct Reply {
     /// Status code.
     pub status: u16,
     /// Header names and values.
-    pub headers: Vec<(&'static str, &'static str)>,
+    pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// Body.
     pub body: Vec<u8>,
 }
@@ -113,8 +114,17 @@ pub struct Reply {
 impl Reply {
     /// A line of plain text.
     pub fn text(status: u16, line: &str) -> Self {
-        let headers = vec![("Content-Type", "text/plain; charset=utf-8")];
-        Self { status, headers, body: format!("{line}\n").into_bytes() }
+        Self::new(status, "text/plain; charset=utf-8", format!("{line}\n").into_bytes())
+    }
+
+    /// A body of some type.
+    pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
+        Self { status, headers: vec![("Content-Type".into(), content_type.into())], body }
+    }
+
+    /// Adds a header.
+    pub fn say(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Cow<'static, str>>) {
+        self.headers.push((name.into(), value.into()));
     }
 }
 
@@ -174,12 +184,17 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Answers requests on `listener` with `handler`, in threads of its own, for as long as
-/// the process lives.
+/// Answers requests on a listening socket with `handler`, in threads of its own, for as long
+/// as the process lives; connections that `admit` does not want are closed.
 ///
 /// # Errors
 /// When the accepting thread cannot be started.
-pub fn serve<H>(listener: TcpListener, limits: Limits, handler: H) -> Result<()>
+pub fn serve<H>(
+    listener: Socket,
+    limits: Limits,
+    admit: impl Fn(&Socket) -> bool + Send + 'static,
+    handler: H,
+) -> Result<()>
 where
     H: Fn(&Request) -> Reply + Send + Sync + 'static,
 {
@@ -188,6 +203,7 @@ where
     let accept = move || {
         loop {
             match listener.accept() {
+                Ok((stream, _)) if !admit(&stream) => log::debug!("a connection was not admitted"),
                 Ok((stream, _)) => {
                     let (handler, connections) = (Arc::clone(&handler), Arc::clone(&connections));
                     if let Err(error) = connection(stream, limits, handler, connections) {
@@ -213,7 +229,7 @@ fn thread_of(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<thread
 /// Open connections in the order of their latest requests.
 #[derive(Default)]
 struct Connections {
-    open: Mutex<BTreeMap<u64, TcpStream>>,
+    open: Mutex<BTreeMap<u64, Socket>>,
     next: AtomicU64,
 }
 
@@ -226,7 +242,7 @@ struct Slot {
 impl Connections {
     /// Lists `stream`. Where there are too many, the oldest is closed: a scrape takes
     /// milliseconds, so the oldest is idle, or neither asks nor listens.
-    fn enter(self: Arc<Self>, stream: &TcpStream, limit: usize) -> io::Result<Slot> {
+    fn enter(self: Arc<Self>, stream: &Socket, limit: usize) -> io::Result<Slot> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= limit
@@ -259,7 +275,7 @@ impl Drop for Slot {
 }
 
 fn connection<H>(
-    stream: TcpStream,
+    stream: Socket,
     limits: Limits,
     handler: Arc<H>,
     connections: Arc<Connections>,
@@ -275,7 +291,7 @@ where
 }
 
 /// Requests and answers; whatever goes wrong ends the connection, nothing else.
-fn converse(stream: &TcpStream, limits: Limits, slot: &mut Slot, handler: &dyn Fn(&Request) -> Reply) {
+fn converse(stream: &Socket, limits: Limits, slot: &mut Slot, handler: &dyn Fn(&Request) -> Reply) {
     let mut input = Vec::new();
     loop {
         let request = match receive(stream, limits, &mut input) {
@@ -315,7 +331,7 @@ pub enum Bad {
 }
 
 /// The next request; `input` holds what was read beyond the last one.
-fn receive(stream: &TcpStream, limits: Limits, input: &mut Vec<u8>) -> Result<Request, Bad> {
+fn receive(stream: &Socket, limits: Limits, input: &mut Vec<u8>) -> Result<Request, Bad> {
     let mut timed = Timed { stream, deadline: Instant::now() + limits.idle };
     let mut began = false;
     let mut chunk = [0u8; 1024];
@@ -352,17 +368,19 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 fn send(
-    stream: &TcpStream,
+    stream: &Socket,
     limits: Limits,
     reply: Reply,
     version: &HTTPVersion,
     head_only: bool,
 ) -> io::Result<()> {
     let length = reply.body.len();
-    let mut headers = vec![("Connection", "close"), ("Server", "ebpf-exporters")];
+    let mut headers: Vec<(Cow<'_, str>, Cow<'_, str>)> =
+        vec![("Connection".into(), "close".into()), ("Server".into(), "ebpf-exporters".into())];
     headers.extend(reply.headers);
-    let headers =
-        headers.into_iter().filter_map(|(name, value)| Header::from_bytes(name, value).ok()).collect();
+    let header =
+        |(name, value): &(Cow<'_, str>, Cow<'_, str>)| Header::from_bytes(name.as_bytes(), value.as_bytes());
+    let headers = headers.iter().filter_map(|both| header(both).ok()).collect();
     let response = Response::new(reply.status.into(), headers, reply.body.as_slice(), Some(length), None)
         .with_chunked_threshold(usize::MAX);
     let timed = Timed { stream, deadline: Instant::now() + limits.send };
@@ -373,7 +391,7 @@ fn send(
 
 /// A stream on which all reads and writes together end by a deadline.
 struct Timed<'s> {
-    stream: &'s TcpStream,
+    stream: &'s Socket,
     deadline: Instant,
 }
 
@@ -387,18 +405,21 @@ impl Timed<'_> {
 impl Read for Timed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.set_read_timeout(Some(self.left()?))?;
-        self.stream.read(buffer)
+        let mut stream = self.stream;
+        stream.read(buffer)
     }
 }
 
 impl Write for Timed<'_> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(Some(self.left()?))?;
-        self.stream.write(buffer)
+        let mut stream = self.stream;
+        stream.write(buffer)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        let mut stream = self.stream;
+        stream.flush()
     }
 }
 

@@ -6,7 +6,7 @@
 //! makes the whole process: command line, probe choice, attaching, reading, HTTP.
 //!
 //! Dependencies point down this list only:
-//! [`exporter`] > [`cli`], [`memory`], [`module`], [`site`] > [`http`], [`textfile`], [`privileges`] > [`engine`] >
+//! [`exporter`] > [`cli`], [`memory`], [`module`], [`site`], [`web`] > [`http`], [`textfile`], [`privileges`] > [`engine`] >
 //! [`probes`], [`self_metrics`], [`ratio`], [`top`] > [`kernel`], [`maps`], [`render`] > [`layout`],
 //! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`] and [`types`] stand alone.
 
@@ -39,6 +39,7 @@ pub mod spec;
 pub mod textfile;
 pub mod top;
 pub mod types;
+pub mod web;
 
 pub use exporter::{Exporter, run};
 

@@ -3,7 +3,6 @@
 //! kernel module goes; and waiting for one that is not there.
 
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -23,6 +22,7 @@ use crate::module::{self, Module};
 use crate::probes::{Plan, Verdict};
 use crate::site::Site;
 use crate::spec::{Need, Spec};
+use crate::web::{Door, Front};
 use crate::{memory, privileges, textfile};
 
 /// Reports on the probes, gives up privileges, and does what `flags` ask for until the end.
@@ -40,7 +40,7 @@ pub fn go<A>(
     engine: Engine,
     step: Option<Duration>,
     module: Option<Module>,
-    listeners: Vec<TcpListener>,
+    doors: Vec<Door>,
     signals: Signals,
 ) -> Result<ExitCode> {
     for (probe, verdict) in &plan.verdicts {
@@ -93,7 +93,7 @@ pub fn go<A>(
             }
         }
     } else {
-        serve(flags, spec, &engine, listeners, stop, release)?
+        serve(flags, spec, &engine, doors, stop, release)?
     };
     drop(attached);
     log::info!("detached all probes");
@@ -111,7 +111,7 @@ pub fn wait_for(
     name: &str,
     flags: &Common,
     spec: &Spec,
-    listeners: Vec<TcpListener>,
+    doors: Vec<Door>,
     signals: Signals,
 ) -> Result<ExitCode> {
     if flags.check || flags.once.is_some() {
@@ -121,12 +121,13 @@ pub fn wait_for(
     let stop = &Stop { signals: stop_signals(signals)?, module: None };
     let engine =
         Engine { config: spec.name.to_string(), waiting_for: Some(name.to_owned()), ..Engine::default() };
-    listen(flags, spec, Arc::new(engine), listeners)?;
+    let fronts = listen(flags, spec, Arc::new(engine), doors)?;
     notify(&[NotifyState::Ready]);
     while matches!(stop.wait(Some(module::INTERVAL)), Wake::Time | Wake::Release) {
         notify(&[NotifyState::Watchdog]);
         if Module::find(name).is_some() {
-            start_over(spec, false)?;
+            drop(fronts);
+            return start_over(spec, false).map(|()| ExitCode::SUCCESS);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -226,26 +227,31 @@ impl Stop {
     }
 }
 
-/// Answers requests on `listeners` for as long as the process lives.
-fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, listeners: Vec<TcpListener>) -> Result<()> {
+/// Answers requests at `doors` for as long as the process lives, or what it returns where that
+/// speaks TLS.
+fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, doors: Vec<Door>) -> Result<Vec<Front>> {
     let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, engine));
-    for listener in listeners {
-        log::info!("listening on {}", listener.local_addr().context("failed to ask for the address")?);
-        let site = Arc::clone(&site);
-        http::serve(listener, Limits::default(), move |request| site.answer(request))?;
+    let mut fronts = Vec::new();
+    for door in doors {
+        log::info!("listening on {}", door.address);
+        let (site, admits, guard) = (Arc::clone(&site), door.admits(), door.guard);
+        let answer = move |request: &http::Request| guard.answer(request, |request| site.answer(request));
+        http::serve(door.socket, Limits::default(), admits, answer)?;
+        fronts.extend(door.front);
     }
-    Ok(())
+    fronts.iter_mut().try_for_each(Front::watch)?;
+    Ok(fronts)
 }
 
 fn serve(
     flags: &Common,
     spec: &Spec,
     engine: &Arc<Engine>,
-    listeners: Vec<TcpListener>,
+    doors: Vec<Door>,
     stop: &Stop,
     mut release: impl FnMut(),
 ) -> Result<Wake> {
-    listen(flags, spec, Arc::clone(engine), listeners)?;
+    let _fronts = listen(flags, spec, Arc::clone(engine), doors)?;
     notify(&[NotifyState::Ready]);
     let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     loop {

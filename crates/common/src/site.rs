@@ -47,7 +47,7 @@ impl Site {
         }
         if !matches!(request.method, Method::Get | Method::Head) {
             let mut reply = Reply::text(405, "only GET and HEAD");
-            reply.headers.push(("Allow", "GET, HEAD"));
+            reply.say("Allow", "GET, HEAD");
             return reply;
         }
         match request.path.as_str() {
@@ -69,11 +69,7 @@ impl Site {
              <p>{summary}</p><p>Version {version}</p><ul><li><a href=\"{path}\">Metrics</a></li>\
              <li><a href=\"/-/healthy\">Healthy</a></li><li><a href=\"/-/ready\">Ready</a></li></ul></body></html>\n"
         );
-        Reply {
-            status: 200,
-            headers: vec![("Content-Type", "text/html; charset=utf-8")],
-            body: body.into_bytes(),
-        }
+        Reply::new(200, "text/html; charset=utf-8", body.into_bytes())
     }
 
     fn metrics(&self, request: &Request) -> Reply {
@@ -96,14 +92,14 @@ impl Site {
                 return Reply::text(500, &format!("{error:#}"));
             }
         };
-        let mut headers = vec![("Content-Type", format.content_type())];
         let accepts = request.header("Accept-Encoding").unwrap_or_default();
         let zip = quality(accepts, |item| item == "gzip").is_some_and(|q| q > 0.0);
         if zip && let Ok(body) = gzip(text.as_bytes()) {
-            headers.push(("Content-Encoding", "gzip"));
-            return Reply { status: 200, headers, body };
+            let mut reply = Reply::new(200, format.content_type(), body);
+            reply.say("Content-Encoding", "gzip");
+            return reply;
         }
-        Reply { status: 200, headers, body: text.into_bytes() }
+        Reply::new(200, format.content_type(), text.into_bytes())
     }
 }
 
@@ -137,7 +133,7 @@ mod tests {
     }
 
     fn header<'r>(reply: &'r Reply, name: &str) -> Option<&'r str> {
-        reply.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+        reply.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_ref())
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn server() -> SocketAddr {
         "/big" => Reply { status: 200, headers: Vec::new(), body: vec![b'x'; 32 << 20] },
         path => Reply::text(200, path),
     };
-    serve(listener, LIMITS, answer).expect("served");
+    serve(listener.into(), LIMITS, |_| true, answer).expect("served");
     address
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::guest::image::remove;
-use crate::release;
+use crate::release::{self, WEB};
 use crate::workspace::{exporters, files, output, root, run};
 
 /// Stops what runs before the files go; nothing is started by installing.
@@ -69,6 +69,7 @@ pub fn install(destdir: &Path, prefix: &Path) -> Result<()> {
         remove(&wants.join(&unit))?;
         symlink(Path::new("..").join(&unit), wants.join(&unit))?;
     }
+    copy(&root().join("dist/bin").join(WEB), &base.join("lib/ebpf-exporters").join(WEB), 0o755)?;
     for path in [files("systemd", ".service")?, files("systemd", ".timer")?].concat() {
         let text = fs::read_to_string(&path)?.replace("/usr/bin/", &format!("{}/bin/", prefix.display()));
         write(&units.join(path.file_name().context("a unit without name")?), &text, 0o644)?;

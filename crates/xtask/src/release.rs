@@ -13,30 +13,35 @@ use crate::workspace::{cargo, exporters, output, root, run};
 /// What a binary may weigh.
 const MAX_BYTES: u64 = 3 << 20;
 
-/// Builds all exporters, fully static, into `dist/bin`.
+/// What exporters start for `--web.config.file`: crate and binary.
+pub const WEB: &str = "ebpf-exporters-web";
+
+/// Builds all exporters and [`WEB`], fully static, into `dist/bin`.
 ///
 /// # Errors
 /// When cargo fails, or a binary is larger than it may be.
 pub fn build() -> Result<()> {
     let mut command = cargo();
     command.args(["build", "--release", "--quiet"]).env("EBPF_EXPORTERS_REVISION", revision());
-    for exporter in exporters()? {
-        command.args(["--package", &exporter.binary]);
+    let exporters = exporters()?.into_iter().map(|exporter| exporter.binary);
+    let binaries: Vec<String> = exporters.chain([WEB.to_owned()]).collect();
+    for binary in &binaries {
+        command.args(["--package", binary]);
     }
     run(&mut command)?;
     let bin = root().join("dist/bin");
     fs::create_dir_all(&bin)?;
-    for exporter in exporters()? {
-        let built = target_folder()?.join("release").join(&exporter.binary);
+    for binary in &binaries {
+        let built = target_folder()?.join("release").join(binary);
         let bytes = fs::metadata(&built).with_context(|| format!("{} was not built", built.display()))?.len();
         if bytes > MAX_BYTES {
             bail!("{} has {bytes} bytes, more than {MAX_BYTES}", built.display());
         }
         // A running binary cannot be written to, but another can take its place.
-        let new = bin.join(format!(".{}", exporter.binary));
+        let new = bin.join(format!(".{binary}"));
         fs::copy(&built, &new)?;
-        fs::rename(&new, bin.join(&exporter.binary))?;
-        println!("dist/bin/{} {:.1} MB", exporter.binary, bytes as f64 / 1e6);
+        fs::rename(&new, bin.join(binary))?;
+        println!("dist/bin/{binary} {:.1} MB", bytes as f64 / 1e6);
     }
     Ok(())
 }

@@ -2,13 +2,14 @@
 //! The package as its users have it: flags and refusals, units, a real Prometheus, with
 //! diskio as the example; then all exporters together on a busy machine. What works without
 //! eBPF is in `fallback.rs`, what is imported elsewhere in `prometheus.rs` and
-//! `textfile.rs`, what installing does in `package.rs`.
+//! `textfile.rs`, what installing does in `package.rs`, TLS in `web.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
 mod package;
 mod prometheus;
 mod textfile;
+mod web;
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;

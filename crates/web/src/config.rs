@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The file that `--web.config.file` names, as exporter-toolkit defines it:
+//! <https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md>
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+
+/// All of it. A key that is not here is an error.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// TLS; without it connections are plain.
+    pub tls_server_config: Option<Tls>,
+    /// What is said in HTTP.
+    pub http_server_config: Http,
+    /// How often anybody may ask.
+    pub rate_limit: RateLimit,
+    /// Users and the bcrypt hashes of their passwords; anybody may ask when there are none.
+    pub basic_auth_users: BTreeMap<String, String>,
+}
+
+/// `rate_limit`: one request each interval, and some more after a pause; none without interval.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    /// As `100ms`.
+    pub interval: Option<String>,
+    /// Requests at once.
+    pub burst: u32,
+}
+
+impl RateLimit {
+    /// Nanoseconds from one request to the next; 0 for any number of requests.
+    ///
+    /// # Errors
+    /// When the interval is none.
+    pub fn nanoseconds(&self) -> Result<u64> {
+        let interval = self.interval.as_deref().filter(|text| *text != "0");
+        let Some(text) = interval else { return Ok(0) };
+        let interval =
+            humantime::parse_duration(text).with_context(|| format!("rate_limit: interval {text:?}"))?;
+        if self.burst == 0 {
+            bail!("rate_limit: with an interval and a burst of 0 nobody could ask");
+        }
+        interval.as_nanos().try_into().context("rate_limit: interval")
+    }
+}
+
+/// `http_server_config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Accepted and without effect: HTTP/1.1 is what is spoken.
+    pub http2: Option<bool>,
+    /// Headers of every answer.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// `tls_server_config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Certificate chain, or the file that has it.
+    pub cert: Option<String>,
+    /// See `cert`.
+    pub cert_file: Option<PathBuf>,
+    /// Private key, or the file that has it.
+    pub key: Option<String>,
+    /// See `key`.
+    pub key_file: Option<PathBuf>,
+    /// Authorities whose clients' certificates are good, or the file that has them.
+    pub client_ca: Option<String>,
+    /// See `client_ca`.
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether clients have to show a certificate.
+    pub client_auth_type: ClientAuth,
+    /// Names of which a client's certificate must have one.
+    pub client_allowed_sans: Vec<String>,
+    /// Oldest version.
+    pub min_version: Option<Version>,
+    /// Newest version.
+    pub max_version: Option<Version>,
+    /// Suites of TLS 1.2; those of 1.3 have no effect, as in Go.
+    pub cipher_suites: Vec<String>,
+    /// Key exchange groups, best first.
+    pub curve_preferences: Vec<Curve>,
+    /// Accepted and without effect, as it has none in Go's library either.
+    pub prefer_server_cipher_suites: Option<bool>,
+}
+
+/// `client_auth_type`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// None is asked for.
+    #[default]
+    NoClientCert,
+    /// One is asked for, and none looked at.
+    RequestClientCert,
+    /// There must be one, and none is looked at.
+    RequireAnyClientCert,
+    /// One that is shown must be good.
+    VerifyClientCertIfGiven,
+    /// There must be one, and it must be good.
+    RequireAndVerifyClientCert,
+}
+
+/// Versions of TLS.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// 1.0.
+    TLS10,
+    /// 1.1.
+    TLS11,
+    /// 1.2.
+    TLS12,
+    /// 1.3.
+    TLS13,
+}
+
+/// Key exchange groups.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+pub enum Curve {
+    X25519,
+    CurveP256,
+    CurveP384,
+    CurveP521,
+}
+
+/// Headers that may be set.
+const HEADERS: [&str; 5] = [
+    "Content-Security-Policy",
+    "Strict-Transport-Security",
+    "X-Content-Type-Options",
+    "X-Frame-Options",
+    "X-XSS-Protection",
+];
+
+impl Config {
+    /// Reads a file; paths in it are meant from its folder.
+    ///
+    /// # Errors
+    /// When it cannot be read, has what it must not have, or contradicts itself.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).context("failed to read it")?;
+        let mut config = Self::parse(&text)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        if let Some(tls) = &mut config.tls_server_config {
+            for file in [&mut tls.cert_file, &mut tls.key_file, &mut tls.client_ca_file].into_iter().flatten()
+            {
+                *file = folder.join(&*file);
+            }
+        }
+        Ok(config)
+    }
+
+    fn parse(text: &str) -> Result<Self> {
+        let said = text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+        let config: Self = if said {
+            serde_saphyr::from_str(text).map_err(|error| anyhow!("{}", error.without_snippet()))?
+        } else {
+            Self::default()
+        };
+        for (name, value) in &config.http_server_config.headers {
+            if !HEADERS.contains(&name.as_str()) {
+                bail!(
+                    "http_server_config: header {name} cannot be set; those that can: {}",
+                    HEADERS.join(", ")
+                );
+            }
+            if value.contains(['\r', '\n']) {
+                bail!("http_server_config: header {name} has more than one line");
+            }
+        }
+        if let Some(name) = config.basic_auth_users.keys().find(|name| name.contains([':', '\t', '\n'])) {
+            bail!("basic_auth_users: {name:?} cannot be the name of a user");
+        }
+        config.rate_limit.nanoseconds()?;
+        if let Some(tls) = &config.tls_server_config {
+            tls.check().context("tls_server_config")?;
+        }
+        Ok(config)
+    }
+}
+
+impl Tls {
+    fn check(&self) -> Result<()> {
+        for (what, text, file) in [
+            ("cert", &self.cert, &self.cert_file),
+            ("key", &self.key, &self.key_file),
+            ("client_ca", &self.client_ca, &self.client_ca_file),
+        ] {
+            match (text, file) {
+                (Some(_), Some(_)) => bail!("both {what} and {what}_file"),
+                (None, None) if what != "client_ca" => bail!("neither {what} nor {what}_file"),
+                _ => {}
+            }
+        }
+        let verifies = [ClientAuth::VerifyClientCertIfGiven, ClientAuth::RequireAndVerifyClientCert]
+            .contains(&self.client_auth_type);
+        let has_ca = self.client_ca.is_some() || self.client_ca_file.is_some();
+        match (self.client_auth_type, verifies, has_ca) {
+            (ClientAuth::NoClientCert, _, false) | (_, true, true) => {}
+            (ClientAuth::NoClientCert, _, true) => bail!("client_ca without client_auth_type"),
+            (auth, true, false) => bail!("client_auth_type {auth:?} without client_ca or client_ca_file"),
+            (auth, false, _) => bail!(
+                "client_auth_type {auth:?} proves nothing and is not available; \
+                 RequireAndVerifyClientCert and VerifyClientCertIfGiven are"
+            ),
+        }
+        if !self.client_allowed_sans.is_empty()
+            && self.client_auth_type != ClientAuth::RequireAndVerifyClientCert
+        {
+            bail!("client_allowed_sans without client_auth_type RequireAndVerifyClientCert");
+        }
+        if self.max_version.is_some_and(|version| version < Version::TLS12) {
+            bail!("max_version: versions of TLS before 1.2 are not safe and not available");
+        }
+        if self.min_version > self.max_version && self.max_version.is_some() {
+            bail!("min_version is above max_version");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_changes_nothing() {
+        for text in ["", "\n", "# nothing\n", "basic_auth_users: {}\n"] {
+            let config = Config::parse(text).expect(text);
+            assert!(config.tls_server_config.is_none() && config.basic_auth_users.is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_toolkit_documents_is_taken() {
+        let text = "\
+tls_server_config:
+  cert_file: web.crt
+  key_file: web.key
+  client_auth_type: RequireAndVerifyClientCert
+  client_ca_file: ca.crt
+  client_allowed_sans: [prometheus.example]
+  min_version: TLS12
+  max_version: TLS13
+  cipher_suites:
+    - TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+  prefer_server_cipher_suites: true
+  curve_preferences: [CurveP256, X25519]
+http_server_config:
+  http2: true
+  headers:
+    X-Frame-Options: deny
+rate_limit: {interval: 100ms, burst: 20}
+basic_auth_users:
+  alice: $2y$10$mDwo.lAisC94iLAyP81MCesa29IzH37oigHC/42V2pdJlUprsJPze
+";
+        let config = Config::parse(text).expect("valid");
+        let tls = config.tls_server_config.expect("there");
+        assert_eq!(tls.curve_preferences, [Curve::CurveP256, Curve::X25519]);
+        assert_eq!(config.basic_auth_users.len(), 1);
+        assert_eq!(
+            (config.rate_limit.nanoseconds().expect("valid"), config.rate_limit.burst),
+            (100_000_000, 20)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let tls = |rest: &str| format!("tls_server_config:\n  cert_file: a\n  key_file: b\n{rest}");
+        for (text, why) in [
+            ("tls_server_confg: {}".to_owned(), "tls_server_confg"),
+            ("tls_server_config: {cert_file: a}".to_owned(), "neither key nor key_file"),
+            (tls("  cert: c\n"), "both cert and cert_file"),
+            (tls("  certfile: c\n"), "certfile"),
+            (tls("  client_ca_file: c\n"), "client_ca without client_auth_type"),
+            (tls("  client_auth_type: RequireAndVerifyClientCert\n"), "without client_ca"),
+            (tls("  client_auth_type: RequireAnyClientCert\n"), "proves nothing"),
+            (tls("  client_allowed_sans: [a]\n"), "client_allowed_sans without"),
+            (tls("  max_version: TLS11\n"), "before 1.2"),
+            (tls("  min_version: TLS13\n  max_version: TLS12\n"), "above max_version"),
+            ("http_server_config: {headers: {Server: x}}".to_owned(), "header Server"),
+            ("basic_auth_users: {\"a:b\": c}".to_owned(), "cannot be the name"),
+            ("rate_limit: {interval: often, burst: 1}".to_owned(), "interval \"often\""),
+            ("rate_limit: {interval: 1s}".to_owned(), "burst of 0"),
+            ("basic_auth_users: [a]".to_owned(), ""),
+        ] {
+            let error = format!("{:#}", Config::parse(&text).expect_err(&text));
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! TLS in front of an exporter, in a process of its own that has no privileges.
+//!
+//! `ebpf-exporters-web FILE NAME CONNECTIONS`: FILE is what `--web.config.file` was given;
+//! standard input is the socket to listen on; NAME is the exporter's, an abstract Unix socket;
+//! there are at most so many CONNECTIONS. An exporter starts it and reads from its standard
+//! output, a line each:
+//!
+//! - `user NAME HASH`, `header NAME VALUE`, `limit NANOSECONDS BURST`: what the exporter asks for
+//!   and says over HTTP;
+//! - `plain`, and it is over, or `tls`: from then on connections are handed on;
+//! - `debug TEXT`, `warn TEXT`: for the exporter's log;
+//! - `error TEXT`: why it ends.
+
+mod config;
+mod connections;
+mod relay;
+mod tls;
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use caps::CapSet;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::set_no_new_privs;
+use rustls::ServerConnection;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+
+use config::Config;
+use connections::Connections;
+use tls::Terms;
+
+fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    let (Some(file), Some(exporter), Some(limit), None) =
+        (arguments.next(), arguments.next(), arguments.next(), arguments.next())
+    else {
+        eprintln!("started by an exporter with --web.config.file, not by hand");
+        return ExitCode::from(2);
+    };
+    match run(Path::new(&file), &exporter, &limit) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Whoever would read it may be gone.
+            let _ = say("error", &format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(file: &Path, exporter: &OsStr, limit: &OsStr) -> Result<()> {
+    // An exporter that ends, however it does, takes this along: a line to nobody is an error.
+    set_parent_process_death_signal(Some(Signal::KILL)).context("failed to tie this to the exporter")?;
+    // Not even by executing something, as root could.
+    set_no_new_privs(true).context("failed to give up privileges for good")?;
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        // Ambient capabilities are newer than some sandboxes' filters.
+        if let Err(error) = caps::clear(None, set) {
+            say("debug", &format!("{set:?} capabilities: {error}"))?;
+        }
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).context("failed to give up capabilities")?;
+    }
+    // Signals to all of a unit or a terminal are for the exporter, with which this ends.
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
+        signal_hook::flag::register(signal, Arc::default()).context("failed to pass over signals")?;
+    }
+    let config = Config::read(file).with_context(|| file.display().to_string())?;
+    for (name, hash) in &config.basic_auth_users {
+        say("user", &format!("{name}\t{hash}"))?;
+    }
+    for (name, value) in &config.http_server_config.headers {
+        say("header", &format!("{name}\t{value}"))?;
+    }
+    match config.rate_limit.nanoseconds()? {
+        0 => {}
+        interval => say("limit", &format!("{interval}\t{}", config.rate_limit.burst))?,
+    }
+    let Some(tls) = config.tls_server_config else {
+        return say("plain", "");
+    };
+    let terms = Terms::new(tls).with_context(|| format!("{}: tls_server_config", file.display()))?;
+    let listener = io::stdin().as_fd().try_clone_to_owned().context("failed to take the listening socket")?;
+    let limit = limit.to_str().and_then(|limit| limit.parse().ok()).context("no number of connections")?;
+    let exporter = exporter.to_str().context("the exporter's socket has no readable name")?;
+    say("tls", "")?;
+    accept(&TcpListener::from(listener), terms, exporter, limit)
+}
+
+fn accept(listener: &TcpListener, mut terms: Terms, exporter: &str, limit: usize) -> Result<()> {
+    let connections = Arc::new(Connections::new(limit));
+    for number in 0.. {
+        let client = match listener.accept() {
+            Ok((client, _)) => client,
+            // Out of descriptors or memory: passes when connections end.
+            Err(error) => {
+                say("warn", &format!("failed to accept a connection: {error}"))?;
+                thread::park_timeout(Duration::from_millis(100));
+                continue;
+            }
+        };
+        if let Err(error) = terms.renew() {
+            say("warn", &format!("certificates stay what they were: {error:#}"))?;
+        }
+        if let Err(error) = serve(&connections, client, number, &terms, exporter) {
+            say("warn", &format!("failed to take a connection: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Hands a connection on, in a thread of its own.
+fn serve(
+    connections: &Arc<Connections>,
+    client: TcpStream,
+    number: u64,
+    terms: &Terms,
+    exporter: &str,
+) -> Result<()> {
+    let mut slot = connections.enter(&client, number)?;
+    let (tls, names) = (ServerConnection::new(terms.config())?, terms.names());
+    let exporter = exporter.to_owned();
+    let work = move || {
+        if let Err(error) = relay::relay(tls, &client, &names, &exporter, || slot.is_known()) {
+            // Nobody reads once the exporter is gone, and then this is over.
+            let _ = say("debug", &format!("a connection ended: {error}"));
+        }
+    };
+    thread::Builder::new().stack_size(256 << 10).spawn(work)?;
+    Ok(())
+}
+
+/// A line for the exporter.
+fn say(what: &str, text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let line = text.replace('\n', " ");
+    writeln!(out, "{what} {line}").and_then(|()| out.flush()).context("failed to speak to the exporter")
+}
