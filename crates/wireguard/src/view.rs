@@ -40,6 +40,8 @@ pub struct View {
     spaces: Vec<(Namespace, Vec<Device>)>,
     /// Namespaces, and folders of them, that could not be read, and were complained of.
     closed: BTreeSet<String>,
+    /// How many of them there are now.
+    left_out: usize,
     /// Entries that nobody knows, and since when.
     strangers: BTreeMap<(&'static str, Vec<u8>), Instant>,
     distrusted: bool,
@@ -98,6 +100,7 @@ impl View {
         self.names.refresh();
         let (spaces, refusals) =
             if self.everywhere { Namespace::all()? } else { (vec![Namespace::own()?], Vec::new()) };
+        self.left_out = refusals.len();
         for Refusal { folder, error } in refusals {
             if self.closed.insert(folder.to_owned()) {
                 log::warn!(
@@ -115,6 +118,7 @@ impl View {
                 }
                 Err(error) if space.name.is_empty() => return Err(error),
                 Err(error) => {
+                    self.left_out += 1;
                     if self.closed.insert(space.name.clone()) {
                         log::warn!("network namespace {} is left out: {error:#}", space.name);
                     }
@@ -292,6 +296,12 @@ impl View {
 
     /// Adds what netlink tells.
     pub fn show(&self, families: &mut Families) {
+        families.gauge(
+            "ebpf_wireguard_namespaces_left_out",
+            "Network namespaces, and folders of them, that cannot be looked into; the log says why.",
+            Labels::none(),
+            Value::Integer(self.left_out as u64),
+        );
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         for (space, device, peer) in self.peers() {
             let of = || self.of_peer(&space.name, &device.name, &peer.key);
