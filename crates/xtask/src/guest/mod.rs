@@ -25,6 +25,13 @@ use suites::{DISK_BYTES, DISKS, MEMORY_MIB, SUITES, Suite};
 /// From power on to the payload's start; takes 20 s on two cores.
 const BOOT: Duration = Duration::from_secs(300);
 
+/// All that the emulator can but cmpxchg16b, after which QEMU 7.2 has one of its operands in the
+/// flags register: in each of four panics of a 6.12 guest, all of them at that instruction in the
+/// memory allocator, EFLAGS was RAX with the zero and interrupt flags. What follows it looks at one flag and
+/// overwrites the rest, but an interrupt between the two has the others restored: a double fault
+/// with some, a program that goes on wrongly with others. Kernels do without it where it is not there.
+const CPU: &str = "max,-cx16";
+
 /// How often a guest is started until it has booted.
 const BOOTS: u32 = 2;
 
@@ -71,14 +78,20 @@ pub fn run(
         .and_then(|guest| guest.watch(limit, say))
         .with_context(|| format!("guest {} (console: {})", suite.name, console.display()));
     if result.is_err() {
-        let text = fs::read(&console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        say("--- the end of the guest's console ---");
-        lines[lines.len().saturating_sub(CONSOLE_LINES)..].iter().for_each(|line| say(line));
-        say(&format!("--- {} ---", console.display()));
+        tell_console(folder, say);
     }
     result
+}
+
+/// The end of what the kernel printed.
+fn tell_console(folder: &Path, say: &mut dyn FnMut(&str)) {
+    let console = folder.join(CONSOLE);
+    let text = fs::read(&console).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    say("--- the end of the guest's console ---");
+    lines[lines.len().saturating_sub(CONSOLE_LINES)..].iter().for_each(|line| say(line));
+    say(&format!("--- {} ---", console.display()));
 }
 
 /// A running emulator; it is killed when this is dropped.
@@ -95,8 +108,8 @@ impl Drop for Guest {
     }
 }
 
-/// Now and then a CPU's timer does not fire under emulation, and the kernel waits for it before
-/// any program of ours has run: such a guest is started again.
+/// A kernel may stand still or fall over under emulation before any program of ours has run: such
+/// a guest is started again.
 fn boot_patiently(
     image: &Image,
     payload: &Path,
@@ -111,14 +124,15 @@ fn boot_patiently(
         if guest.is_up()? {
             return Ok(guest);
         }
-        say(&format!("guest {}: did not boot within {BOOT:?} ({attempt} of {BOOTS})", folder.display()));
+        say(&format!("guest {}: did not boot within {BOOT:?} ({attempt} of {BOOTS}):", folder.display()));
+        tell_console(folder, say);
     }
     bail!("did not boot")
 }
 
 fn boot(image: &Image, payload: &Path, folder: &Path, network: &str) -> Result<Guest> {
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-smp", "2"])
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-M", "q35", "-smp", "2"])
         .args(["-m", &MEMORY_MIB.to_string(), "-display", "none", "-no-reboot", "-nic", network])
         .arg("-kernel")
         .arg(&image.kernel)
@@ -195,8 +209,8 @@ impl Guest {
         match self.lines.recv_timeout(BOOT) {
             Ok(line) if line == "guest: up" => Ok(true),
             Ok(line) => bail!("it says {line:?} instead of being up"),
-            Err(RecvTimeoutError::Timeout) => Ok(false),
-            Err(RecvTimeoutError::Disconnected) => bail!("the guest ended before it was up"),
+            // Disconnected: it panicked.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(false),
         }
     }
 
