@@ -23,13 +23,19 @@ impl Cable {
     pub fn new(netem: &str) -> Self {
         let cable = Self(());
         sh("ip netns add left; ip netns add right
-            ip link add cable netns left type veth peer name cable netns right
+            ip link add cable netns left address 02:00:00:00:00:01 type veth \
+                peer name cable netns right address 02:00:00:00:00:02
             for n in 1 2; do
                 [ $n = 1 ] && ns=left || ns=right
                 ip -n $ns link set lo up
                 ip -n $ns link set cable up
                 ip -n $ns addr add 10.99.0.$n/24 dev cable
                 ip -n $ns addr add fd99::$n/64 dev cable nodad
+                # They know each other: of who is asked for three times in vain nobody knows the way,
+                # and what is asked may be lost.
+                for other in 10.99.0.$((3 - n)) fd99::$((3 - n)); do
+                    ip -n $ns neigh replace $other lladdr 02:00:00:00:00:0$((3 - n)) dev cable nud permanent
+                done
                 # A namespace is looked into by its processes.
                 ip netns exec $ns sleep infinity > /dev/null 2>&1 & echo $! >> /run/cable.pids
             done");
