@@ -47,12 +47,13 @@ impl Terms {
     /// What a connection that comes now is offered.
     ///
     /// # Errors
-    /// When files changed to something that is wrong; what was right goes on being offered.
+    /// When files changed to something that is wrong; what was right goes on being offered, and
+    /// the next connection tries again.
     pub fn renew(&mut self) -> Result<()> {
         let stamps = stamps(&self.tls);
         if stamps != self.stamps {
-            self.stamps = stamps;
             self.config = Arc::new(server_config(&self.tls)?);
+            self.stamps = stamps;
         }
         Ok(())
     }
