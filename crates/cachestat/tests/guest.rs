@@ -46,8 +46,7 @@ fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Counted {
     work();
     let read = own_io("read_bytes") - read;
     let delta = Delta(before, exporter.scrape());
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     let file = |name: &str| delta.of(name, &[("content", "file")]);
     let counted = Counted {
         hits: delta.of("ebpf_page_cache_hits_total", &[]),

@@ -47,7 +47,7 @@ fn measure(exporter: &Exporter, device: &Device, work: impl FnOnce()) -> (Delta,
     work();
     let (after, disk_after) = (exporter.scrape(), Diskstats::of(&device.name));
     let delta = Delta(exposition::Delta(before, after));
-    assert_eq!(delta.0.lost(), 0.0, "{:?}", delta.0);
+    delta.0.assert_nothing_lost();
     assert_eq!(delta.0.1.get("ebpf_disk_io_inflight", &[("device", &device.name)]), Some(0.0));
     (delta, disk_after.since(disk_before))
 }
@@ -315,7 +315,7 @@ fn what_does_not_fit_is_counted_under_other() {
     assert!((120.0..=at_most).contains(&(own + other)), "{own} and {other}, at most {at_most}");
     assert!(other > 0.0);
     assert!(delta.0.of("ebpf_exporter_folded_events_total", &[]) >= other);
-    assert_eq!(delta.0.lost(), 0.0);
+    delta.0.assert_nothing_lost();
     let entries = delta.0.1.count("ebpf_exporter_map_entries", &[("map", "rq_stats")]);
     assert_eq!(
         (entries, delta.0.1.count("ebpf_exporter_map_capacity", &[("map", "rq_stats")])),

@@ -111,8 +111,7 @@ fn measure(flags: &[&str], work: impl FnOnce(&Exporter)) -> Delta {
     let before = exporter.scrape();
     work(&exporter);
     let delta = Delta(before, exporter.scrape());
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     assert_eq!(delta.of("ebpf_dns_unparsed_total", &[]), 0.0);
     delta
 }

@@ -54,8 +54,7 @@ fn measure(flags: &[&str], work: impl FnOnce()) -> Counted {
     let before = exporter.scrape();
     work();
     let delta = Delta(before, exporter.scrape());
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     Counted { delta, name: own_name() }
 }
 

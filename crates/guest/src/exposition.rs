@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+const LOST: &str = "ebpf_exporter_lost_events_total";
+
 /// The samples of one scrape.
 #[derive(Clone, Default)]
 pub struct Exposition(Vec<(String, BTreeMap<String, String>, f64)>);
@@ -45,8 +47,8 @@ impl Exposition {
     }
 }
 
-/// What was counted between two scrapes.
-#[derive(Debug)]
+/// What was counted between two scrapes. Printed without what stayed the same and without buckets:
+/// of a whole exposition nobody sees what is amiss.
 pub struct Delta(pub Exposition, pub Exposition);
 
 impl Delta {
@@ -57,11 +59,53 @@ impl Delta {
 
     /// Events that were lost, for any reason.
     pub fn lost(&self) -> f64 {
-        self.of("ebpf_exporter_lost_events_total", &[])
+        self.of(LOST, &[])
+    }
+
+    /// That no event was lost and no counter went down.
+    ///
+    /// # Panics
+    /// Otherwise; says which.
+    #[track_caller]
+    pub fn assert_whole(&self) {
+        self.assert_nothing_lost();
+        self.assert_nothing_down();
+    }
+
+    /// That no event was lost.
+    ///
+    /// # Panics
+    /// When some were; says for what reasons.
+    #[track_caller]
+    pub fn assert_nothing_lost(&self) {
+        let lost: Vec<_> = self.grown().into_iter().filter(|line| line.starts_with(LOST)).collect();
+        assert!(lost.is_empty(), "{}", lost.join("\n"));
+    }
+
+    /// That no counter and no histogram went down, or is gone.
+    ///
+    /// # Panics
+    /// When some did; says which.
+    #[track_caller]
+    pub fn assert_nothing_down(&self) {
+        let down = self.went_down();
+        assert!(down.is_empty(), "less than before, or gone:\n{}", down.join("\n"));
+    }
+
+    /// Samples that are not what they were, and by how much; buckets left out.
+    fn grown(&self) -> Vec<String> {
+        let before: BTreeMap<_, _> =
+            self.0.0.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();
+        let grown = self.1.0.iter().filter(|(name, _, _)| !name.ends_with("_bucket"));
+        let grown = grown.filter_map(|(name, labels, value)| {
+            let by = value - before.get(&(name, labels)).unwrap_or(&0.0);
+            (by != 0.0).then(|| format!("{name}{labels:?} {by:+}"))
+        });
+        grown.collect()
     }
 
     /// Names and labels of counters and histograms that went down, or are gone.
-    pub fn went_down(&self) -> Vec<String> {
+    fn went_down(&self) -> Vec<String> {
         let counts =
             |name: &str| ["_total", "_bucket", "_sum", "_count"].iter().any(|end| name.ends_with(end));
         let after: BTreeMap<_, _> =
@@ -70,6 +114,12 @@ impl Delta {
         let down =
             before.filter(|(name, labels, value)| after.get(&(name, labels)).is_none_or(|now| now < value));
         down.map(|(name, labels, value)| format!("{name}{labels:?} {value}")).collect()
+    }
+}
+
+impl fmt::Debug for Delta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.grown().iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
@@ -122,5 +172,29 @@ mod tests {
         assert_eq!(exposition.get("a", &[("b", "x,\"y\\"), ("le", "+Inf")]), Some(3.0));
         assert_eq!(exposition.get("b_total", &[]), Some(7.0));
         assert_eq!(exposition.get("b_total", &[("c", "f")]), None);
+    }
+
+    #[test]
+    fn a_delta_shows_what_changed() {
+        let [before, after] =
+            ["a_total 1\nb_total 2\nc_bucket{le=\"1\"} 0\n", "a_total 1\nb_total 5\nc_bucket{le=\"1\"} 9\n"]
+                .map(Exposition::parse);
+        let delta = Delta(before, after);
+        assert_eq!(format!("{delta:?}"), "b_total{} +3\n");
+        delta.assert_whole();
+    }
+
+    #[test]
+    #[should_panic(expected = "{\"reason\": \"map_full\"} +2")]
+    fn lost_events_are_told_with_their_reason() {
+        let [before, after] =
+            [3, 5].map(|n| Exposition::parse(&format!("{LOST}{{reason=\"map_full\"}} {n}\n")));
+        Delta(before, after).assert_whole();
+    }
+
+    #[test]
+    #[should_panic(expected = "a_total{} 2")]
+    fn a_counter_that_went_down_is_told() {
+        Delta(Exposition::parse("a_total 2\n"), Exposition::parse("a_total 1\n")).assert_whole();
     }
 }

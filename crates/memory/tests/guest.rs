@@ -41,8 +41,7 @@ fn faults_by(exporter: &Exporter, work: impl FnOnce()) -> (Delta, f64, f64) {
     work();
     let (minor, major) = (own_faults().0 - minor, own_faults().1 - major);
     let delta = Delta(before, exporter.scrape());
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     // The handler's own count, program by program, is that of the kernel's perf events.
     for (name, kind) in [("ebpf_page_faults_minor_total", "minor"), ("ebpf_page_faults_major_total", "major")]
     {
@@ -200,5 +199,5 @@ fn a_machine_short_of_memory_reclaims_directly() {
     let ours = delta.of("ebpf_direct_reclaim_seconds_count", &[]);
     println!("{ours} reclaims, vmstat {stalls:?}");
     assert!(agrees(ours, &stalls, 0.0), "{ours} reclaims, vmstat {stalls:?}");
-    assert_eq!(delta.lost(), 0.0);
+    delta.assert_nothing_lost();
 }

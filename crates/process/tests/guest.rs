@@ -21,8 +21,7 @@ fn measure(flags: &[&str], work: impl FnOnce()) -> Delta {
     let (delta, [kernel]) = between(&exporter, || [stat("processes")], work);
     let ours = delta.of("ebpf_process_forks_total", &[]) + delta.of("ebpf_process_threads_total", &[]);
     assert!(agrees(ours, &kernel, 0.0), "{ours} forks and threads, /proc/stat {kernel:?}");
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     delta
 }
 
@@ -165,7 +164,7 @@ fn a_changing_top_never_takes_a_counter_down() {
         ));
         let after = exporter.scrape();
         let delta = Delta(before, after);
-        assert_eq!(delta.went_down(), Vec::<String>::new());
+        delta.assert_nothing_down();
         before = delta.1;
     }
     assert!(before.labels(CPU).len() > 4, "{:?}", before.labels(CPU));

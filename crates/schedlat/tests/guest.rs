@@ -26,8 +26,7 @@ fn agrees_with_schedstat(what: &str, work: impl FnOnce()) -> Delta {
     println!("{what}: {ours:?} ns and waits, schedstat {sum:?} and {count:?}");
     assert!(agrees(ours.1, &count, 0.0), "{what}: {} waits, the kernel {count:?}", ours.1);
     assert!(agrees(ours.0, &sum, 0.005), "{what}: {} ns, the kernel {sum:?}", ours.0);
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     delta
 }
 

@@ -18,8 +18,7 @@ fn measure(flags: &[&str], work: impl FnOnce()) -> Delta {
     let before = exporter.scrape();
     work();
     let delta = Delta(before, exporter.scrape());
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     delta
 }
 

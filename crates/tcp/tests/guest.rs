@@ -58,8 +58,7 @@ fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Delta {
     let by = |name: &str| delta.of(name, &[]);
     assert_eq!(by("ebpf_tcp_retransmits_by_type_total"), by("ebpf_tcp_retransmits_total"));
     assert_eq!(by("ebpf_tcp_retransmits_by_dest_total"), by("ebpf_tcp_retransmits_total"));
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     delta
 }
 

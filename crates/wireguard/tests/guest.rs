@@ -52,8 +52,7 @@ fn compared(exporter: &Exporter, namespace: &str, peer: &str, work: impl FnOnce(
         [rx, tx, a, b, c, d, e]
     };
     let (delta, ranges) = between(exporter, truth, work);
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     let of = |metric: &str, labels: &[(&str, &str)]| {
         delta.of(metric, &[labels, &[("netns", namespace), ("interface", "wg0")]].concat())
     };
@@ -189,7 +188,7 @@ fn what_is_forged_is_told_apart() {
         // And under no other reason.
         assert_eq!(delta.of(DROPS, &right) + delta.of(FAILURES, &right), count, "{what}: {delta:?}");
         assert_eq!(delta.of("ebpf_wireguard_rx_enter_total", &right), count, "{what}");
-        assert_eq!(delta.lost(), 0.0);
+        delta.assert_nothing_lost();
     };
     let junk: Vec<Vec<u8>> = (0..40)
         .map(|n| match n % 4 {
@@ -360,7 +359,7 @@ fn loss_roaming_and_a_hundred_peers() {
         (1..=100).all(|n| attempts(&text, n) >= 1.0)
     });
     assert_eq!(text.labels("ebpf_wireguard_peer_info").len(), 103);
-    assert_eq!(Delta(before, text.clone()).went_down(), Vec::<String>::new());
+    Delta(before, text.clone()).assert_nothing_down();
     // One goes, and comes back as if it were new; the others count on.
     let public = key("many.7");
     sh(&format!("ip netns exec left wg set wg0 peer {public} remove"));

@@ -35,6 +35,10 @@ const PARTS: usize = 3;
 /// How many of the slowest tests are named at the end.
 const SLOWEST: usize = 30;
 
+/// Lines that are shown again of a test that failed, and how much of each.
+const PANIC_LINES: usize = 24;
+const PANIC_COLUMNS: usize = 300;
+
 /// Lint, unit tests and guest tests. What guests boot is built meanwhile: that mostly waits
 /// for Debian's archive and for programs that use one processor.
 ///
@@ -90,6 +94,7 @@ pub fn vm(only: &[String], guest: Option<&str>, filter: &str) -> Result<()> {
     let alone = suites.len() * payloads.len() == 1;
     let failed = Mutex::new(Vec::new());
     let times = Mutex::new(Vec::new());
+    let failures = Mutex::new(Vec::new());
     let hooks = Mutex::new(Hooks::default());
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, NonZero::get).min(AT_A_TIME) {
@@ -109,6 +114,7 @@ pub fn vm(only: &[String], guest: Option<&str>, filter: &str) -> Result<()> {
                     let result = guest::run(suite, payload, &folder, NO_NETWORK, LIMIT, &mut say);
                     blocks.print();
                     times.lock().unwrap_or_else(PoisonError::into_inner).append(&mut blocks.times);
+                    failures.lock().unwrap_or_else(PoisonError::into_inner).append(&mut blocks.failures);
                     if let Err(error) = result {
                         println!("{error:#}");
                         failed.lock().unwrap_or_else(PoisonError::into_inner).push(name);
@@ -122,6 +128,10 @@ pub fn vm(only: &[String], guest: Option<&str>, filter: &str) -> Result<()> {
     println!("the tests that took longest:");
     for (took, test) in times.iter().take(SLOWEST) {
         println!("{:>6.1} s  {test}", took.as_secs_f64());
+    }
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !failures.is_empty() {
+        println!("\nthe tests that failed, with what they said:\n{}", failures.join("\n"));
     }
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
@@ -142,6 +152,10 @@ struct Blocks {
     /// When the test before it ended.
     since: Instant,
     times: Vec<(Duration, String)>,
+    /// Name of each test that failed, and what it said when it panicked.
+    failures: Vec<String>,
+    /// How many more lines of that are kept.
+    panic_lines: usize,
 }
 
 impl Blocks {
@@ -153,6 +167,8 @@ impl Blocks {
             test: None,
             since: Instant::now(),
             times: Vec::new(),
+            panic_lines: 0,
+            failures: Vec::new(),
         }
     }
 
@@ -164,6 +180,7 @@ impl Blocks {
         if let Some((test, _)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ...")) {
             self.test = Some(test.to_owned());
         }
+        self.keep_failure(line);
         // What a test prints by itself comes between its name and its end.
         let ended = matches!(line.rsplit(' ').next(), Some("ok" | "FAILED"));
         if let Some(test) = self.test.take_if(|_| ended) {
@@ -176,6 +193,23 @@ impl Blocks {
         self.text.push('\n');
         if self.alone {
             self.print();
+        }
+    }
+
+    /// The test runner tells of failures once a binary's tests have ended.
+    fn keep_failure(&mut self, line: &str) {
+        if let Some(test) = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----")) {
+            self.failures.push(format!("--- {}: {test}", self.binary));
+            self.panic_lines = 0;
+        } else if line == "failures:" {
+            self.panic_lines = 0;
+        } else if line.contains(" panicked at ") {
+            self.panic_lines = PANIC_LINES;
+        }
+        if let Some(failure) = self.failures.last_mut().filter(|_| self.panic_lines > 0) {
+            self.panic_lines -= 1;
+            failure.push('\n');
+            failure.extend(line.chars().take(PANIC_COLUMNS));
         }
     }
 

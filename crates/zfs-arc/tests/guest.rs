@@ -74,7 +74,7 @@ fn compared(what: &str, work: impl FnOnce()) -> Delta {
     same("ebpf_zfs_l2arc_hits_total", &[], &ranges[14]);
     same("ebpf_zfs_l2arc_misses_total", &[], &ranges[15]);
     same("ebpf_zfs_arc_evicted_bytes_total", &[], &ranges[16]);
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_nothing_down();
     delta
 }
 
@@ -124,7 +124,7 @@ fn blocks_in_their_pointers_are_no_look_ups_and_spoil_no_latency() {
         std::thread::sleep(STALE); // A time that would be taken for the latency.
         assert_eq!(std::fs::read("/tank/file").unwrap(), first);
     });
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
+    delta.assert_nothing_lost();
     let hits = delta.of("ebpf_zfs_arc_read_latency_seconds_sum", &[("result", "hit")]);
     assert!(hits < STALE.as_secs_f64(), "hits took {hits} s");
 }

@@ -26,7 +26,7 @@ fn compared(exporter: &Exporter, dataset: &str, work: impl FnOnce()) -> [f64; 4]
     let (path, id) = objset("tank", dataset);
     let truth = || ["reads", "nread", "writes", "nwritten"].map(|key| kstat(&path, key));
     let (delta, ranges) = between(exporter, truth, work);
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
+    delta.assert_nothing_lost();
     let id = id.to_string();
     let of = |metric, operation| {
         delta.of(metric, &[("dataset", dataset), ("objset_id", &id), ("operation", operation)])

@@ -19,8 +19,7 @@ fn measured(work: impl FnOnce()) -> Delta {
     let before = exporter.scrape();
     work();
     let delta = Delta(before, exporter.scrape());
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     let calls = delta.of("ebpf_zfs_metaslab_alloc_microseconds_count", &[]);
     assert_eq!(calls, delta.of(SUCCESS, &[]) + delta.of(FAILURE, &[]));
     assert_eq!(delta.1.get(SUCCESS, &[("class", "unknown")]), None);

@@ -46,8 +46,7 @@ fn sync_groups(exporter: &Exporter, pools: &[Pool; 2]) -> Vec<String> {
         }
     }
     let delta = Delta(before, exporter.scrape());
-    assert_eq!(delta.lost(), 0.0, "{delta:?}");
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_whole();
     let mut apart = Vec::new();
     for (pool, first) in pools.iter().zip(first) {
         let name = pool.name.as_str();
@@ -118,7 +117,7 @@ fn the_write_throttle_is_seen_with_the_dirty_data() {
     pool.sync();
     let dirty = exporter.scrape().get("ebpf_zfs_txg_dirty_bytes", &labels).unwrap();
     assert!(dirty < 8e6, "on disk: {dirty} bytes");
-    assert!(agrees(delta.lost(), &(0.0..=0.0), 0.0));
+    delta.assert_nothing_lost();
 }
 
 #[test]

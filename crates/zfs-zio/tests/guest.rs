@@ -55,7 +55,7 @@ fn device_operations_are_those_of_zpool_iostat() {
     quiet(&pool);
     let last = vdevs.map(|vdev| iostat("tank", vdev));
     let delta = Delta(before, exporter.scrape());
-    assert_eq!(delta.went_down(), Vec::<String>::new());
+    delta.assert_nothing_down();
     let paths: Vec<String> = DISKS.iter().map(|disk| format!("{disk}-part1")).collect();
     for ((path, first), last) in paths.iter().zip(first).zip(last) {
         for (n, kind) in ["read", "write", "trim"].into_iter().enumerate() {

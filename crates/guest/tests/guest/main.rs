@@ -333,7 +333,7 @@ fn they_run_together_on_a_busy_machine() {
             let mut now = all();
             for (name, earlier) in before {
                 let delta = Delta(earlier, now.remove(&name).unwrap());
-                assert_eq!(delta.went_down(), Vec::<String>::new(), "{name}");
+                delta.assert_nothing_down();
                 now.insert(name, delta.1);
             }
             before = now;
