@@ -32,6 +32,10 @@ const AT_A_TIME: usize = 2;
 /// last for long.
 const PARTS: usize = 3;
 
+/// Crates whose tests take by far the longest: apart, and first, so that none of them is what
+/// all wait for in the end.
+const LONGEST: [&str; 2] = ["guest", "wireguard"];
+
 /// How many of the slowest tests are named at the end.
 const SLOWEST: usize = 30;
 
@@ -233,8 +237,8 @@ fn make_payload(
     for (name, path) in tests {
         fs::copy(path, payload.join("tests").join(name)).with_context(|| format!("{}", path.display()))?;
     }
-    // Tests named last_* leave a guest that is of no use to others; those named once_* ask
-    // what is the same in all guests.
+    // Tests named last_* leave a guest that is of no use to others, and last_of_all_* one that is
+    // of none to those; tests named once_* ask what is the same in all guests.
     let script = format!(
         "#!/bin/sh\nstatus=0\nexport RUST_BACKTRACE=0\n. /etc/os-release\n\
          once='--skip once_'\n[ $VERSION_CODENAME != {once} ] || once=\n\
@@ -243,7 +247,9 @@ fn make_payload(
          \tif grep -qx \"${{test##*/}}\" /payload/leave-out-$VERSION_CODENAME 2> /dev/null; then\n\
          \t\techo \"=== $(uname -r): ${{test##*/}} is left to the kernels before and after it\"\n\
          \telse\n\t\teach --skip last_ $once {filter}\n\tfi\ndone\n\
-         for test in /payload/tests/*; do\n\t! \"$test\" --list {filter} | grep -q ^last_ || each last_\ndone\n\
+         later() {{\n\tfor test in /payload/tests/*; do\n\
+         \t\t! \"$test\" --list {filter} $skip | grep -q \"^$1\" || each $1 $skip\n\tdone\n}}\n\
+         skip='--skip last_of_all_' later last_\nskip= later last_of_all_\n\
          exit $status\n"
     );
     fs::write(payload.join("run"), script)?;
@@ -305,6 +311,10 @@ fn build_tests(only: &[String]) -> Result<Vec<(String, PathBuf)>> {
     if tests.len() != chosen.len() {
         bail!("{} crates have {} guest tests", chosen.len(), tests.len());
     }
+    // cargo names them in the order in which it was done with them.
+    tests.sort_by_key(|(name, _)| {
+        (LONGEST.iter().position(|long| long == name).unwrap_or(LONGEST.len()), name.clone())
+    });
     Ok(tests)
 }
 

@@ -232,7 +232,7 @@ fn the_units_run_unprivileged_and_prometheus_scrapes_them() {
 
 /// Named `last_` for the runner, as lockdown cannot be taken back.
 #[test]
-fn last_lockdown_is_named_where_it_matters() {
+fn last_of_all_lockdown_is_named_where_it_matters() {
     install_package();
     sh("cp /sys/kernel/btf/vmlinux /tmp/vmlinux.btf
         mountpoint -q /sys/kernel/security || mount -t securityfs none /sys/kernel/security
