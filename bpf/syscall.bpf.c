@@ -59,6 +59,14 @@ struct {
 	__type(value, struct syscall_latency);
 } latencies SEC(".maps");
 
+/* As many calls are new at once when the exporter starts on a busy machine. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, u32);
+	__type(value, struct syscall_latency);
+} spilled_latencies SEC(".maps");
+
 struct syscall_error {
 	u32 slot;
 	u32 error; /* 0: what finds no room */
@@ -145,7 +153,7 @@ static __always_inline int on_exit(s64 result)
 	}
 	slot = task->slot;
 	if (syscall_latency) {
-		latency = map_lookup_or_init(&latencies, &slot, &zero_latency);
+		latency = map_lookup_or_spill(&latencies, &spilled_latencies, &slot, &zero_latency);
 		if (latency)
 			hist_observe_us(&latency->latency,
 					elapsed_ns(task->entered, bpf_ktime_get_ns()));

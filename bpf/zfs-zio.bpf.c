@@ -208,7 +208,7 @@ static __always_inline int on_start(u64 zio)
 		return 0;
 	now = bpf_ktime_get_ns();
 	/* A ZIO that is created by zio_nowait's callers may be waited for later. */
-	if (bpf_map_update_elem(&started, &zio, &now, BPF_NOEXIST) == -7 /* E2BIG */)
+	if (failed_with(bpf_map_update_elem(&started, &zio, &now, BPF_NOEXIST), E2BIG))
 		count_event(EVENT_MAP_FULL);
 	return 0;
 }

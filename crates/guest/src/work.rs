@@ -4,8 +4,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 /// Makes system call `number` with three arguments, as often as said; the last result.
@@ -37,6 +41,41 @@ pub fn compat_system_call(number: i32, argument: i32, times: u32) -> i32 {
     result
 }
 
+/// Does `work` while real-time threads keep all CPUs to themselves, so that no worker of the
+/// kernel's runs meanwhile.
+///
+/// # Panics
+/// When the kernel grants none, or `work` does.
+#[track_caller]
+pub fn without_workers(work: impl FnOnce() + Send) {
+    let real_time = || {
+        let priority = libc::sched_param { sched_priority: 1 };
+        // SAFETY: of this thread; the pointer outlives the call.
+        let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    };
+    let cpus = thread::available_parallelism().expect("a number of CPUs").get();
+    let (started, done) = (Barrier::new(cpus), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 1..cpus {
+            scope.spawn(|| {
+                real_time();
+                started.wait();
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        scope.spawn(|| {
+            real_time();
+            started.wait();
+            let result = catch_unwind(AssertUnwindSafe(work));
+            done.store(true, Ordering::Relaxed);
+            result.unwrap_or_else(|panic| resume_unwind(panic));
+        });
+    });
+}
+
 /// Keeps so many processes busy on the CPUs for `time`.
 ///
 /// # Panics
@@ -57,7 +96,7 @@ pub fn hogs(count: usize, time: Duration) {
 /// When a pipe breaks.
 #[track_caller]
 pub fn ping_pong(pairs: usize, rounds: usize) {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..pairs {
             let (mut there, mut to) = pipe().expect("a pipe");
             let (mut back, mut from) = pipe().expect("a pipe");

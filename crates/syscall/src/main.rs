@@ -49,12 +49,14 @@ impl Exporter for Syscall {
             spec = spec.required("sys_exit", &["exit_btf", "exit_raw"]);
         }
         if flags.latency {
-            spec = spec.map(labelled("latencies", "").histogram(
-                "ebpf_syscall_latency_microseconds",
-                "latency",
-                Unit::Microseconds,
-                "Time from entry to return of a system call, waiting included; calls that never return have none.",
-            ));
+            for map in ["latencies", "spilled_latencies"] {
+                spec = spec.map(labelled(map, "").histogram(
+                    "ebpf_syscall_latency_microseconds",
+                    "latency",
+                    Unit::Microseconds,
+                    "Time from entry to return of a system call, waiting included; calls that never return have none.",
+                ));
+            }
         }
         if flags.errors {
             let errors = labelled("errors", "slot").bounded().label("errno", "error", Decode::Errno).sparse();
@@ -111,6 +113,11 @@ mod tests {
             }
             let read = [("latency.slots", Element(8, 2)), ("latency.sum", 4000.into())];
             maps.set("latencies", &[("", 0.into())], &read)?;
+            // Added to that, and one that has nothing but this.
+            let spilled = [("latency.slots", Element(8, 1)), ("latency.sum", 1500.into())];
+            for slot in [0, 3] {
+                maps.set("spilled_latencies", &[("", slot.into())], &spilled)?;
+            }
             let errors: [(u64, u64); 4] = [(0, 11), (0, 512), (SYSCALL_SLOTS + 5, 2), (257, 4000)];
             for (slot, error) in errors {
                 maps.set(

@@ -7,10 +7,58 @@ use std::time::{Duration, Instant};
 use guest::exporter::Exporter;
 use guest::exposition::Delta;
 use guest::install_package;
-use guest::work::{compat_system_call, system_call};
+use guest::work::{compat_system_call, system_call, without_workers};
 
 /// A call that nobody else in the guest makes, and its number for 32-bit programs.
 const RARE: (&str, i64, i32) = ("sched_get_priority_max", libc::SYS_sched_get_priority_max, 159);
+
+/// Calls that fail at once when their first argument is no descriptor.
+const OF_A_DESCRIPTOR: [i64; 44] = [
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_ftruncate,
+    libc::SYS_fchdir,
+    libc::SYS_fchmod,
+    libc::SYS_flock,
+    libc::SYS_dup,
+    libc::SYS_syncfs,
+    libc::SYS_fallocate,
+    libc::SYS_readahead,
+    libc::SYS_sync_file_range,
+    libc::SYS_getdents64,
+    libc::SYS_tee,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_lseek,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_epoll_wait,
+    libc::SYS_shutdown,
+    libc::SYS_vmsplice,
+    libc::SYS_fchown,
+    libc::SYS_fstatfs,
+    libc::SYS_listen,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_accept,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_epoll_ctl,
+    libc::SYS_timerfd_gettime,
+    libc::SYS_timerfd_settime,
+    libc::SYS_inotify_rm_watch,
+    libc::SYS_flistxattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_copy_file_range,
+    libc::SYS_ioctl,
+];
 
 fn measure(flags: &[&str], work: impl FnOnce()) -> Delta {
     install_package();
@@ -142,32 +190,26 @@ fn processes_that_ended_leave_nothing_behind() {
 }
 
 #[test]
+fn new_calls_in_a_row_are_all_measured() {
+    // The kernel has memory for a few new entries, and for more only once a worker ran.
+    let delta = measure(&["--syscall.latency"], || {
+        without_workers(|| {
+            for number in OF_A_DESCRIPTOR {
+                assert_eq!(system_call(number, [-1, 1, 1], 1), -1);
+            }
+        });
+    });
+    let measured = delta.1.labels("ebpf_syscall_latency_microseconds_count").len();
+    assert!(measured >= OF_A_DESCRIPTOR.len(), "{measured} calls have a latency");
+    let spilled = delta.1.get("ebpf_exporter_map_entries", &[("map", "spilled_latencies")]);
+    assert!(spilled > Some(0.0), "there was memory for all: this shows nothing");
+}
+
+#[test]
 fn errors_beyond_the_limit_are_folded_and_counted() {
-    let numbers = [
-        libc::SYS_fsync,
-        libc::SYS_fdatasync,
-        libc::SYS_ftruncate,
-        libc::SYS_fchdir,
-        libc::SYS_fchmod,
-        libc::SYS_flock,
-        libc::SYS_dup,
-        libc::SYS_syncfs,
-        libc::SYS_fallocate,
-        libc::SYS_readahead,
-        libc::SYS_sync_file_range,
-        libc::SYS_getdents64,
-        libc::SYS_tee,
-        libc::SYS_pread64,
-        libc::SYS_pwrite64,
-        libc::SYS_lseek,
-        libc::SYS_readv,
-        libc::SYS_writev,
-        libc::SYS_epoll_wait,
-        libc::SYS_shutdown,
-    ];
     let delta = measure(&["--syscall.errors", "--max-series", "16"], || {
-        for number in numbers {
-            assert_eq!(system_call(number, [-1, 1, 1], 5), -1);
+        for number in &OF_A_DESCRIPTOR[..20] {
+            assert_eq!(system_call(*number, [-1, 1, 1], 5), -1);
         }
     });
     let folded = delta.of("ebpf_exporter_folded_events_total", &[]);
