@@ -110,7 +110,15 @@ pub fn render_named<E: Exporter>(
     let rosters = fill(&mut fixture)?;
     let mut families = Families::default();
     renderer.render(&fixture, &rosters, &mut families)?;
-    // As if all of it had come since the process started.
+    add_ratios(&spec, &mut families);
+    for top in &spec.tops {
+        Ranking::new(top.clone()).apply(&mut families);
+    }
+    Ok(encode(families, Format::Text))
+}
+
+/// As if all of it had come since the process started.
+fn add_ratios(spec: &Spec, families: &mut Families) {
     for ratio in &spec.ratios {
         let mut window = Window::new(ratio.clone());
         let mut before = Families::default();
@@ -118,12 +126,8 @@ pub fn render_named<E: Exporter>(
             before.counter(name, "", Labels::none(), Value::Integer(0));
         }
         window.remember(&before, Instant::now());
-        window.add(&mut families);
+        window.add(families);
     }
-    for top in &spec.tops {
-        Ranking::new(top.clone()).apply(&mut families);
-    }
-    Ok(encode(families, Format::Text))
 }
 
 /// Compares what exporter `E` shows and its manual page with the files in `tests/golden` of
@@ -138,12 +142,13 @@ pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     same(&folder.join(format!("ebpf-{}-exporter.8", spec.name)), &manual::<E>(&spec)?)
 }
 
-/// Compares what an exporter shows without eBPF with the file `tests/golden/fallback.prom`,
+/// Compares what exporter `E` shows without eBPF with the file `tests/golden/fallback.prom`,
 /// as [`golden`]; and with what it shows otherwise: it is the same families, or some of them.
 ///
 /// # Errors
 /// When they differ, or there is a family that is not shown otherwise.
-pub fn golden_fallback(crate_folder: &str, families: Families) -> Result<()> {
+pub fn golden_fallback<E: Exporter>(crate_folder: &str, mut families: Families) -> Result<()> {
+    add_ratios(&E::spec(&E::Flags::default()), &mut families);
     let folder = Path::new(crate_folder).join("tests/golden");
     let text = encode(families, Format::Text);
     same(&folder.join("fallback.prom"), &text)?;

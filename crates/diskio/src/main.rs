@@ -250,6 +250,6 @@ mod tests {
         let mut families = Families::default();
         describe(std::slice::from_ref(&root), "/sys/block", &mut families);
         moved(&root, Some([4096, 512, 0]), &mut families);
-        golden_fallback(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
+        golden_fallback::<Diskio>(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
     }
 }

@@ -182,6 +182,6 @@ mod tests {
         };
         text += &encode(counted(), Format::Text);
         golden::<Memory>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");
-        golden_fallback(env!("CARGO_MANIFEST_DIR"), counted()).expect("as the golden file");
+        golden_fallback::<Memory>(env!("CARGO_MANIFEST_DIR"), counted()).expect("as the golden file");
     }
 }

@@ -239,6 +239,6 @@ mod tests {
         };
         let text = text.expect("rendered") + &encode(counted(), Format::Text);
         golden::<Tcp>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");
-        golden_fallback(env!("CARGO_MANIFEST_DIR"), counted()).expect("as the golden file");
+        golden_fallback::<Tcp>(env!("CARGO_MANIFEST_DIR"), counted()).expect("as the golden file");
     }
 }

@@ -221,6 +221,7 @@ mod tests {
             let peer = Labels::of(&[("interface", "wg0"), ("peer", "AQEBAQEBAQEB...")]);
             let idle = Labels::of(&[("interface", "wg1"), ("netns", "blue"), ("peer", "AgICAgICAgIC...")]);
             let interface = Labels::of(&[("interface", "wg0")]);
+            let idle_interface = Labels::of(&[("interface", "wg1"), ("netns", "blue")]);
             let mut rosters = Rosters::new();
             for map in ["peers", "packets"] {
                 let key = maps.key(map, &[("id", 7.into())])?;
@@ -230,7 +231,7 @@ mod tests {
             let place = [("netns", 4_026_531_840.into()), ("ifindex", 3.into())];
             for map in ["devices", "traffic"] {
                 let entries = [(maps.key(map, &place)?, interface.clone())].into();
-                rosters.insert(map.to_owned(), Roster { entries, idle: Vec::new() });
+                rosters.insert(map.to_owned(), Roster { entries, idle: vec![idle_interface.clone()] });
             }
             let id = [("id", 7.into())];
             let session = [
@@ -283,11 +284,11 @@ mod tests {
             Ok(rosters)
         });
         let mut families = Families::default();
-        view::tests::example().show(&mut families);
+        view::tests::example(true).show(&mut families);
         let text = text.expect("rendered") + &encode(families, Format::Text);
         golden::<Wireguard>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");
         let mut families = Families::default();
-        view::tests::example().show(&mut families);
-        golden_fallback(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
+        view::tests::example(false).show(&mut families);
+        golden_fallback::<Wireguard>(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
     }
 }

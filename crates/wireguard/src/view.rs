@@ -424,8 +424,8 @@ pub mod tests {
 
     use super::*;
 
-    /// One peer in this namespace, and one in another.
-    pub fn example() -> View {
+    /// One peer in this namespace, and one in another; with eBPF the age of their sessions.
+    pub fn example(with_ebpf: bool) -> View {
         let allowed = |last: u8| (IpAddr::from(Ipv4Addr::new(10, 98, 0, last)), 32);
         let known = Peer {
             key: [1; 32],
@@ -435,19 +435,23 @@ pub mod tests {
             tx_bytes: 8192,
             allowed: vec![allowed(1), allowed(2)],
         };
-        let unknown = Peer { key: [2; 32], ..Peer::default() };
+        let unknown = Peer { key: [2; 32], handshake: known.handshake, ..Peer::default() };
         let device = |name: &str, peer| Device { ifindex: 3, name: name.to_owned(), peers: vec![peer] };
         let spaces = vec![
             (Namespace::example(1, ""), vec![device("wg0", known)]),
             (Namespace::example(2, "blue"), vec![device("wg1", unknown)]),
         ];
-        let session = Labels::of(&[("interface", "wg0"), ("peer", "AQEBAQEBAQEB...")]);
-        View { spaces, birthdates: vec![(session, u64::MAX)], ..View::default() }
+        let mut view = View { spaces, ..View::default() };
+        if with_ebpf {
+            let sessions = [view.of_peer("", "wg0", &[1; 32]), view.of_peer("blue", "wg1", &[2; 32])];
+            view.birthdates = sessions.map(|labels| (labels, u64::MAX)).to_vec();
+        }
+        view
     }
 
     #[test]
     fn labels_name_what_must_be_told_apart() {
-        let mut view = example();
+        let mut view = example(false);
         let short = view.of_peer("", "wg0", &[1; 32]);
         assert_eq!(short.as_str(), "interface=\"wg0\",peer=\"AQEBAQEBAQEB...\"");
         view.full_keys = true;

@@ -177,10 +177,14 @@ mod tests {
             ("evict_l2_eligible", "2"),
             ("evict_l2_ineligible", "3"),
             ("size", "10"),
+            ("c", "20"),
+            ("c_min", "5"),
+            ("c_max", "30"),
+            ("arc_meta_used", "3"),
         ]);
         let mut families = Families::default();
         arcstats::counters(&arcstats, &mut families);
         arcstats::gauges(&arcstats, &mut families);
-        golden_fallback(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
+        golden_fallback::<ZfsArc>(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
     }
 }

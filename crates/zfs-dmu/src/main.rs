@@ -205,6 +205,6 @@ mod tests {
         let numbers = numbers.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut families = Families::default();
         counted(("tank", 54), &numbers.into(), &mut families);
-        golden_fallback(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
+        golden_fallback::<ZfsDmu>(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
     }
 }
