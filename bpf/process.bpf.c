@@ -2,13 +2,12 @@
 /*
  * What is started, what exits, what uses CPU and memory?
  *
- * Hooks: sched_process_fork, _exec and _exit as tp_btf and raw_tp; the exits of execve
- * and execveat by fexit, else kretprobe; an iterator over all tasks at each scrape.
- * Cost: a hash look-up for each exec and two for each thread's exit; the iterator takes
+ * Hooks: sched_process_fork, _exec, _exit and _free as tp_btf and raw_tp; the exits of
+ * execve and execveat by fexit, else kretprobe; an iterator over all tasks at each scrape.
+ * Cost: a hash look-up for each exec and five for each thread's end; the iterator takes
  * less than a microsecond for each thread. Nothing runs in between.
- * Not seen: CPU time of tearing a process down after its exit is announced; execs that
- * fail in 32-bit programs. Between two scrapes CPU time goes to the name that the process
- * has at the second, or had at its end.
+ * Not seen: execs that fail in 32-bit programs. Between two scrapes CPU time goes to the name that
+ * the process has at the second, or had at its end.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -75,6 +74,19 @@ struct {
 	__type(value, struct process_number);
 } exec_failures SEC(".maps");
 
+struct process_end {
+	struct process_name name;
+	u64 ran; /* CPU time as its exit was announced */
+};
+
+/* Threads between that and their end, by task_struct; LRU for those whose parent never asks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, u64);
+	__type(value, struct process_end);
+} ends SEC(".maps");
+
 const struct process_number zero_number = {};
 
 /*
@@ -103,15 +115,21 @@ static __always_inline void name_of(struct task_struct *task, struct process_nam
 	to[1] = comm[1];
 }
 
-static __always_inline void add_by_name(void *map, struct task_struct *task, u64 value, bool btf)
+static __always_inline void add_to_name(void *map, const struct process_name *name, u64 value)
 {
-	struct process_name name = {}, other = {.comm = "other"};
-	struct process_number *n;
+	struct process_name other = {.comm = "other"};
+	struct process_number *n = map_lookup_or_fold(map, name, &zero_number, &other);
 
-	name_of(task, &name, btf);
-	n = map_lookup_or_fold(map, &name, &zero_number, &other);
 	if (n)
 		__sync_fetch_and_add(&n->value, value);
+}
+
+static __always_inline void add_by_name(void *map, struct task_struct *task, u64 value, bool btf)
+{
+	struct process_name name = {};
+
+	name_of(task, &name, btf);
+	add_to_name(map, &name, value);
 }
 
 /* Adds what `task` ran since the last time to its process's name. */
@@ -169,6 +187,32 @@ static __always_inline bool ends_process(struct signal_struct *signal, u64 start
 	return true;
 }
 
+/*
+ * The kernel brings a thread's time up to date when it leaves the CPU and at ticks, so for most
+ * of what short programs ran only after their exit was announced.
+ */
+static __always_inline void note_end(struct task_struct *task, bool btf)
+{
+	struct process_end end = {.ran = FIELD(btf, task, se.sum_exec_runtime)};
+	u64 key = (u64)task;
+
+	name_of(task, &end.name, btf);
+	bpf_map_update_elem(&ends, &key, &end, BPF_ANY);
+}
+
+static __always_inline int on_free(struct task_struct *task, bool btf)
+{
+	u64 key = (u64)task, ran = FIELD(btf, task, se.sum_exec_runtime);
+	struct process_end *end = bpf_map_lookup_elem(&ends, &key);
+
+	if (!end)
+		return 0;
+	if (ran > end->ran)
+		add_to_name(&cpu, &end->name, ran - end->ran);
+	bpf_map_delete_elem(&ends, &key);
+	return 0;
+}
+
 static __always_inline int on_exit(struct task_struct *task, bool btf)
 {
 	struct signal_struct *signal = FIELD(btf, task, signal);
@@ -176,6 +220,7 @@ static __always_inline int on_exit(struct task_struct *task, bool btf)
 	struct process_counts *c = all();
 
 	account(task, true, btf);
+	note_end(task, btf);
 	if (!c || !signal || !ends_process(signal, started, btf))
 		return 0;
 	/* The number of the signal is in the lowest seven bits: see wait(2). */
@@ -236,6 +281,19 @@ SEC("raw_tp/sched_process_exit")
 int exit_raw(u64 *ctx)
 {
 	return on_exit((struct task_struct *)ctx[0], false);
+}
+
+/* As nobody needs it any more: its parent has asked for it. */
+SEC("tp_btf/sched_process_free")
+int free_btf(u64 *ctx)
+{
+	return on_free((struct task_struct *)ctx[0], true);
+}
+
+SEC("raw_tp/sched_process_free")
+int free_raw(u64 *ctx)
+{
+	return on_free((struct task_struct *)ctx[0], false);
 }
 
 /* System calls have one argument, their registers (fa697140f9a2, 4.17). */

@@ -72,6 +72,7 @@ impl Exporter for Process {
             .required("sched_process_fork", &["fork_btf", "fork_raw"])
             .required("sched_process_exec", &["exec_btf", "exec_raw"])
             .required("sched_process_exit", &["exit_btf", "exit_raw"])
+            .optional("sched_process_free", &["free_btf", "free_raw"], &[])
             .optional(
                 "execve",
                 &["execve_fexit+execveat_fexit", "execve_kretprobe+execveat_kretprobe"],

@@ -103,6 +103,23 @@ fn cpu_time_of_processes_that_live_shorter_than_a_scrape_is_counted() {
 }
 
 #[test]
+fn cpu_time_of_those_that_live_for_a_millisecond_is_counted() {
+    install_package();
+    let exporter = Exporter::start("process", &[]);
+    let (first, before) = (exporter.scrape(), children_cpu_seconds());
+    processes(300);
+    let used = children_cpu_seconds() - before;
+    // The last one's task is given back a moment after its parent has asked for it.
+    let mut ours = 0.0;
+    guest::wait_until("all of it is counted", Duration::from_secs(30), || {
+        ours = Delta(first.clone(), exporter.scrape()).of(CPU, &[("process", "true")]);
+        ours > 0.97 * used
+    });
+    println!("{ours} s, getrusage {used} s");
+    assert!(ours < 1.03 * used, "{ours} s, getrusage {used} s");
+}
+
+#[test]
 fn cpu_time_of_those_that_run_on_is_counted_once() {
     let mut hog = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
     install_package();
