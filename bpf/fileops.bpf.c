@@ -253,15 +253,15 @@ int exit_raw(u64 *ctx)
 	return 0;
 }
 
-/* (dfd, name, how) */
+/* (dfd, name, how); from 6.18 on it returns an int, whose upper half is anything. */
 SEC("fexit/do_sys_openat2")
 int open_fexit(u64 *ctx)
 {
-	return on_open((s64)ctx[3]);
+	return on_open((s32)ctx[3]);
 }
 
 SEC("kretprobe/do_sys_openat2")
-int BPF_KRETPROBE(open_kretprobe, s64 result)
+int BPF_KRETPROBE(open_kretprobe, s32 result)
 {
 	return on_open(result);
 }
