@@ -205,6 +205,15 @@ static __always_inline void forget_start(u64 id, struct diskio_start *s)
 		__sync_fetch_and_add(&start_entries, -1);
 }
 
+/*
+ * Whether the request is seen for the first time in this use of it. What an entry says may be
+ * of an earlier one, whose end was skipped or which was given back without being completed.
+ */
+static __always_inline bool is_new(struct request *rq, const struct diskio_start *s, bool btf)
+{
+	return !s->first || s->first < FIELD(btf, rq, start_time_ns);
+}
+
 static __always_inline int on_insert(struct request *rq, bool btf)
 {
 	struct diskio_start *s;
@@ -213,8 +222,10 @@ static __always_inline int on_insert(struct request *rq, bool btf)
 		return 0;
 	s = start_of((u64)rq);
 	/* Set already where a request comes back: it has waited since the first time. */
-	if (s && !s->first)
+	if (s && is_new(rq, s, btf)) {
 		s->first = bpf_ktime_get_ns();
+		s->issued = 0;
+	}
 	return 0;
 }
 
@@ -230,7 +241,7 @@ static __always_inline int on_issue(struct request *rq, bool btf)
 	if (!s || !request_key(rq, op, &s->key, btf))
 		return 0;
 	now = bpf_ktime_get_ns();
-	if (!s->first)
+	if (is_new(rq, s, btf))
 		s->first = now;
 	s->issued = now;
 	return 0;

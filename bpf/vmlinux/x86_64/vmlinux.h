@@ -98,6 +98,7 @@ struct request {
 	struct request_queue *q;
 	u32 cmd_flags;
 	u32 __data_len;
+	u64 start_time_ns;
 };
 
 struct request_queue {
