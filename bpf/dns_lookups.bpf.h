@@ -169,7 +169,8 @@ static __always_inline bool asks_for_others(u32 tgid, const struct dns_message *
 	struct dns_wanted *w;
 	u64 hash = m->hash;
 
-	if (!resolver) {
+	/* Whoever answers nobody may ask the same as a client by chance. */
+	if (!resolver || !(*resolver & RESOLVER_ANSWERS)) {
 		w = bpf_map_lookup_elem(&wanted, &hash);
 		if (!w || now - w->when > WANTED_NS || w->address == m->address)
 			return false;
