@@ -57,16 +57,21 @@ static __noinline int on_initiated(u64 peer)
 	struct wireguard_peer *p = peer_stats(peer);
 
 	ADD(p, attempts, 1);
-	if (p)
+	if (p && is_one(p))
 		p->asked = bpf_ktime_get_ns();
 	return 0;
 }
 ON_ENTRY_OF(wg_timers_handshake_initiated, initiated, on_initiated)
 
-static __noinline void note_endpoint(struct wireguard_peer *p, u64 peer)
+/* Where a peer is and since when it has its key; not of those that share an entry. */
+static __noinline void note_session(struct wireguard_peer *p, u64 peer, bool new_key)
 {
 	struct wireguard_endpoint now = {};
 
+	if (!is_one(p))
+		return;
+	if (new_key || !p->birthdate)
+		p->birthdate = birthdate_of(peer);
 	read_endpoint(&now, peer);
 	if (now.family == p->endpoint.family && now.port == p->endpoint.port &&
 	    now.address[0] == p->endpoint.address[0] && now.address[1] == p->endpoint.address[1])
@@ -85,8 +90,7 @@ static __noinline int on_complete(u64 peer)
 	if (!p)
 		return 0;
 	__sync_fetch_and_add(&p->completed, 1);
-	p->birthdate = birthdate_of(peer);
-	note_endpoint(p, peer);
+	note_session(p, peer, true);
 	return 0;
 }
 ON_ENTRY_OF(wg_timers_handshake_complete, complete, on_complete)
@@ -214,9 +218,7 @@ static __noinline int on_polled(u64 napi, u64 budget, u64 done)
 
 	if (!p || !(u32)done)
 		return 0;
-	note_endpoint(p, peer);
-	if (!p->birthdate)
-		p->birthdate = birthdate_of(peer);
+	note_session(p, peer, false);
 	if (wireguard_each_packet)
 		ADD(peer_packets(peer), polled, (u32)done);
 	return 0;

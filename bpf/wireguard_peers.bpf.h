@@ -171,7 +171,7 @@ static __always_inline void read_interface(struct wireguard_interface *key,
 
 static __always_inline void read_name(char name[WIREGUARD_NAME_BYTES], const struct net_device *dev)
 {
-	BPF_CORE_READ_STR_INTO(name, dev, name);
+	bpf_core_read_str(name, WIREGUARD_NAME_BYTES, &dev->name);
 }
 
 /* struct endpoint begins with a union of socket addresses, in all kernels. */
@@ -204,6 +204,12 @@ static __always_inline u64 birthdate_of(u64 peer)
 		READ_MEMBER(birthdate, keypair + OFFSET_OF(noise_keypair, sending),
 			    noise_symmetric_key, birthdate);
 	return birthdate;
+}
+
+/* Whether an entry is one peer's, not that of all which found no room. */
+static __always_inline bool is_one(const struct wireguard_peer *stats)
+{
+	return stats->ifindex != 0;
 }
 
 static __noinline struct wireguard_peer *peer_stats(u64 peer)
@@ -246,10 +252,14 @@ static __noinline struct wireguard_packets *peer_packets(u64 peer)
 	stats = bpf_map_lookup_elem(&packets, &key);
 	if (stats)
 		return stats;
-	/* It says whose they are. */
+	/* It says whose they are; of one that found no room there nobody could say it here. */
 	if (!peer_stats(peer))
 		return NULL;
-	return map_lookup_or_fold(&packets, &key, &zero_packets, &other);
+	if (bpf_map_lookup_elem(&peers, &key))
+		return map_lookup_or_fold(&packets, &key, &zero_packets, &other);
+	stats = bpf_map_lookup_elem(&packets, &other);
+	count_event(stats ? EVENT_FOLDED : EVENT_MAP_FULL);
+	return stats;
 }
 
 static __noinline struct wireguard_device *device_stats(u64 wg)

@@ -21,6 +21,10 @@ use crate::netlink::{self, Device, Key, Peer};
 /// How long an entry stays that nobody knows: netlink was asked before it was made.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// After which no key is kept any more: three times `REJECT_AFTER_TIME`
+/// (drivers/net/wireguard/timers.c: `wg_expired_zero_key_material`).
+const KEY_GONE: Duration = Duration::from_secs(3 * 180);
+
 /// Characters of a public key that make the label `peer`.
 const SHORT: usize = 12;
 
@@ -161,8 +165,10 @@ impl View {
 
     fn recognise_peers(&mut self, live: &Live, peers: Vec<Seen>, now: Instant) -> Result<()> {
         let (mut roster, mut known, mut ids) = (Roster::default(), BTreeSet::new(), BTreeSet::new());
+        let mut folded = false;
         for seen in peers {
             let other = number(&seen.id) == 0;
+            folded |= other && !seen.idle;
             let labels = match self.space(seen.netns) {
                 _ if other && seen.idle => continue,
                 _ if other => Labels::of(&[("interface", OTHER), ("peer", OTHER)]),
@@ -197,23 +203,27 @@ impl View {
         }
         // Packets are counted under the same ids, but not of every peer.
         let mut packets = Roster { entries: roster.entries.clone(), idle: Vec::new() };
-        let mut counted = BTreeSet::new();
-        live.maps.for_each("packets", &mut |id, _| {
+        let (mut counted, mut packets_folded) = (BTreeSet::new(), false);
+        live.maps.for_each("packets", &mut |id, value| {
+            packets_folded |= number(id) == 0 && value.iter().any(|byte| *byte != 0);
             counted.insert(id.to_owned());
         })?;
         packets.entries.retain(|id, _| counted.contains(id));
-        packets.idle = roster
-            .entries
-            .iter()
-            .filter(|(id, _)| !counted.contains(*id) && number(id) != 0)
-            .map(|(_, labels)| labels.clone())
-            .collect();
+        let uncounted = roster.entries.iter().filter(|(id, _)| !counted.contains(*id) && number(id) != 0);
+        packets.idle.extend(uncounted.map(|(_, labels)| labels.clone()));
         for (space, device, peer) in self.peers() {
             let labels = self.of_peer(&space.name, &device.name, &peer.key);
             if !known.contains(labels.as_str()) {
                 roster.idle.push(labels.clone());
                 packets.idle.push(labels);
             }
+        }
+        // Some found no room: whose numbers are among those of all others, is not known.
+        if folded {
+            roster.idle.clear();
+        }
+        if folded || packets_folded {
+            packets.idle.clear();
         }
         self.shown.retain(|(id, _), _| ids.contains(id));
         self.rosters.insert("peers".to_owned(), roster);
@@ -238,8 +248,10 @@ impl View {
             entries.push((key.to_owned(), text(name.bytes(value)), idle));
         })?;
         let (mut roster, mut known) = (Roster::default(), BTreeSet::new());
+        let mut folded = false;
         for (key, name, idle) in entries {
             let place = (number(netns.bytes(&key)) as u32, number(ifindex.bytes(&key)) as u32);
+            folded |= place == (0, 0) && !idle;
             let found = match self.space(place.0) {
                 None if place == (0, 0) && idle => continue,
                 None if place == (0, 0) => labels("", OTHER),
@@ -264,6 +276,9 @@ impl View {
             for device in devices.iter().filter(|device| !known.contains(&(space.inode, device.ifindex))) {
                 roster.idle.push(labels(&space.name, &device.name));
             }
+        }
+        if folded {
+            roster.idle.clear();
         }
         self.rosters.insert(map.to_owned(), roster);
         Ok(())
@@ -340,12 +355,14 @@ impl View {
         }
         let time = clock_gettime(ClockId::Boottime);
         let now = Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos() as u64;
-        for (labels, birthdate) in &self.birthdates {
+        // What came after that, such as the interface going down, took the timer that ends it.
+        let ages = self.birthdates.iter().map(|(labels, birthdate)| (labels, now.saturating_sub(*birthdate)));
+        for (labels, age) in ages.filter(|(_, age)| *age <= KEY_GONE.as_nanos() as u64) {
             families.gauge(
                 "ebpf_wireguard_session_age_seconds",
                 "Age of the key in use: a new one is made after 120 s of traffic, none is used after 180 s.",
                 labels.clone(),
-                Value::Nanoseconds(now.saturating_sub(*birthdate)),
+                Value::Nanoseconds(age),
             );
         }
     }

@@ -8,6 +8,7 @@ mod secrets;
 
 use std::ops::RangeInclusive;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use guest::exporter::{Exporter, unit_becomes, unit_lets_go, unit_state, until};
@@ -153,6 +154,31 @@ fn traffic_and_handshakes_are_those_of_wg_show() {
         ("name", ""),
     ];
     assert_eq!(delta.1.get("ebpf_wireguard_peer_info", &info), Some(1.0), "{delta:?}");
+}
+
+#[test]
+fn a_start_amid_traffic_makes_up_no_losses() {
+    install_package();
+    sh("modprobe wireguard");
+    let tunnel = Tunnel::new("");
+    tunnel.exchange("left", "right", "10.98.0.2", 1);
+    let done = AtomicBool::new(false);
+    let exporter = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                tunnel.exchange("left", "right", "10.98.0.2", 10);
+            }
+        });
+        let exporter = start("packet");
+        done.store(true, Ordering::Relaxed);
+        exporter
+    });
+    settle();
+    let text = exporter.scrape();
+    assert!(text.count("ebpf_wireguard_rx_enter_total", &[("netns", "right")]) > 0.0, "{text:?}");
+    // One packet was under way as counting began.
+    let lost = text.count(DROPS, &[("netns", "right")]);
+    assert!(lost <= 1.0, "{lost} lost");
 }
 
 #[test]
@@ -379,6 +405,13 @@ fn loss_roaming_and_a_hundred_peers() {
     let back = exporter.scrape();
     assert_eq!(back.get(ATTEMPTS, &[("netns", "left"), ("peer", &label("many.7"))]), Some(0.0));
     assert!(attempts(&back, 8) >= attempts(&text, 8));
+    // With room for few, the others are not shown as if nothing happened to them.
+    let small = Exporter::start("wireguard", &["--max-series", "16"]);
+    wait_until("some find no room", Duration::from_secs(60), || {
+        small.scrape().count(ATTEMPTS, &[("peer", "other")]) > 0.0
+    });
+    let shown = small.scrape().labels(ATTEMPTS).len();
+    assert!(shown <= 16, "{shown} peers");
 }
 
 #[test]
