@@ -4,7 +4,6 @@
 
 #include "events.bpf.h"
 
-#define E2BIG 7
 #define ENOMEM 12
 
 /*

@@ -39,6 +39,7 @@ MEMBER(zio, io_private);
 #define ARC_STATE_MRU 1
 #define ZIO_PRIORITY_ASYNC_READ 2
 #define SECTOR 512
+#define MAX_SECTORS 32768 /* SPA_MAXBLOCKSIZE */
 
 /* On disk: blkptr_t's member blk_prop, and its bit that says that the block is in the pointer. */
 #define BLK_PROP 48
@@ -265,6 +266,11 @@ int BPF_KPROBE(split_miss, u64 hdr)
 {
 	u32 flags = flags_of(hdr);
 
+	/* It was found there, or just put there. */
+	if (!(flags & ARC_FLAG_IN_HASH_TABLE)) {
+		count_event(EVENT_IMPLAUSIBLE);
+		return 0;
+	}
 	return count_lookup(ZFS_ARC_MISS, flags & ARC_FLAG_PREFETCH,
 			    flags & ARC_FLAG_BUFC_METADATA);
 }
@@ -324,7 +330,9 @@ int BPF_KPROBE(evicted_bytes, u64 hdr)
 	u16 sectors = 0;
 
 	READ_MEMBER(sectors, hdr, arc_buf_hdr, b_lsize);
-	if (e)
+	if (!sectors || sectors > MAX_SECTORS)
+		count_event(EVENT_IMPLAUSIBLE);
+	else if (e)
 		__sync_fetch_and_add(&e->bytes, (u64)sectors * SECTOR);
 	return 0;
 }

@@ -179,6 +179,9 @@ int BPF_KRETPROBE(alloc_end, int error)
 	return on_alloc_end(error);
 }
 
+/* More than any class has, and less than a pointer is, should the layout be another. */
+#define MAX_SPACE (1ULL << 60)
+
 #define ADD_CLASS(spa, member)                                           \
 	do {                                                             \
 		u64 __class = 0, __alloc = 0, __space = 0;               \
@@ -188,6 +191,7 @@ int BPF_KRETPROBE(alloc_end, int error)
 			break;                                           \
 		READ_MEMBER(__alloc, __class, metaslab_class, mc_alloc); \
 		READ_MEMBER(__space, __class, metaslab_class, mc_space); \
+		implausible |= __alloc > __space || __space > MAX_SPACE; \
 		now.allocated += __alloc;                                \
 		now.free += __space - __alloc;                           \
 	} while (0)
@@ -198,6 +202,7 @@ int BPF_KPROBE(synced, u64 dp)
 {
 	struct zfs_metaslab_pool key = {};
 	struct zfs_metaslab_fill now = {};
+	bool implausible = false;
 	u64 spa = 0;
 
 	bpf_probe_read_kernel(&spa, sizeof(spa), (const void *)dp);
@@ -208,6 +213,10 @@ int BPF_KPROBE(synced, u64 dp)
 	ADD_CLASS(spa, spa_dedup_class);
 	ADD_CLASS(spa, spa_embedded_log_class);
 	ADD_CLASS(spa, spa_special_embedded_log_class);
+	if (implausible) {
+		count_event(EVENT_IMPLAUSIBLE);
+		return 0;
+	}
 	if (bpf_map_update_elem(&fill, &key, &now, BPF_ANY))
 		count_event(EVENT_MAP_FULL);
 	return 0;

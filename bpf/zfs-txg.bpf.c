@@ -178,6 +178,9 @@ int BPF_KPROBE(synced, u64 dp, u64 txg)
 	return on_synced(dp, txg);
 }
 
+/* More than any memory holds (x86-64 has 52 bits), and less than a pointer is. */
+#define MAX_DIRTY (1ULL << 52)
+
 static __always_inline int note_dirty(u64 dp, u64 bytes)
 {
 	struct zfs_txg_key key = {};
@@ -185,6 +188,10 @@ static __always_inline int note_dirty(u64 dp, u64 bytes)
 
 	if (!zfs_pool_of_dsl(key.pool, dp))
 		return 0;
+	if (bytes > MAX_DIRTY) {
+		count_event(EVENT_IMPLAUSIBLE);
+		return 0;
+	}
 	if (bpf_map_update_elem(&dirty, &key, &now, BPF_ANY))
 		count_event(EVENT_MAP_FULL);
 	return 0;

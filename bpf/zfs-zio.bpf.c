@@ -207,8 +207,8 @@ static __always_inline int on_start(u64 zio)
 	if (!is_timed(type, child))
 		return 0;
 	now = bpf_ktime_get_ns();
-	/* A ZIO that is created by zio_nowait's callers may be waited for later. */
-	if (failed_with(bpf_map_update_elem(&started, &zio, &now, BPF_NOEXIST), E2BIG))
+	/* Once for each ZIO: what is there is of an earlier one at this address. */
+	if (bpf_map_update_elem(&started, &zio, &now, BPF_ANY))
 		count_event(EVENT_MAP_FULL);
 	return 0;
 }
@@ -399,6 +399,9 @@ int BPF_KPROBE(scrub_done, u64 zio)
 	return 0;
 }
 
+/* More than there are of either in 2.4, and less than most of what is no enum. */
+#define MAX_ENUM 7
+
 SEC("kprobe/trace_zfs_txg__synced")
 int BPF_KPROBE(synced, u64 dp)
 {
@@ -414,6 +417,10 @@ int BPF_KPROBE(synced, u64 dp)
 	phys = scan + OFFSET_OF(dsl_scan, scn_phys);
 	READ_MEMBER(now.func, phys, dsl_scan_phys, scn_func);
 	READ_MEMBER(now.state, phys, dsl_scan_phys, scn_state);
+	if (now.func > MAX_ENUM || now.state > MAX_ENUM) {
+		count_event(EVENT_IMPLAUSIBLE);
+		return 0;
+	}
 	READ_MEMBER(now.to_examine, phys, dsl_scan_phys, scn_to_examine);
 	READ_MEMBER(now.examined, phys, dsl_scan_phys, scn_examined);
 	if (HAS_MEMBER(dsl_scan_phys, scn_skipped))

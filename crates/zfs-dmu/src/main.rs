@@ -99,7 +99,7 @@ impl Exporter for ZfsDmu {
             }
         }
         self.datasets.update(there, Instant::now());
-        self.datasets.sweep(live, MAP, |key| match dataset(key) {
+        self.datasets.sweep(live, MAP, keys.keys().cloned(), |key| match dataset(key) {
             (other, _) if other == OTHER => other,
             dataset => identity(&dataset),
         })?;

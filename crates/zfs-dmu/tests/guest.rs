@@ -66,6 +66,10 @@ fn every_way_to_read_and_write_is_that_of_the_kstat() {
             let mapping = guest::work::Mapping::of_file(std::path::Path::new(&file), 64);
             mapping.read_all();
         });
+        compared(&exporter, dataset, || {
+            guest::work::Mapping::of_file(std::path::Path::new(&file), 64).touch();
+            sh(&format!("sync {file}"));
+        });
         compared(&exporter, dataset, || drop(sh(&format!("cat {file} > /dev/null"))));
     }
     let direct = std::process::Command::new("dd")
@@ -78,11 +82,14 @@ fn every_way_to_read_and_write_is_that_of_the_kstat() {
                 dd if=/tank/a/direct of=/dev/null bs=128k iflag=direct status=none");
         });
     }
-    // A clone moves no data; send and receive are not the dataset's own.
+    // A clone moves no data, where there are clones; send and receive are not the dataset's own.
     compared(&exporter, "tank/a", || {
-        sh("cp --reflink=auto /tank/a/file /tank/a/clone; zfs snapshot tank/a@one
+        sh("zpool sync tank; cp --reflink=auto /tank/a/file /tank/a/clone; zfs snapshot tank/a@one
             zfs send tank/a@one | zfs receive tank/copy; zpool sync tank");
     });
+    let cloned = sh("zpool get -Hpo value bcloneused tank 2> /dev/null || :");
+    println!("{cloned} bytes are clones");
+    assert!(cloned.is_empty() || cloned.parse::<f64>().unwrap() > 0.0, "{cloned} bytes are clones");
     drop(pool);
 }
 

@@ -67,7 +67,7 @@ impl Exporter for ZfsTxg {
             .seconds(
                 "ebpf_zfs_dmu_tx_delay_seconds_total",
                 "delay_ns",
-                "Time that the write throttle asked writers to wait.",
+                "Least time that the write throttle gave writers' transactions; several that wait together wait longer.",
             );
         Spec::new("zfs-txg", 9112, "how long do transaction groups take to sync, per pool?")
             .of_module(zfs::MODULE)

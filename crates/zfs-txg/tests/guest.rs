@@ -104,7 +104,12 @@ fn the_write_throttle_is_seen_with_the_dirty_data() {
     sh(&format!("{parameters}; echo 16777216 > zfs_dirty_data_max"));
     let truth = || [kstat("dmu_tx", "dmu_tx_dirty_delay")];
     let (delta, [upper]) = between(&exporter, truth, || {
-        sh("dd if=/dev/zero of=/tank/file bs=1M count=300 status=none");
+        let burst = ["if=/dev/zero", "of=/tank/file", "bs=1M", "count=300", "status=none"];
+        let mut burst = Command::new("dd").args(burst).spawn().unwrap();
+        wait_until("dirty data is seen", Duration::from_secs(60), || {
+            exporter.scrape().count("ebpf_zfs_txg_dirty_bytes", &[("pool", "tank")]) > 1e6
+        });
+        assert!(burst.wait().unwrap().success());
     });
     sh(&format!("{parameters}; echo {before} > zfs_dirty_data_max"));
     let labels = [("pool", "tank")];
@@ -142,6 +147,18 @@ fn a_layout_that_does_not_fit_makes_no_numbers() {
     fs::write(wrong, format!("version {version}\ndmu_tx.tx_pool 8\ndsl_pool.dp_dirty_total 0\n")).unwrap();
     let check = sh(&format!("ebpf-zfs-txg-exporter --check --zfs.layout {wrong}"));
     assert!(check.lines().all(|line| line.contains(": ok")), "{check}");
+    // At 0 there is a pointer.
+    let exporter = start(&["--zfs.layout", wrong]);
+    let pool = Pool::create("tank", DISKS[0]);
+    pool.sync();
+    let text = exporter.scrape();
+    assert!(text.get("ebpf_zfs_txg_syncs_total", &[("pool", "tank")]) > Some(0.0), "{text:?}");
+    assert_eq!(text.get("ebpf_zfs_txg_dirty_bytes", &[]), None);
+    assert!(
+        text.get("ebpf_exporter_lost_events_total", &[("reason", "implausible")]) > Some(0.0),
+        "{text:?}"
+    );
+    drop((exporter, pool));
     fs::write(wrong, "version 1.0\ndmu_tx.tx_pool 8\n").unwrap();
     let output =
         Command::new("ebpf-zfs-txg-exporter").args(["--check", "--zfs.layout", wrong]).output().unwrap();

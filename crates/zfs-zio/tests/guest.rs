@@ -47,11 +47,17 @@ fn device_operations_are_those_of_zpool_iostat() {
     let pool = Pool::create("tank", &format!("mirror {} {}", DISKS[0], DISKS[1]));
     quiet(&pool);
     let vdevs = ["virtio-spare-a", "virtio-spare-b"];
+    // Read from disk, not from the ARC.
+    sh("dd if=/dev/urandom of=/tank/old bs=128k count=53 status=none");
+    pool.forget();
+    quiet(&pool);
     let before = exporter.scrape();
     let first = vdevs.map(|vdev| iostat("tank", vdev));
-    sh("dd if=/dev/urandom of=/tank/file bs=128k count=311 status=none; zpool sync tank
+    sh("dd if=/tank/old of=/dev/null bs=128k status=none
+        dd if=/dev/urandom of=/tank/file bs=128k count=311 status=none; zpool sync tank
         dd if=/dev/urandom of=/tank/log bs=8k count=41 oflag=sync status=none; zpool sync tank
-        rm /tank/file; zpool sync tank; zpool sync tank; zpool sync tank; zpool trim -w tank");
+        zfs create -o dedup=on tank/dedup; dd if=/dev/urandom of=/tank/dedup/file bs=128k count=37 status=none
+        zpool sync tank; rm /tank/file /tank/dedup/file; zpool sync tank; zpool sync tank; zpool sync tank; zpool trim -w tank");
     quiet(&pool);
     let last = vdevs.map(|vdev| iostat("tank", vdev));
     let delta = Delta(before, exporter.scrape());
@@ -73,6 +79,9 @@ fn device_operations_are_those_of_zpool_iostat() {
         delta.of(&format!("ebpf_zfs_zio_{kind}_latency_microseconds_count"), &[("pool", "tank")])
     };
     assert!(logical("write") >= 311.0 + 41.0, "{}", logical("write"));
+    assert!(logical("read") >= 53.0, "{}", logical("read"));
+    // Only what has to be looked up in the table of duplicates is freed by a ZIO.
+    assert!((37.0..300.0).contains(&logical("free")), "{}", logical("free"));
     let all = |kind| delta.of("ebpf_zfs_zio_latency_seconds_count", &[("pool", "tank"), ("type", kind)]);
     assert_eq!(all("write"), logical("write"));
     assert_eq!(all("read"), logical("read"));

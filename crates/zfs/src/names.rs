@@ -56,28 +56,38 @@ impl Names {
     /// # Errors
     /// When kstats or maps cannot be read.
     pub fn sweep_pools(&mut self, live: &Live, maps: &[&str]) -> Result<()> {
-        self.update(kstat::pools()?.iter().map(|name| cut(name)), Instant::now());
+        // Before the kstats are read: what comes meanwhile is not judged by them.
+        let mut known = Vec::new();
         for map in maps {
             let Some(layout) = live.layouts.get(*map) else { continue };
-            let pool = layout.key.field("pool")?;
-            self.sweep(live, map, |key| text(pool.bytes(key)))?;
+            let mut keys = Vec::new();
+            live.maps.for_each(map, &mut |key, _| keys.push(key.to_owned()))?;
+            known.push((*map, layout.key.field("pool")?, keys));
+        }
+        self.update(kstat::pools()?.iter().map(|name| cut(name)), Instant::now());
+        for (map, pool, keys) in known {
+            self.sweep(live, map, keys, |key| text(pool.bytes(key)))?;
         }
         Ok(())
     }
 
-    /// Removes the entries of `map` whose name is not known, or no longer.
+    /// Removes those of `keys` from `map` whose name is not known, or no longer. The keys have to
+    /// have been read before the names were: what came since is too new to be known.
     ///
     /// # Errors
-    /// When the map cannot be read.
-    pub fn sweep(&mut self, live: &Live, map: &str, name: impl Fn(&[u8]) -> String) -> Result<()> {
-        let mut gone = Vec::new();
-        live.maps.for_each(map, &mut |key, _| {
-            let name = name(key);
-            if name != OTHER && !self.seen.contains_key(&name) {
-                gone.push((key.to_owned(), name));
+    /// When the map cannot be written.
+    pub fn sweep(
+        &mut self,
+        live: &Live,
+        map: &str,
+        keys: impl IntoIterator<Item = Vec<u8>>,
+        name: impl Fn(&[u8]) -> String,
+    ) -> Result<()> {
+        for key in keys {
+            let name = name(&key);
+            if name == OTHER || self.seen.contains_key(&name) {
+                continue;
             }
-        })?;
-        for (key, name) in gone {
             live.maps.delete(map, &key)?;
             // $import is a pool for as long as it is looked at before an import.
             if !self.ever.contains(&name) && !name.starts_with('$') && !self.warned {
