@@ -204,6 +204,20 @@ impl Engine {
     /// # Errors
     /// When the kernel does not let something be read: no partial answer is given.
     pub fn scrape(&self, format: Format) -> Result<String> {
+        Ok(encode(self.families()?, format))
+    }
+
+    /// As [`Engine::scrape`], for a file that node_exporter reads with those of other exporters.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scrape_for_file(&self) -> Result<String> {
+        let mut families = self.families()?;
+        families.set_apart(&self.config);
+        Ok(encode(families, Format::Text))
+    }
+
+    fn families(&self) -> Result<Families> {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
         let mut families = self.read(&mut history)?;
@@ -213,7 +227,7 @@ impl Engine {
         if !self.without_exporter_metrics {
             self.about_itself(&mut families, &history, start)?;
         }
-        Ok(encode(families, format))
+        Ok(families)
     }
 
     /// Reads everything and shows nothing: for what has to be looked at whether somebody

@@ -69,19 +69,15 @@ pub fn go<A>(
     };
     let end = if let Some(duration) = flags.once {
         let end = stop.wait(duration);
-        let text = engine.scrape(Format::Text)?;
-        match &flags.textfile {
-            Some(path) => textfile::write(path, &text)?,
-            None => {
-                io::stdout()
-                    .lock()
-                    .write_all(text.as_bytes())
-                    .context("failed to write to standard output")?;
-            }
+        if let Some(path) = &flags.textfile {
+            textfile::write(path, &engine.scrape_for_file()?)?;
+        } else {
+            let text = engine.scrape(Format::Text)?;
+            io::stdout().lock().write_all(text.as_bytes()).context("failed to write to standard output")?;
         }
         end
     } else if let Some(path) = &flags.textfile {
-        let write = || textfile::write(path, &engine.scrape(Format::Text)?);
+        let write = || textfile::write(path, &engine.scrape_for_file()?);
         write()?;
         notify(&[NotifyState::Ready]);
         loop {

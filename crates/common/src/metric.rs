@@ -104,6 +104,12 @@ impl Labels {
         self.0.push('"');
     }
 
+    /// Whether there is a pair of that name.
+    fn has(&self, name: &str) -> bool {
+        let pair = format!("{name}=\"");
+        self.0.starts_with(&pair) || self.0.contains(&format!(",{pair}"))
+    }
+
     /// Name of the first pair; empty where there is none.
     pub fn first_name(&self) -> String {
         self.0.split('=').next().unwrap_or_default().to_owned()
@@ -203,6 +209,18 @@ impl Families {
         }
     }
 
+    /// Makes what an exporter tells of itself its own where it stands beside what others tell:
+    /// with `config` everywhere, and without `process_*`, which is the reader's there.
+    pub fn set_apart(&mut self, config: &str) {
+        self.list.retain(|family| !family.name.starts_with("process_"));
+        let about_itself = self.list.iter_mut().filter(|family| family.name.starts_with("ebpf_exporter_"));
+        for sample in about_itself.flat_map(|family| &mut family.samples) {
+            if !sample.labels.has("config") {
+                sample.labels.push("config", config);
+            }
+        }
+    }
+
     /// The families sorted by name, their samples by labels, equal label sets added up.
     pub fn into_sorted(mut self) -> Vec<Family> {
         self.list.sort_by(|a, b| a.name.cmp(&b.name));
@@ -228,6 +246,20 @@ mod tests {
     fn label_values_are_escaped() {
         let labels = Labels::of(&[("a", "x\"y\\z\n"), ("b", "ü")]);
         assert_eq!(labels.as_str(), r#"a="x\"y\\z\n",b="ü""#);
+    }
+
+    #[test]
+    fn exporters_in_one_folder_are_told_apart() {
+        let mut families = Families::default();
+        families.counter("ebpf_exporter_scrapes_total", "", Labels::none(), Value::Integer(1));
+        families.gauge("ebpf_exporter_mode", "", Labels::of(&[("mode", "ebpf")]), Value::Integer(1));
+        families.counter("ebpf_exporter_x_total", "", Labels::of(&[("config", "a")]), Value::Integer(1));
+        families.counter("ebpf_disk_total", "", Labels::none(), Value::Integer(1));
+        families.counter("process_cpu_seconds_total", "", Labels::none(), Value::Integer(1));
+        families.set_apart("a");
+        let labels = |family: &Family| family.samples[0].labels.as_str().to_owned();
+        let labels: Vec<String> = families.into_sorted().iter().map(labels).collect();
+        assert_eq!(labels, ["", "mode=\"ebpf\",config=\"a\"", "config=\"a\"", "config=\"a\""]);
     }
 
     #[test]

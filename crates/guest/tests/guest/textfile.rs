@@ -2,6 +2,7 @@
 //! Files for node_exporter, read by Debian's own.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ fn ours(text: &str) -> BTreeSet<String> {
 fn once_node_exporter_reads_a_file_that_is_rewritten_a_thousand_times() {
     // In memory, so that it is soon rewritten.
     const FOLDER: &str = "/run/collected";
+    const LOG: &str = "/run/node_exporter.log";
     install_package();
     sh(&format!("rm -rf {FOLDER}; mkdir {FOLDER}"));
     let node = Server::start(
@@ -36,9 +38,11 @@ fn once_node_exporter_reads_a_file_that_is_rewritten_a_thousand_times() {
                 "--collector.textfile",
             ])
             .arg(format!("--collector.textfile.directory={FOLDER}"))
-            .stderr(Stdio::null()),
+            .stderr(File::create(LOG).unwrap()),
     );
     wait_for("node_exporter listens", || try_get(9100, "/metrics").is_ok());
+    // Another one's beside it.
+    sh(&format!("ebpf-syscall-exporter --once=1s --textfile.path={FOLDER}/syscall.prom 2> /dev/null"));
     let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
     inotify::add_watch(&watch, FOLDER, inotify::WatchFlags::MOVED_TO).unwrap();
     let path = format!("{FOLDER}/schedlat.prom");
@@ -70,6 +74,14 @@ fn once_node_exporter_reads_a_file_that_is_rewritten_a_thousand_times() {
     });
     tell(&format!("rewritten {rewritten} times, read {read} times"));
     drop(exporter);
+    let (_, text) = try_get(9100, "/metrics").unwrap();
+    let both = Exposition::parse(&text);
+    for config in ["schedlat", "syscall"] {
+        let mode = both.get("ebpf_exporter_mode", &[("mode", "ebpf"), ("config", config)]);
+        assert_eq!(mode, Some(1.0), "{text}");
+    }
+    let said = std::fs::read_to_string(LOG).unwrap();
+    assert!(!said.contains("collected before"), "{said}");
 
     // The timer's service: one file, and it ends.
     sh("mkdir -p /var/lib/prometheus/node-exporter /run/systemd/system/ebpf-textfile@.service.d
