@@ -385,6 +385,7 @@ fn they_run_together_on_a_busy_machine() {
     // The same thing seen by two exporters: programs started are calls of execve that succeed.
     let execs = of("process", "ebpf_process_execs_total");
     let calls = deltas["syscall"].of("ebpf_syscalls_total", &[("syscall", "execve")]);
-    assert!(execs > 100.0 && execs <= calls + 20.0, "{execs} execs, {calls} calls");
+    // How many depends on what else the machine does; that there were some shows that it was busy.
+    assert!(execs > 20.0 && execs <= calls + 20.0, "{execs} execs, {calls} calls");
     sh("systemctl stop ebpf-exporters.target");
 }
