@@ -7,7 +7,7 @@ DESTDIR ?=
 XTASK = cargo xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo build test test-unit test-vm lint bench deb install clean
+.PHONY: help run demo build test test-unit test-vm lint bench deb tarball install clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
@@ -46,6 +46,10 @@ bench: ## Cost per event and per scrape on this machine; needs root
 deb: ## Build the Debian package into dist
 	@scripts/packages build
 	@$(XTASK) deb
+
+tarball: ## Build a tarball for systems without dpkg into dist
+	@scripts/packages build
+	@$(XTASK) tarball
 
 install: ## Install into $(DESTDIR)$(PREFIX)
 	@$(XTASK) install --destdir "$(DESTDIR)" --prefix "$(PREFIX)"

@@ -73,6 +73,8 @@ enum Task {
     },
     /// Build the Debian package into dist.
     Deb,
+    /// Build the tarball.
+    Tarball,
     /// Install what was built.
     Install {
         /// Folder that stands for the root folder.
@@ -132,6 +134,7 @@ fn run(task: Task) -> Result<()> {
         Task::TestVm { only, guest, filter } => test::vm(&only, guest.as_deref(), &filter),
         Task::Bench { only } => bench::run(&only),
         Task::ZfsLayout { module } => zfs_layout::print(&module),
+        Task::Tarball => package::tarball().map(|path| println!("{}", path.display())),
         Task::Deb => package::deb().map(|path| println!("{}", path.display())),
         Task::Install { destdir, prefix } => package::install(&destdir, &prefix),
         Task::Assemble => generated::assemble(),

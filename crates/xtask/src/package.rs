@@ -82,16 +82,17 @@ pub fn install(destdir: &Path, prefix: &Path) -> Result<()> {
     }
     copy(&root().join("grafana/dashboard.json"), &share.join("grafana/dashboard.json"), 0o644)?;
     copy_into("grafana/provisioning", ".yml", &share.join("grafana/provisioning"))?;
+    // Laid out as here, so that links from one to another hold.
     let doc = base.join("share/doc/ebpf-exporters");
-    for (file, target) in [
-        ("README.md", "README.md"),
-        ("CHANGELOG.md", "changelog"),
-        ("LICENSE", "copyright"),
-        ("METRICS.md", "METRICS.md"),
-        ("docs/runbooks.md", "runbooks.md"),
-    ] {
-        copy(&root().join(file), &doc.join(target), 0o644)?;
+    for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "METRICS.md"] {
+        copy(&root().join(file), &doc.join(file), 0o644)?;
     }
+    for file in ["runbooks.md", "cardinality.md", "kernel-support.md"] {
+        copy(&root().join("docs").join(file), &doc.join("docs").join(file), 0o644)?;
+    }
+    copy_into("docs/pictures", ".svg", &doc.join("docs/pictures"))?;
+    // Where Debian's policy has it.
+    copy(&root().join("LICENSE"), &doc.join("copyright"), 0o644)?;
     Ok(())
 }
 
@@ -120,6 +121,32 @@ fn copy_into(folder: &str, suffix: &str, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Builds a tarball for systems without dpkg, to be unpacked in `/`; returns its path.
+///
+/// # Errors
+/// When building or tar fails.
+pub fn tarball() -> Result<PathBuf> {
+    let tree = root().join("dist/tree");
+    remove(&tree)?;
+    install(&tree, Path::new("/usr"))?;
+    let target = root().join(format!("dist/{}.tar.gz", file_name("-")?));
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--gzip", "--owner=root:0", "--group=root:0", "--sort=name", "--file"]);
+    run(tar.arg(&target).arg("--directory").arg(&tree).arg("usr"))?;
+    Ok(target)
+}
+
+/// Name, version and architecture, as in the package's file name.
+fn file_name(separator: &str) -> Result<String> {
+    let parts = ["ebpf-exporters", env!("CARGO_PKG_VERSION"), &architecture()?];
+    Ok(parts.join(separator))
+}
+
+/// This machine's, in Debian's words.
+fn architecture() -> Result<String> {
+    Ok(output(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned())
+}
+
 /// Builds the package; returns its path.
 ///
 /// # Errors
@@ -128,8 +155,7 @@ pub fn deb() -> Result<PathBuf> {
     let tree = root().join("dist/deb");
     remove(&tree)?;
     install(&tree, Path::new("/usr"))?;
-    let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
-    let architecture = architecture.trim();
+    let architecture = architecture()?;
     let version = env!("CARGO_PKG_VERSION");
     let control = tree.join("DEBIAN");
     write(
@@ -147,7 +173,7 @@ pub fn deb() -> Result<PathBuf> {
     for (name, script) in [("prerm", PRERM), ("postinst", POSTINST), ("postrm", POSTRM)] {
         write(&control.join(name), script, 0o755)?;
     }
-    let target = root().join(format!("dist/ebpf-exporters_{version}_{architecture}.deb"));
+    let target = root().join(format!("dist/{}.deb", file_name("_")?));
     let mut dpkg = Command::new("dpkg-deb");
     run(dpkg.args(["--build", "--root-owner-group", "-Zxz"]).arg(&tree).arg(&target))?;
     Ok(target)

@@ -131,7 +131,9 @@ impl Row {
         let (state, why) = match mode {
             "ebpf" => ("running", String::new()),
             "waiting" => ("waiting", running.get("/-/ready").unwrap_or_default().trim().to_owned()),
-            _ => ("fallback", "the kernel refuses eBPF; see the log".to_owned()),
+            _ => {
+                ("fallback", format!("the kernel refuses eBPF: ebpf-{}-exporter --check says why", self.name))
+            }
         };
         let ids = samples(&text, "ebpf_exporter_ebpf_program_info").map(|line| label(line, "id").to_owned());
         let now = (runs(&ids.collect()), Instant::now());
