@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use guest::block::{self, Device, Diskstats};
 use guest::exporter::Exporter;
-use guest::exposition::{self, Exposition};
+use guest::exposition;
 use guest::{WithoutUdev, install_package, sh, wait_until};
 
 const LATENCY: &str = "ebpf_disk_io_latency_microseconds";

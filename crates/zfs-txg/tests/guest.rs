@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use guest::exporter::{Exporter, get, unit_becomes, unit_lets_go, unit_state, until};
 use guest::exposition::{Delta, Exposition};
-use guest::truth::{agrees, between};
+use guest::truth::between;
 use guest::zpool::{DISKS, Pool, kstat};
 use guest::{install_package, sh, wait_until};
 
