@@ -18,7 +18,6 @@ use clap::{Args, ValueEnum};
 use common::engine::{Live, Reader};
 use common::exporter::{Exporter, OpenOf};
 use common::kernel::{Facts, KERNEL_BTF};
-use common::maps::MapSource;
 use common::metric::Families;
 use common::offsets::{Layout, Table};
 use common::probes::Refused;
@@ -144,13 +143,7 @@ impl Exporter for Wireguard {
     }
 
     fn attached(&mut self, live: &Live) -> Result<()> {
-        // Programs are attached one after another, and what some count is taken from what others
-        // do: that begins once all of them count.
-        let mut counted = Vec::new();
-        live.maps.for_each("packets", &mut |id, _| counted.push(id.to_owned()))?;
-        for id in counted {
-            live.maps.delete("packets", &id)?;
-        }
+        view::forget_packets(live)?;
         Self::seed(live)
     }
 

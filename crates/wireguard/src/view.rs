@@ -415,6 +415,20 @@ pub struct Difference {
     pub parts: &'static [&'static str],
 }
 
+/// Removes what was counted of packets so far. Programs are attached one after another, and what
+/// some count is taken from what others do: that begins once all of them count.
+///
+/// # Errors
+/// When the map cannot be read or written.
+pub fn forget_packets(live: &Live) -> Result<()> {
+    let mut counted = Vec::new();
+    live.maps.for_each("packets", &mut |id, _| counted.push(id.to_owned()))?;
+    for id in counted {
+        live.maps.delete("packets", &id)?;
+    }
+    Ok(())
+}
+
 fn seen_peers(live: &Live) -> Result<Vec<Seen>> {
     let layout = live.layouts.get("peers").context("no map of peers")?;
     let field = |member| layout.value.field(member);
