@@ -59,10 +59,13 @@ struct {
 	__type(value, struct syscall_latency);
 } latencies SEC(".maps");
 
-/* As many calls are new at once when the exporter starts on a busy machine. */
+/*
+ * Twice as many as are new at once when the exporter starts on a busy machine. Userland makes
+ * it one where latencies are not asked for.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 64);
+	__uint(max_entries, 128);
 	__type(key, u32);
 	__type(value, struct syscall_latency);
 } spilled_latencies SEC(".maps");

@@ -77,6 +77,10 @@ impl Exporter for Syscall {
         for (setting, slot) in settings.syscall_no_return.iter_mut().zip(never) {
             *setting = slot as u32;
         }
+        if !flags.latency {
+            // 200 kB that nothing would use.
+            open.maps.spilled_latencies.set_max_entries(1).context("map `spilled_latencies`")?;
+        }
         Ok(())
     }
 
