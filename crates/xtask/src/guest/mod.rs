@@ -55,6 +55,9 @@ const CONSOLE: &str = "console.log";
 /// Lines of the console that are shown when something fails.
 const CONSOLE_LINES: usize = 60;
 
+/// How often an image is built until it is there: packages come from far away.
+const BUILDS: u32 = 3;
+
 /// The image of `suite`, built when it is not in the cache; by one thread at a time.
 ///
 /// # Errors
@@ -63,6 +66,12 @@ pub fn image_of(suite: &Suite) -> Result<Image> {
     static MAKING: [Mutex<()>; SUITES.len()] = [const { Mutex::new(()) }; SUITES.len()];
     let place = SUITES.iter().position(|other| other.name == suite.name).context("no such guest")?;
     let _making = MAKING[place].lock().unwrap_or_else(PoisonError::into_inner);
+    for attempt in 1..BUILDS {
+        match image::ensure(suite) {
+            Err(error) => println!("{error:#} ({attempt} of {BUILDS})"),
+            image => return image,
+        }
+    }
     image::ensure(suite)
 }
 
