@@ -290,9 +290,12 @@ fn build_tests(only: &[String]) -> Result<Vec<(String, PathBuf)>> {
         );
     }
     let mut command = cargo();
-    command.args(["test", "--no-run", "--profile=guest", "--test=guest", "--message-format=json", "--quiet"]);
-    for (_, package) in &chosen {
-        command.args(["--package", package]);
+    command.args(["test", "--no-run", "--test=guest", "--message-format=json", "--quiet"]);
+    if only.is_empty() {
+        // The features of dependencies are those of the unit tests, which have built them.
+        command.arg("--workspace");
+    } else {
+        command.args(chosen.iter().flat_map(|(_, package)| ["--package", package]));
     }
     let mut tests = Vec::new();
     for line in output(&mut command)?.lines() {
