@@ -20,16 +20,20 @@
 const volatile u64 task_accounts_loaded_ns = 0;
 
 struct task_account {
-	u64 started; /* thread ids are used again */
+	u64 started; /* memory is used again, by a thread that starts later */
 	u64 values[TASK_ACCOUNT_VALUES];
 };
 
-/* By thread; not preallocated, as few machines have so many. Removed at the thread's exit. */
+/*
+ * By task_struct: a thread that starts another program in its process takes over the id and the
+ * start time of the process's first thread. Not preallocated, as few machines have so many threads.
+ * Removed at the thread's exit.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 262144);
-	__type(key, u32);
+	__type(key, u64);
 	__type(value, struct task_account);
 } accounts SEC(".maps");
 
@@ -40,13 +44,13 @@ struct {
 static __always_inline bool account_growth(struct task_struct *task, struct task_account *now,
 					   bool exits, bool btf)
 {
-	u32 tid = FIELD(btf, task, pid), i;
-	struct task_account *old = bpf_map_lookup_elem(&accounts, &tid);
+	u64 key = (u64)task, value;
+	struct task_account *old = bpf_map_lookup_elem(&accounts, &key);
 	bool known = true;
-	u64 value;
+	u32 i;
 
 	now->started = FIELD(btf, task, start_time);
-	if (old && old->started == now->started) {
+	if (old && now->started <= old->started) {
 #pragma unroll
 		for (i = 0; i < TASK_ACCOUNT_VALUES; i++) {
 			value = now->values[i];
@@ -55,13 +59,13 @@ static __always_inline bool account_growth(struct task_struct *task, struct task
 		}
 	} else {
 		known = now->started >= task_accounts_loaded_ns;
-		if (!exits && bpf_map_update_elem(&accounts, &tid, now, BPF_ANY)) {
+		if (!exits && bpf_map_update_elem(&accounts, &key, now, BPF_ANY)) {
 			count_event(EVENT_MAP_FULL);
 			known = false; /* would be added again each time */
 		}
 	}
 	if (exits)
-		bpf_map_delete_elem(&accounts, &tid);
+		bpf_map_delete_elem(&accounts, &key);
 	return known;
 }
 

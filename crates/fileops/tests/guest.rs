@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use guest::exporter::Exporter;
 use guest::exposition::Delta;
@@ -141,6 +142,26 @@ fn numbers_and_bytes_are_those_of_proc_pid_io() {
     for ((ours, kernel), on_top) in ours.iter().zip(kernel).zip(on_top) {
         assert!((kernel..=kernel + on_top).contains(ours), "{ours}, /proc/self/io {kernel}");
     }
+}
+
+#[test]
+fn writes_of_a_thread_that_becomes_the_process_are_counted_once() {
+    install_package();
+    let exporter = Exporter::shared("fileops");
+    let first = exporter.scrape();
+    let writes = |delta: &Delta, name| delta.of(OPS, &[("process", name), ("operation", "write")]);
+    let work = || {
+        let mut nothing = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        (0..307).for_each(|_| nothing.write_all(b"x").unwrap());
+    };
+    guest::work::thread_that_execs(c"second", work, || {
+        guest::wait_until("they were counted", Duration::from_secs(60), || {
+            writes(&Delta(first.clone(), exporter.scrape()), "second") == 307.0
+        });
+    });
+    let delta = Delta(first, exporter.scrape());
+    delta.assert_whole();
+    assert_eq!((writes(&delta, "second"), writes(&delta, "true")), (307.0, 0.0));
 }
 
 #[test]

@@ -88,7 +88,16 @@ pub fn own_faults() -> (u64, u64) {
 
 /// Seconds of CPU time of children that have ended and were waited for, theirs included.
 pub fn children_cpu_seconds() -> f64 {
-    let usage = usage(libc::RUSAGE_CHILDREN);
+    cpu_seconds(libc::RUSAGE_CHILDREN)
+}
+
+/// Seconds of CPU time of the calling thread.
+pub fn thread_cpu_seconds() -> f64 {
+    cpu_seconds(libc::RUSAGE_THREAD)
+}
+
+fn cpu_seconds(whose: i32) -> f64 {
+    let usage = usage(whose);
     let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
     seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Workloads that do exactly what they say.
 
+use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write, pipe};
+use std::io::{ErrorKind, Read, Write, pipe};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -126,6 +128,37 @@ pub fn processes(count: usize) {
     for _ in 0..count {
         assert!(Command::new("true").status().expect("true starts").success());
     }
+}
+
+/// A process of that name, whose second thread does `work` and, once `ready` returns, starts the
+/// program `true` in the process's place.
+///
+/// # Panics
+/// When any of that fails.
+pub fn thread_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) {
+    let (reader, mut writer) = pipe().expect("a pipe");
+    let mut process = Command::new("/nothing/is/started/by/the/first/thread");
+    let as_thread = move || {
+        let mut reader = reader.try_clone()?;
+        // SAFETY: a name that ends, of this thread and of those that it starts.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        let thread = thread::spawn(move || {
+            work();
+            // That may also be the end: then nobody waits for a result.
+            let _ = reader.read(&mut [0]);
+            Command::new("true").exec()
+        });
+        Err(thread.join().unwrap_or_else(|_| ErrorKind::Other.into()))
+    };
+    // SAFETY: it allocates, which the C library allows in the child of a process with threads.
+    unsafe { process.pre_exec(as_thread) };
+    thread::scope(|scope| {
+        let process = scope.spawn(move || process.status());
+        ready();
+        writer.write_all(&[0]).expect("the process is told");
+        let status = process.join().expect("no panic").expect("the thread starts a program");
+        assert!(status.success(), "{status}");
+    });
 }
 
 /// Bytes of a page.

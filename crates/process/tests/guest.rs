@@ -139,6 +139,30 @@ fn cpu_time_of_those_that_run_on_is_counted_once() {
 }
 
 #[test]
+fn cpu_time_of_a_thread_that_becomes_the_process_is_counted_once() {
+    install_package();
+    let exporter = Exporter::start("process", &[]);
+    let (first, before) = (exporter.scrape(), children_cpu_seconds());
+    let under =
+        |names: &[&str], delta: &Delta| names.iter().map(|name| delta.of(CPU, &[("process", name)])).sum();
+    let busy = || {
+        while guest::truth::thread_cpu_seconds() < 0.5 {
+            std::hint::spin_loop();
+        }
+    };
+    guest::work::thread_that_execs(c"second", busy, || {
+        guest::wait_until("it was counted as what it is", Duration::from_secs(60), || {
+            let ours: f64 = under(&["second"], &Delta(first.clone(), exporter.scrape()));
+            ours >= 0.5
+        });
+    });
+    let used = children_cpu_seconds() - before;
+    let ours: f64 = under(&["second", "true"], &Delta(first, exporter.scrape()));
+    println!("{ours} s, getrusage {used} s");
+    assert!((ours / used - 1.0).abs() < 0.1, "{ours} s, getrusage {used} s");
+}
+
+#[test]
 fn memory_is_the_resident_set() {
     install_package();
     let exporter = Exporter::start("process", &[]);
