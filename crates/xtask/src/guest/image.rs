@@ -75,6 +75,11 @@ fn build(arguments: &[String], suite: &Suite, folder: &Path) -> Result<()> {
     // whoever removes what is left.
     let mut mmdebstrap = Command::new("unshare");
     mmdebstrap.args(["--mount", "mmdebstrap"]).args(arguments).arg(suite.name);
+    // In the environment of a make, the makes inside say which directory they enter, and ZFS 2.0
+    // takes that for the compiler's name.
+    for variable in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"] {
+        mmdebstrap.env_remove(variable);
+    }
     run(mmdebstrap.arg(&root).arg(MIRROR))?;
     for (name, target) in [("vmlinuz", "vmlinuz"), ("initrd.img", "initrd.img")] {
         fs::copy(boot_file(&root, name)?, folder.join(target))
