@@ -154,10 +154,12 @@ pub fn thread_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) 
     unsafe { process.pre_exec(as_thread) };
     thread::scope(|scope| {
         let process = scope.spawn(move || process.status());
-        ready();
+        let result = catch_unwind(AssertUnwindSafe(ready));
+        // Whatever came of that: the scope waits for the process.
         writer.write_all(&[0]).expect("the process is told");
         let status = process.join().expect("no panic").expect("the thread starts a program");
         assert!(status.success(), "{status}");
+        result.unwrap_or_else(|panic| resume_unwind(panic));
     });
 }
 
