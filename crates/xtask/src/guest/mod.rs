@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -79,18 +79,18 @@ pub fn image_of(suite: &Suite) -> Result<Image> {
 pub const NO_NETWORK: &str = "none";
 
 /// Runs `payload` in a fresh guest of `suite`, handing each line of its output to `say`;
-/// `limit` is for the payload alone, `network` as the emulator's `-nic` takes it. Files of the
+/// it may be silent for `silence`, `network` is as the emulator's `-nic` takes it. Files of the
 /// run are kept in `folder`.
 ///
 /// # Errors
-/// When the guest does not boot, does not end in time, or the payload fails; `say` has the
+/// When the guest does not boot, says nothing for too long, or the payload fails; `say` has the
 /// end of its console then.
 pub fn run(
     suite: &Suite,
     payload: &Path,
     folder: &Path,
     network: &str,
-    limit: Duration,
+    silence: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<()> {
     let image = image_of(suite)?;
@@ -98,7 +98,7 @@ pub fn run(
     fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
     let console = folder.join(CONSOLE);
     let result = boot_patiently(&image, payload, folder, network, say)
-        .and_then(|guest| guest.watch(limit, say))
+        .and_then(|guest| guest.watch(silence, say))
         .with_context(|| format!("guest {} (console: {})", suite.name, console.display()));
     if result.is_err() {
         tell_console(folder, say);
@@ -238,13 +238,11 @@ impl Guest {
     }
 
     /// Hands on what the payload prints until it has ended.
-    fn watch(mut self, limit: Duration, say: &mut dyn FnMut(&str)) -> Result<()> {
-        let deadline = Instant::now() + limit;
+    fn watch(mut self, silence: Duration, say: &mut dyn FnMut(&str)) -> Result<()> {
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = match self.lines.recv_timeout(left) {
+            let line = match self.lines.recv_timeout(silence) {
                 Ok(line) => line,
-                Err(RecvTimeoutError::Timeout) => bail!("the payload did not end within {limit:?}"),
+                Err(RecvTimeoutError::Timeout) => bail!("the payload has said nothing for {silence:?}"),
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("the guest ended before its payload did: {}", self.child.wait()?)
                 }
