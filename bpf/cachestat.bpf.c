@@ -81,6 +81,7 @@ struct cachestat_task {
 	u64 last;
 	u64 at; /* of a read by several of them: how far it is, and the read's number */
 	u64 read;
+	u64 around; /* the file, where what is owed is a fault that was tried by mapping pages */
 };
 TASK_SLOTS(tasks, struct cachestat_task);
 
@@ -124,6 +125,7 @@ static __always_inline void settle(struct cachestat_task *task)
 	if (task->owed)
 		count(task->owed, 0);
 	task->owed = 0;
+	task->around = 0;
 }
 
 /*
@@ -387,6 +389,9 @@ int fault_btf(u64 *ctx)
 	if (!task)
 		return 0;
 	mapping = address_of(task, (void *)ctx[0]);
+	/* Pages around it were there, this one was not: one look-up, which is this. */
+	if (task->around == mapping && task->first <= at && at <= task->last)
+		task->owed = 0;
 	if (is_another_try(task, mapping, at, at))
 		return 0;
 	begin_look_up(task, mapping, at, at);
@@ -395,17 +400,33 @@ int fault_btf(u64 *ctx)
 	return 0;
 }
 
-/* (mapping, first, last), when at least one page was mapped; which was asked for is not told. */
+/*
+ * (mapping, first, last), when at least one page was there; which was asked for is not told. Where
+ * it was not that one, mm_filemap_fault comes next.
+ */
 SEC("tp_btf/mm_filemap_map_pages")
 int map_pages_btf(u64 *ctx)
 {
 	struct cachestat_task *task = this_task();
-	u64 first = ctx[1], last = ctx[2];
+	u64 first = ctx[1], last = ctx[2], mapping;
 
 	if (!task)
 		return 0;
 	settle(task);
-	return on_map_pages(task, address_of(task, (void *)ctx[0]), first, last, first, last);
+	mapping = address_of(task, (void *)ctx[0]);
+	if (use_up_pages(mapping, first, last + 1)) {
+		if (!is_another_try(task, mapping, first, last))
+			count(0, 1);
+		return 0;
+	}
+	if (is_another_try(task, mapping, first, last))
+		return 0;
+	task->owed = 1;
+	task->looks = 0; /* of what is added none is it */
+	task->around = mapping;
+	task->first = first;
+	task->last = last;
+	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
