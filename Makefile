@@ -4,26 +4,27 @@
 PREFIX ?= /usr
 DESTDIR ?=
 
-XTASK = cargo xtask
+XTASK = scripts/xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo build test test-unit test-vm lint bench deb tarball install clean
+.PHONY: help run demo build test test-unit test-live test-vm test-all lint bench deb tarball install clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
 
-run: build ## Build, start every exporter that this kernel supports, show what they do; Ctrl-C ends
+run: ## Build, start every exporter that this kernel supports, show what they do; Ctrl-C ends
+	@scripts/packages build
 	@$(XTASK) run
 
 demo: ## Boot a Debian guest with ZFS, WireGuard, Prometheus and a load; forward its ports
-	@scripts/packages test
+	@scripts/packages guests
 	@$(XTASK) demo
 
-build: ## Build the static binaries into dist/bin
+build: ## Build the static binaries that users get into dist/bin
 	@scripts/packages build
 	@$(XTASK) build
 
-test: ## All tests: lint, unit and guest
+test: ## Lint, unit tests, and live tests on this machine's own kernel (these as root)
 	@scripts/packages test
 	@$(XTASK) test
 
@@ -31,9 +32,17 @@ test-unit: ## Tests that need neither root nor a guest
 	@scripts/packages test
 	@$(XTASK) test-unit
 
-test-vm: ## Tests inside Debian guests
+test-live: ## Live tests on this machine's own kernel; needs root
 	@scripts/packages test
+	@$(XTASK) test-live
+
+test-vm: ## Live tests in guests: Debian 12, 13 and testing
+	@scripts/packages guests
 	@$(XTASK) test-vm
+
+test-all: ## Live tests in all guests, those past their end of life too, and all of each
+	@scripts/packages guests
+	@$(XTASK) test-vm --all
 
 lint: ## Formatting, clippy, shellcheck, promtool, units, and the rules of this tree
 	@scripts/packages test

@@ -21,7 +21,7 @@ use libbpf_rs::query::{ProgInfoIter, ProgramInfo};
 
 use crate::release;
 use crate::start::Running;
-use crate::workspace::{Exporter, cargo, exporters, root, run as run_command};
+use crate::workspace::{Exporter, cargo_at, exporters, root, run as run_command};
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -57,7 +57,7 @@ pub fn run(only: &[String]) -> Result<()> {
     if !only.is_empty() {
         return Ok(());
     }
-    run_command(cargo().args(["bench", "--quiet", "--package=common", "--bench=scrape"]))
+    run_command(cargo_at("bench").args(["--package=common", "--bench=scrape"]))
 }
 
 /// The kernel times programs for as long as this lives.
@@ -81,7 +81,7 @@ impl Drop for Stats {
 fn events(exporter: &Exporter, flags: &str, peer: Option<&str>, workload: &mut Command) -> Result<()> {
     let alone = fastest(workload)?;
     let arguments = flags.split_whitespace().chain(["--web.listen-address", "127.0.0.1:0"]);
-    let running = Running::start(exporter, &arguments.collect::<Vec<_>>())?;
+    let running = Running::start(&root().join("dist/bin"), exporter, &arguments.collect::<Vec<_>>())?;
     let text = running.get("/metrics")?;
     let mut empty = BTreeMap::new();
     for program in samples(&text, "ebpf_exporter_ebpf_program_info") {

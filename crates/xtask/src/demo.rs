@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::guest;
+use crate::guest::Guest;
+use crate::guest::accel::Accel;
 use crate::guest::image::remove;
 use crate::guest::suites::SUITES;
 use crate::package;
@@ -25,7 +26,7 @@ const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 ///
 /// # Errors
 /// When the package or the guest cannot be built, the guest does not boot, or a port is taken.
-pub fn run() -> Result<()> {
+pub fn run(accel: Option<Accel>) -> Result<()> {
     let suite = SUITES.first().context("no guests")?;
     let payload = root().join("target/demo/payload");
     remove(&payload)?;
@@ -43,7 +44,7 @@ pub fn run() -> Result<()> {
         .iter()
         .map(|(_, port)| format!(",hostfwd=tcp:127.0.0.1:{}-:{port}", port + OFFSET))
         .collect::<String>();
-    println!("booting Debian {} under emulation; nothing of this machine is looked at", suite.name);
+    println!("booting Debian {} in a virtual machine; nothing of this machine is looked at", suite.name);
     let started = Instant::now();
     let mut say = |line: &str| {
         println!("{line} after {} s", started.elapsed().as_secs());
@@ -56,5 +57,5 @@ pub fn run() -> Result<()> {
         }
     };
     let network = format!("user,model=virtio-net-pci{forwarded}");
-    guest::run(suite, &payload, &root().join("target/demo/guest"), &network, FOR_EVER, &mut say)
+    Guest::of(suite, accel)?.run(&payload, &root().join("target/demo/guest"), &network, FOR_EVER, &mut say)
 }

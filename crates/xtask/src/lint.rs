@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::guest::image::remove;
-use crate::workspace::{self, cargo, exporters, files, root, tool};
+use crate::workspace::{self, cargo, cargo_at, exporters, files, root, tool};
 use crate::{dashboard, generated, tidy};
 
 /// Runs all; stops at the first that complains.
@@ -16,16 +16,14 @@ use crate::{dashboard, generated, tidy};
 /// What it says.
 pub fn run() -> Result<()> {
     workspace::run(cargo().args(["fmt", "--all", "--check"]))?;
-    // Tests that run in guests only are not among all targets.
-    for targets in ["--all-targets", "--test=guest"] {
-        let mut clippy = cargo();
-        clippy.args(["clippy", "--workspace", targets, "--quiet", "--", "--deny=warnings"]);
+    // Live tests are not among all targets.
+    for targets in ["--all-targets", "--test=live"] {
+        let mut clippy = cargo_at("clippy");
+        clippy.args(["--workspace", targets, "--", "--deny=warnings"]);
         workspace::run(&mut clippy)?;
     }
-    let mut doc = cargo();
-    workspace::run(
-        doc.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-Dwarnings"),
-    )?;
+    let mut doc = cargo_at("doc");
+    workspace::run(doc.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"))?;
     let c = [files("bpf", ".bpf.c")?, files("bpf", ".bpf.h")?].concat();
     workspace::run(
         Command::new("clang-format-14").args(["--dry-run", "--Werror"]).args(&c).current_dir(root()),

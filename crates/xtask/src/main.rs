@@ -11,9 +11,11 @@ mod kernels;
 mod lint;
 mod metrics;
 mod package;
+mod phases;
 mod pictures;
 mod release;
 mod scaffold;
+mod shell;
 mod start;
 mod test;
 mod tidy;
@@ -26,6 +28,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use guest::accel::Accel;
 
 /// Builds, tests and packages the exporters.
 #[derive(Parser)]
@@ -41,24 +45,57 @@ enum Task {
     /// Start every exporter that this kernel supports, until Ctrl-C.
     Run,
     /// Boot a guest in which everything is in use, and forward its ports to this machine.
-    Demo,
+    Demo {
+        /// What runs the guest; by default KVM where a guest really starts with it.
+        #[arg(long)]
+        accel: Option<Accel>,
+    },
     /// Check formatting, lints, scripts, units, rules and the rules of this tree.
     Lint,
-    /// Run lint and all tests.
+    /// Run lint, unit tests, and live tests on this machine's own kernel.
     Test,
     /// Run tests that need neither root nor a guest.
     TestUnit,
-    /// Run the guest tests of all crates, or of some, inside the guests.
+    /// Run the live tests of all crates, or of some, on this machine's own kernel.
+    TestLive {
+        /// NAME of an exporter, or another folder in crates/; several with commas.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Only tests whose name contains this.
+        #[arg(long, default_value = "")]
+        filter: String,
+    },
+    /// Run the live tests of all crates, or of some, in guests.
     TestVm {
         /// NAME of an exporter, or another folder in crates/; several with commas.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
-        /// One guest.
+        /// One guest, and all of it.
         #[arg(long)]
         guest: Option<String>,
+        /// All guests, also those past their end of life, and all of each.
+        #[arg(long, conflicts_with = "guest")]
+        all: bool,
         /// Only tests whose name contains this.
         #[arg(long, default_value = "")]
         filter: String,
+        /// What runs the guests; by default KVM where a guest really starts with it.
+        #[arg(long)]
+        accel: Option<Accel>,
+    },
+    /// Open a root shell in a guest with the package installed.
+    Shell {
+        /// Name of the guest.
+        guest: String,
+        /// A script to run there instead of a shell.
+        #[arg(long)]
+        script: Option<PathBuf>,
+        /// A file that is then in /payload/files; several times for several.
+        #[arg(long)]
+        put: Vec<PathBuf>,
+        /// What runs the guest; by default KVM where a guest really starts with it.
+        #[arg(long)]
+        accel: Option<Accel>,
     },
     /// Measure cost per event and per scrape on this machine.
     Bench {
@@ -127,11 +164,15 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Build => release::build(),
         Task::Run => start::run(),
-        Task::Demo => demo::run(),
+        Task::Demo { accel } => demo::run(accel),
         Task::Lint => lint::run(),
-        Task::Test => test::all(),
+        Task::Test => test::here(),
+        Task::TestLive { only, filter } => test::live(&only, &filter),
         Task::TestUnit => test::unit(),
-        Task::TestVm { only, guest, filter } => test::vm(&only, guest.as_deref(), &filter),
+        Task::TestVm { only, guest, all, filter, accel } => {
+            test::vm(&test::Selection { only, guest, all, filter, accel })
+        }
+        Task::Shell { guest, script, put, accel } => shell::run(&guest, script.as_deref(), &put, accel),
         Task::Bench { only } => bench::run(&only),
         Task::ZfsLayout { module } => zfs_layout::print(&module),
         Task::Tarball => package::tarball().map(|path| println!("{}", path.display())),

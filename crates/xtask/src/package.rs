@@ -152,6 +152,18 @@ fn architecture() -> Result<String> {
 /// # Errors
 /// When building or dpkg-deb fails.
 pub fn deb() -> Result<PathBuf> {
+    pack("-Zxz")
+}
+
+/// As [`deb`], for guests: not compressed, which takes them long to undo.
+///
+/// # Errors
+/// As [`deb`].
+pub fn for_tests() -> Result<PathBuf> {
+    pack("-Znone")
+}
+
+fn pack(compression: &str) -> Result<PathBuf> {
     let tree = root().join("dist/deb");
     remove(&tree)?;
     install(&tree, Path::new("/usr"))?;
@@ -173,9 +185,10 @@ pub fn deb() -> Result<PathBuf> {
     for (name, script) in [("prerm", PRERM), ("postinst", POSTINST), ("postrm", POSTRM)] {
         write(&control.join(name), script, 0o755)?;
     }
-    let target = root().join(format!("dist/{}.deb", file_name("_")?));
+    let folder = if compression == "-Zxz" { "dist" } else { "target" };
+    let target = root().join(format!("{folder}/{}.deb", file_name("_")?));
     let mut dpkg = Command::new("dpkg-deb");
-    run(dpkg.args(["--build", "--root-owner-group", "-Zxz"]).arg(&tree).arg(&target))?;
+    run(dpkg.args(["--build", "--root-owner-group", compression]).arg(&tree).arg(&target))?;
     Ok(target)
 }
 

@@ -47,7 +47,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         ),
         (format!("crates/{name}/build.rs"), read(format!("crates/{}/build.rs", model.name))?),
         (format!("crates/{name}/src/main.rs"), fill(MAIN)),
-        (format!("crates/{name}/tests/guest.rs"), fill(GUEST)),
+        (format!("crates/{name}/tests/live.rs"), fill(LIVE)),
         (format!("crates/{name}/tests/golden/metrics.prom"), fill(GOLDEN)),
         (
             format!("systemd/ebpf-{name}-exporter.service"),
@@ -175,25 +175,23 @@ mod tests {
 }
 "#;
 
-const GUEST: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
-//! A known workload in a guest, compared with what was done and with the kernel's own counter.
+const LIVE: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A known workload, compared with what was done and with the kernel's own counter.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
-use guest::exporter::Exporter;
-use guest::{install_package, sh};
+use live::exporter::Exporter;
+use live::sh;
+use live::truth::{agrees, between, stat};
 
-#[test]
+#[live::test]
 fn forks_are_counted() {
-    install_package();
     let exporter = Exporter::start("@NAME@", &[]);
-    let kernel = || sh("awk '/^processes/ { print $2 }' /proc/stat").parse::<f64>().unwrap();
-    let (ours, theirs) = (exporter.scrape().count("ebpf_@SNAKE@_forks_total", &[]), kernel());
-    for _ in 0..23 {
-        sh("true");
-    }
-    let (ours, theirs) = (exporter.scrape().count("ebpf_@SNAKE@_forks_total", &[]) - ours, kernel() - theirs);
-    assert!(ours >= 23.0 && (ours - theirs).abs() <= 4.0, "{ours} forks, the kernel counts {theirs}");
+    let (delta, [kernel]) = between(&exporter, || [stat("processes")], || (0..23).for_each(|_| drop(sh("true"))));
+    let ours = delta.of("ebpf_@SNAKE@_forks_total", &[]);
+    assert!(ours >= 23.0 && agrees(ours, &kernel, 0.0), "{ours} forks, the kernel counts {kernel:?}");
 }
+
+live::main!();
 "#;
 
 const GOLDEN: &str = "\

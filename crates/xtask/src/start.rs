@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -18,7 +19,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::bench::{label, owned, samples};
-use crate::workspace::{Exporter, exporters, root};
+use crate::release;
+use crate::workspace::{Exporter, exporters};
 
 /// Attaching takes 50 ms; a minute is for slow machines.
 const START: Duration = Duration::from_secs(60);
@@ -33,12 +35,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts one, with sudo where this is not root.
+    /// Starts one of those in `folder`, with sudo where this is not root.
     ///
     /// # Errors
     /// When it ends instead of listening, with the last thing it said.
-    pub fn start(exporter: &Exporter, arguments: &[&str]) -> Result<Self> {
-        let binary = root().join("dist/bin").join(&exporter.binary);
+    pub fn start(folder: &Path, exporter: &Exporter, arguments: &[&str]) -> Result<Self> {
+        let binary = folder.join(&exporter.binary);
         let mut command =
             Command::new(if geteuid().is_root() { binary.as_os_str() } else { "sudo".as_ref() });
         if !geteuid().is_root() {
@@ -159,12 +161,13 @@ fn count_runs() -> Result<OwnedFd> {
     owned(unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) })
 }
 
-/// Starts them all and shows what they do until a signal comes or all have ended: on a
+/// Builds them, starts them all and shows what they do until a signal comes or all have ended: on a
 /// terminal again and again, else once.
 ///
 /// # Errors
-/// When not one can be started.
+/// When not one can be built or started.
 pub fn run() -> Result<()> {
+    let folder = release::quick()?;
     let (sender, signal) = mpsc::channel();
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("failed to watch for signals")?;
     thread::spawn(move || {
@@ -176,7 +179,7 @@ pub fn run() -> Result<()> {
     // Without it there are no events per second.
     let _counted = count_runs();
     let start = |exporter: Exporter| Row {
-        exporter: Running::start(&exporter, &[]),
+        exporter: Running::start(&folder, &exporter, &[]),
         name: exporter.name,
         before: None,
     };

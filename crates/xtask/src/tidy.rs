@@ -39,7 +39,7 @@ pub fn pieces_of(name: &str) -> Vec<String> {
         format!("crates/{name}/Cargo.toml"),
         format!("crates/{name}/build.rs"),
         format!("crates/{name}/src/main.rs"),
-        format!("crates/{name}/tests/guest.rs"),
+        format!("crates/{name}/tests/live.rs"),
         format!("crates/{name}/tests/golden/metrics.prom"),
         format!("crates/{name}/tests/golden/ebpf-{name}-exporter.8"),
         format!("systemd/ebpf-{name}-exporter.service"),

@@ -16,8 +16,8 @@ use libbpf_rs::btf::types::{Array, Enum, Int, IntEncoding, Ptr, Struct, Union};
 use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
 use libbpf_rs::{HasSize, ReferencesType};
 
-use crate::guest;
 use crate::guest::suites::SUITES;
+use crate::guest::{Guest, NO_NETWORK};
 use crate::workspace::root;
 
 /// Fixed-size names that libbpf's own headers expect.
@@ -60,7 +60,7 @@ pub fn from_guest() -> Result<()> {
     fs::set_permissions(payload.join("run"), fs::Permissions::from_mode(0o755))?;
     let folder = work.join("guest");
     let mut say = |line: &str| println!("{line}");
-    guest::run(suite, &payload, &folder, guest::NO_NETWORK, Duration::from_secs(60), &mut say)?;
+    Guest::of(suite, None)?.run(&payload, &folder, NO_NETWORK, Duration::from_secs(60), &mut say)?;
     let notes = fs::read(folder.join("spare-b.img")).context("no notes from the guest")?;
     let note = |at: usize| -> Result<String> {
         let line = notes[at..].split(|byte| *byte == b'\n').next().unwrap_or_default();

@@ -2,6 +2,7 @@
 //! Where things are, and running other programs.
 
 use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -76,6 +77,17 @@ pub fn exporters() -> Result<Vec<Exporter>> {
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    command
+}
+
+/// cargo for what takes long: on a terminal it shows how far it is, and in a log nothing, where
+/// [`crate::phases`] says what is done.
+pub fn cargo_at(task: &str) -> Command {
+    let mut command = cargo();
+    command.arg(task);
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
     command
 }
 

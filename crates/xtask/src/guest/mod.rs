@@ -1,257 +1,280 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Boots a Debian guest under emulation, runs a payload in it, brings back output and
-//! exit code. The payload is a folder with an executable `run`.
+//! Debian guests: built, booted, and resumed from states that were kept, with a payload: a folder
+//! with an executable `run`, which they see as `/payload`.
+//!
+//! A guest is booted once. Its state after that is kept beside its image, so that the next one
+//! goes on from there in seconds; and so is, for a run of tests, the state with the payload
+//! mounted and the package installed.
 
+pub mod accel;
 pub mod image;
+pub mod machine;
+mod mirror;
 pub mod suites;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use crate::phases;
+use crate::workspace::{self, output};
+use accel::Accel;
+use image::{Image, key, once, remove};
+use machine::{Machine, Parts, tell_console};
+use suites::{DISK_BYTES, DISKS, MEMORY_MIB, PAYLOAD_BYTES, Suite};
 
-use image::Image;
-use suites::{DISK_BYTES, DISKS, MEMORY_MIB, SUITES, Suite};
-
-/// From power on to the payload's start; takes 20 s on two cores.
-const BOOT: Duration = Duration::from_secs(300);
-
-/// All that the emulator can but cmpxchg16b, after which QEMU 7.2 has one of its operands in the
-/// flags register: in each of four panics of a 6.12 guest, all of them at that instruction in the
-/// memory allocator, EFLAGS was RAX with the zero and interrupt flags. What follows it looks at one flag and
-/// overwrites the rest, but an interrupt between the two has the others restored: a double fault
-/// with some, a program that goes on wrongly with others. Kernels do without it where it is not there.
-///
-/// And without "fast" string operations: kernels then clear pages with `rep stosb`, which is
-/// emulated a byte at a time. Programs that use up all memory take two thirds of the time.
-const CPU: &str = "max,-cx16,-erms";
-
-/// What the kernel is told, after the root disk.
-///
-/// `norandmaps`: the emulator translates a program anew wherever it runs at another address.
-/// With all at the same, a program starts and ends in a third of the time.
-const KERNEL: &str =
-    "console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable rcupdate.rcu_expedited=1 norandmaps";
-
-/// Firmware that loads a kernel and does nothing else; comes with the emulator. Its usual one took
-/// 2 s in some starts and 35 s in others until the kernel's first instruction.
-const FIRMWARE: &str = "qboot.rom";
-
-/// How often a guest is started until it has booted.
+/// How often a guest is started until it has booted: a kernel may stand still or fall over under
+/// emulation before any program of ours has run.
 const BOOTS: u32 = 2;
-
-/// File of a run that has what the kernel printed.
-const CONSOLE: &str = "console.log";
-
-/// Lines of the console that are shown when something fails.
-const CONSOLE_LINES: usize = 60;
-
-/// How often an image is built until it is there: packages come from far away.
-const BUILDS: u32 = 3;
-
-/// The image of `suite`, built when it is not in the cache; by one thread at a time.
-///
-/// # Errors
-/// As [`image::ensure`].
-pub fn image_of(suite: &Suite) -> Result<Image> {
-    static MAKING: [Mutex<()>; SUITES.len()] = [const { Mutex::new(()) }; SUITES.len()];
-    let place = SUITES.iter().position(|other| other.name == suite.name).context("no such guest")?;
-    let _making = MAKING[place].lock().unwrap_or_else(PoisonError::into_inner);
-    for attempt in 1..BUILDS {
-        match image::ensure(suite) {
-            Err(error) => println!("{error:#} ({attempt} of {BUILDS})"),
-            image => return image,
-        }
-    }
-    image::ensure(suite)
-}
 
 /// Without any network of its own: what tests need they make.
 pub const NO_NETWORK: &str = "none";
 
-/// Runs `payload` in a fresh guest of `suite`, handing each line of its output to `say`;
-/// it may be silent for `silence`, `network` is as the emulator's `-nic` takes it. Files of the
-/// run are kept in `folder`.
-///
-/// # Errors
-/// When the guest does not boot, says nothing for too long, or the payload fails; `say` has the
-/// end of its console then.
-pub fn run(
-    suite: &Suite,
-    payload: &Path,
-    folder: &Path,
-    network: &str,
-    silence: Duration,
-    say: &mut dyn FnMut(&str),
-) -> Result<()> {
-    let image = image_of(suite)?;
-    image::remove(folder)?;
-    fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
-    let console = folder.join(CONSOLE);
-    let result = boot_patiently(&image, payload, folder, network, say)
-        .and_then(|guest| guest.watch(silence, say))
-        .with_context(|| format!("guest {} (console: {})", suite.name, console.display()));
-    if result.is_err() {
-        tell_console(folder, say);
-    }
-    result
+/// Lines of the console that are shown when a guest fails.
+const CONSOLE_LINES: usize = 40;
+
+/// For a guest to mount its payload.
+const MOUNTED: Duration = Duration::from_secs(120);
+
+/// A guest of a row of the table, whose image is there.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The row.
+    pub suite: &'static Suite,
+    image: Image,
+    accel: Accel,
 }
 
-/// The end of what the kernel printed.
-fn tell_console(folder: &Path, say: &mut dyn FnMut(&str)) {
-    let console = folder.join(CONSOLE);
-    let text = fs::read(&console).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().collect();
-    say("--- the end of the guest's console ---");
-    lines[lines.len().saturating_sub(CONSOLE_LINES)..].iter().for_each(|line| say(line));
-    say(&format!("--- {} ---", console.display()));
+/// A guest in the middle of something: its memory, and its root disk as it was then.
+#[derive(Clone, Debug)]
+pub struct State {
+    memory: PathBuf,
+    root: PathBuf,
+    payload: PathBuf,
 }
 
-/// A running emulator; it is killed when this is dropped.
-struct Guest {
-    child: Child,
-    lines: Receiver<String>,
-}
+impl Guest {
+    /// The guest of `suite`, its image built when it is not in the cache.
+    ///
+    /// # Errors
+    /// As [`image::ensure`] and [`Accel::find`].
+    pub fn of(suite: &'static Suite, accel: Option<Accel>) -> Result<Self> {
+        let image = image::ensure(suite)?;
+        let accel = Accel::find(accel, &image)?;
+        Ok(Self { suite, image, accel })
+    }
 
-impl Drop for Guest {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// The state after booting, made when it is not beside the image.
+    ///
+    /// # Errors
+    /// When the guest does not boot, or its state cannot be kept.
+    pub fn booted(&self) -> Result<State> {
+        // A state is that of one emulator, with one machine.
+        let emulator = output(Command::new("qemu-system-x86_64").arg("--version"))?;
+        let seed = (
+            emulator,
+            self.accel.arguments(),
+            self.accel.kernel(),
+            self.suite.command_line,
+            include_str!("machine.rs"),
+            (MEMORY_MIB, DISKS, DISK_BYTES, PAYLOAD_BYTES),
+        );
+        let folder = self.image.folder.join(format!("booted-{:016x}", key(&seed)));
+        once(&folder, |unfinished| {
+            phases::named(&format!("{}: boot, once for all", self.suite.name), || {
+                fs::create_dir_all(unfinished)?;
+                let payload = unfinished.join("payload.img");
+                File::create(&payload)?.set_len(PAYLOAD_BYTES)?;
+                let root = unfinished.join("root.qcow2");
+                for attempt in 1..=BOOTS {
+                    overlay(&self.image.root, "raw", &root)?;
+                    let mut parts = self.parts(&payload);
+                    parts.root = (&root, "qcow2");
+                    parts.keep_root = true;
+                    let machine = Machine::start(self.accel, &parts, unfinished)?;
+                    if machine.is_up()? {
+                        return machine.keep(&unfinished.join("memory"));
+                    }
+                    println!("{}: did not boot in time ({attempt} of {BOOTS}):", self.suite.name);
+                    tell_console(unfinished, CONSOLE_LINES, &mut |line| println!("{line}"));
+                }
+                bail!("{} does not boot", self.suite.name)
+            })
+        })?;
+        Ok(State::of(&folder, folder.join("payload.img")))
     }
-}
 
-/// A kernel may stand still or fall over under emulation before any program of ours has run: such
-/// a guest is started again.
-fn boot_patiently(
-    image: &Image,
-    payload: &Path,
-    folder: &Path,
-    network: &str,
-    say: &mut dyn FnMut(&str),
-) -> Result<Guest> {
-    let disk = folder.join("payload.img");
-    make_disk(&disk, payload)?;
-    for attempt in 1..=BOOTS {
-        let guest = boot(image, &disk, folder, network)?;
-        if guest.is_up()? {
-            return Ok(guest);
-        }
-        say(&format!("guest {}: did not boot within {BOOT:?} ({attempt} of {BOOTS}):", folder.display()));
-        tell_console(folder, say);
-    }
-    bail!("did not boot")
-}
-
-fn boot(image: &Image, payload: &Path, folder: &Path, network: &str) -> Result<Guest> {
-    let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-M", "q35", "-smp", "2"])
-        .args(["-m", &MEMORY_MIB.to_string(), "-display", "none", "-no-reboot", "-nic", network])
-        .arg("-kernel")
-        .arg(&image.kernel)
-        .arg("-initrd")
-        .arg(&image.initrd)
-        .args(["-append", &format!("root=/dev/vda rw {KERNEL}"), "-bios", FIRMWARE, "-vga", "none"])
-        .arg("-serial")
-        .arg(format!("file:{}", folder.join(CONSOLE).display()))
-        // Our standard input and output are the guest's port `out`.
-        .args(["-chardev", "stdio,id=out,signal=off", "-device", "virtio-serial-pci"])
-        .args(["-device", "virtserialport,chardev=out,name=out"]);
-    add_disk(&mut qemu, "root", &image.root, "snapshot=on");
-    add_disk(&mut qemu, "payload", payload, "readonly=on");
-    for name in DISKS {
-        let path = folder.join(format!("{name}.img"));
-        File::create(&path)?.set_len(DISK_BYTES)?;
-        add_disk(&mut qemu, name, &path, "cache=unsafe");
-    }
-    // SAFETY: between fork and exec it makes one system call and nothing else.
-    unsafe {
-        // A guest does not outlive us, whatever ends us.
-        qemu.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-    }
-    let mut child = qemu
-        // Never written to, but open: at its end the emulator would close the port.
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(File::create(folder.join("qemu.log"))?)
-        .spawn()
-        .context("failed to start qemu-system-x86_64")?;
-    let output = child.stdout.take().context("no standard output")?;
-    let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            if sender.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
-                break;
+    /// The state in which `payload` is mounted and its `setup`, if there is one, has run; files of
+    /// it are in `folder`.
+    ///
+    /// # Errors
+    /// When the guest or `setup` fails; `say` has the end of its console then.
+    pub fn ready(&self, payload: &Path, folder: &Path, say: &mut dyn FnMut(&str)) -> Result<State> {
+        let state = State::of(folder, folder.join("payload.img"));
+        let mut machine = self.with_payload(payload, folder, say)?;
+        let setup = "[ ! -x /payload/setup ] || /payload/setup";
+        match machine.command(setup, MOUNTED, say) {
+            Ok(0) => {}
+            Ok(code) => bail!("{}: the payload's setup failed: exit {code}", self.suite.name),
+            Err(error) => {
+                tell_console(folder, CONSOLE_LINES, say);
+                return Err(error.context(format!("guest {}", self.suite.name)));
             }
         }
-    });
-    Ok(Guest { child, lines })
+        machine.keep(&state.memory)?;
+        Ok(state)
+    }
+
+    /// Resumes the booted state with `payload` mounted; what is written to the root disk stays.
+    fn with_payload(&self, payload: &Path, folder: &Path, say: &mut dyn FnMut(&str)) -> Result<Machine> {
+        let booted = self.booted()?;
+        remove(folder)?;
+        fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+        let disk = folder.join("payload.img");
+        make_disk(&disk, payload)?;
+        let root = folder.join("root.qcow2");
+        overlay(&booted.root, "qcow2", &root)?;
+        let mut parts = self.parts(&disk);
+        parts.root = (&root, "qcow2");
+        parts.keep_root = true;
+        parts.state = Some(&booted.memory);
+        let mut machine = Machine::start(self.accel, &parts, folder)?;
+        mount(&mut machine, say)?;
+        Ok(machine)
+    }
+
+    /// Runs a line of shell in a guest that goes on from `state`, handing each line of its output to
+    /// `say`; it may be silent for `silence`. Nothing of it stays but files in `folder`. Returns its
+    /// exit code.
+    ///
+    /// # Errors
+    /// When the guest ends or says nothing for too long.
+    pub fn command(
+        &self,
+        state: &State,
+        line: &str,
+        folder: &Path,
+        silence: Duration,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<i32> {
+        let mut machine = self.resume(state, folder, None)?;
+        let line = format!("date -s @{} > /dev/null; {line}", now());
+        machine.command(&line, silence, say).with_context(|| format!("guest {}", self.suite.name))
+    }
+
+    /// A machine that goes on from `state`.
+    ///
+    /// # Errors
+    /// When the emulator cannot be started.
+    pub fn resume(&self, state: &State, folder: &Path, serial: Option<&str>) -> Result<Machine> {
+        remove(folder)?;
+        fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+        let mut parts = self.parts(&state.payload);
+        parts.root = (&state.root, "qcow2");
+        parts.state = Some(&state.memory);
+        parts.serial = serial;
+        Machine::start(self.accel, &parts, folder)
+    }
+
+    /// Runs `payload` in a guest with a network, or without ([`NO_NETWORK`]), handing each line of
+    /// its output to `say`; it may be silent for `silence`. Files of the run are kept in `folder`.
+    ///
+    /// # Errors
+    /// When the guest does not boot, says nothing for too long, or the payload fails; `say` has
+    /// the end of its console then.
+    pub fn run(
+        &self,
+        payload: &Path,
+        folder: &Path,
+        network: &str,
+        silence: Duration,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        let mut machine = if network == NO_NETWORK {
+            self.with_payload(payload, folder, say)?
+        } else {
+            // A state has no network card.
+            remove(folder)?;
+            fs::create_dir_all(folder).with_context(|| format!("failed to make {}", folder.display()))?;
+            let disk = folder.join("payload.img");
+            make_disk(&disk, payload)?;
+            let mut parts = self.parts(&disk);
+            parts.network = network;
+            let mut machine = Machine::start(self.accel, &parts, folder)?;
+            if !machine.is_up()? {
+                tell_console(folder, CONSOLE_LINES, say);
+                bail!("{} does not boot", self.suite.name);
+            }
+            mount(&mut machine, say)?;
+            machine
+        };
+        let result = machine.command("/payload/run", silence, say);
+        if !matches!(result, Ok(0)) {
+            tell_console(folder, CONSOLE_LINES, say);
+        }
+        match result.with_context(|| format!("guest {}", self.suite.name))? {
+            0 => Ok(()),
+            code => bail!("guest {}: the payload failed: exit {code}", self.suite.name),
+        }
+    }
+
+    fn parts<'a>(&'a self, payload: &'a Path) -> Parts<'a> {
+        Parts {
+            kernel: &self.image.kernel,
+            initrd: &self.image.initrd,
+            command_line: self.suite.command_line,
+            root: (&self.image.root, "raw"),
+            keep_root: false,
+            payload,
+            network: NO_NETWORK,
+            serial: None,
+            state: None,
+        }
+    }
 }
 
-fn add_disk(qemu: &mut Command, name: &str, path: &Path, option: &str) {
-    qemu.arg("-drive").arg(format!("id={name},if=none,format=raw,file={},{option}", path.display()));
-    qemu.arg("-device").arg(format!("virtio-blk-pci,drive={name},serial={name}"));
+impl State {
+    fn of(folder: &Path, payload: PathBuf) -> Self {
+        Self { memory: folder.join("memory"), root: folder.join("root.qcow2"), payload }
+    }
 }
 
-/// An ext4 file system with the contents of `folder`, and some room.
+/// Lets a guest see its payload; one that was resumed has seen another disk in its place.
+fn mount(machine: &mut Machine, say: &mut dyn FnMut(&str)) -> Result<()> {
+    let line = format!(
+        "date -s @{} > /dev/null && blockdev --flushbufs /dev/disk/by-id/virtio-payload && \
+         mkdir -p /payload && mount -o ro /dev/disk/by-id/virtio-payload /payload",
+        now()
+    );
+    match machine.command(&line, MOUNTED, say)? {
+        0 => Ok(()),
+        code => bail!("the guest cannot mount its payload: exit {code}"),
+    }
+}
+
+/// Seconds since 1970; the clock of a guest that is resumed stood still meanwhile.
+fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs())
+}
+
+/// A disk that has what `below` has, and what is written to it.
+fn overlay(below: &Path, format: &str, path: &Path) -> Result<()> {
+    remove(path)?;
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(below.canonicalize()?).arg(path);
+    workspace::run(&mut create)
+}
+
+/// An ext4 file system with the contents of `folder`, of the size that guests have seen.
 fn make_disk(path: &Path, folder: &Path) -> Result<()> {
-    let bytes = size(folder)?;
-    let mib = bytes / (1 << 20) * 5 / 4 + 16;
     let mut mke2fs = Command::new("mke2fs");
     mke2fs
         .args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"])
         .arg(folder)
         .arg(path)
-        .arg(format!("{mib}M"));
-    crate::workspace::run(&mut mke2fs)
-}
-
-fn size(folder: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(folder).with_context(|| format!("failed to read {}", folder.display()))? {
-        let entry = entry?;
-        let data = entry.metadata()?;
-        bytes += if data.is_dir() { size(&entry.path())? } else { data.len() };
-    }
-    Ok(bytes)
-}
-
-impl Guest {
-    /// Waits until it has booted; whether it has in time.
-    fn is_up(&self) -> Result<bool> {
-        match self.lines.recv_timeout(BOOT) {
-            Ok(line) if line == "guest: up" => Ok(true),
-            Ok(line) => bail!("it says {line:?} instead of being up"),
-            // Disconnected: it panicked.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(false),
-        }
-    }
-
-    /// Hands on what the payload prints until it has ended.
-    fn watch(mut self, silence: Duration, say: &mut dyn FnMut(&str)) -> Result<()> {
-        loop {
-            let line = match self.lines.recv_timeout(silence) {
-                Ok(line) => line,
-                Err(RecvTimeoutError::Timeout) => bail!("the payload has said nothing for {silence:?}"),
-                Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the guest ended before its payload did: {}", self.child.wait()?)
-                }
-            };
-            match line.strip_prefix("guest: exit ") {
-                Some("0") => return Ok(()),
-                Some(code) => bail!("the payload failed: exit {code}"),
-                None => say(&line),
-            }
-        }
-    }
+        .arg(format!("{}M", PAYLOAD_BYTES >> 20));
+    output(&mut mke2fs).map(drop)
 }

@@ -1,34 +1,133 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The guests that tests run in: adding one is adding a row.
 
-/// A Debian release to boot.
+use anyhow::{Context, Result};
+
+/// A Debian release to boot, with a kernel of it and what that kernel is told.
 #[derive(Debug)]
 pub struct Suite {
-    /// Debian's name of it.
+    /// What it is called here, on the command line and in reports.
     pub name: &'static str,
+    /// Debian's name of the release.
+    pub release: &'static str,
+    /// A further archive of the release, such as `backports`: kernel and ZFS come from there.
+    pub archive: Option<&'static str>,
+    /// Which of the release's kernels: the end of `linux-image-FLAVOUR`.
+    pub flavour: &'static str,
+    /// What its kernel is told beside what all are told, such as `preempt=full`.
+    pub command_line: &'static str,
     /// What it is about, for the head of a table.
     pub kernel: &'static str,
-    /// Whether its kernel is between two others: then what depends on no module runs on those
-    /// two, when all guests are run.
-    pub is_between: bool,
-    /// What else mmdebstrap has to be told.
-    pub mmdebstrap: &'static [&'static str],
+    /// What of it `make test-vm` runs.
+    pub part: Part,
+    /// How reasons begin for which it is known that tests are not run in this guest: any other test
+    /// that is not run in a guest is a failure of the run.
+    pub lacks: &'static [&'static str],
 }
+
+/// Which tests of a guest a run of all guests has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    Whole,
+    /// Those of exporters of a kernel module: its kernel is between two others that run the rest.
+    OfModules,
+    /// Those of some crates.
+    Only(&'static [&'static str]),
+    /// None: it is run when it is named, and by `make test-all`.
+    OnDemand,
+}
+
+/// Debian's kernel for virtual machines: few drivers, built and booted fast.
+const CLOUD: &str = "cloud-amd64";
+
+/// What a kernel does not meet that preempts tracepoint programs.
+const PREEMPTS: &[&str] = &["needs programs that nothing preempts"];
 
 /// All guests, in the order in which they are run.
 pub const SUITES: &[Suite] = &[
-    Suite { name: "bookworm", kernel: "6.1, ZFS 2.1", is_between: true, mmdebstrap: &[] },
-    Suite { name: "trixie", kernel: "6.12, ZFS 2.3", is_between: false, mmdebstrap: &[] },
-    // Its archive is no longer signed anew.
+    Suite {
+        name: "bookworm",
+        release: "bookworm",
+        archive: None,
+        flavour: CLOUD,
+        command_line: "",
+        kernel: "6.1, ZFS 2.1",
+        part: Part::Whole,
+        lacks: &[],
+    },
+    Suite {
+        name: "forky",
+        release: "forky",
+        archive: None,
+        flavour: CLOUD,
+        command_line: "",
+        kernel: "7.2, ZFS 2.4",
+        part: Part::Whole,
+        lacks: PREEMPTS,
+    },
+    Suite {
+        name: "trixie",
+        release: "trixie",
+        archive: None,
+        flavour: CLOUD,
+        command_line: "",
+        kernel: "6.12, ZFS 2.3",
+        part: Part::OfModules,
+        lacks: &[],
+    },
+    Suite {
+        name: "forky-preempt",
+        release: "forky",
+        archive: None,
+        flavour: CLOUD,
+        command_line: "preempt=full",
+        kernel: "7.2, preempt=full",
+        part: Part::Only(&["cachestat", "diskio", "memory", "syscall"]),
+        lacks: PREEMPTS,
+    },
+    // Past its end of life: its archive is no longer signed anew.
     Suite {
         name: "bullseye",
+        release: "bullseye",
+        archive: None,
+        flavour: CLOUD,
+        command_line: "",
         kernel: "5.10, ZFS 2.0",
-        is_between: false,
-        mmdebstrap: &["--aptopt=Acquire::Check-Valid-Until \"false\""],
+        part: Part::OnDemand,
+        lacks: &[],
     },
 ];
 
-/// What every guest has: a kernel with ZFS, and what tests drive its subsystems with.
+/// The row of that name.
+///
+/// # Errors
+/// When there is none; names those that there are.
+pub fn suite(name: &str) -> Result<&'static Suite> {
+    let names = || SUITES.iter().map(|suite| suite.name).collect::<Vec<_>>().join(", ");
+    SUITES
+        .iter()
+        .find(|suite| suite.name == name)
+        .with_context(|| format!("no guest is called {name:?}; there are: {}", names()))
+}
+
+impl Suite {
+    /// Whether docs/kernel-support.md has a column of it: all exporters run there.
+    pub fn is_recorded(&self) -> bool {
+        !matches!(self.part, Part::Only(_))
+    }
+
+    /// Packages of the lower layer of its image: a system that boots, and ZFS, which is compiled.
+    pub fn base_packages(&self) -> Vec<String> {
+        let mut packages: Vec<String> =
+            ["kmod", "systemd", "systemd-sysv", "udev"].iter().map(ToString::to_string).collect();
+        packages.extend(["image", "headers"].map(|part| format!("linux-{part}-{}", self.flavour)));
+        packages.extend(["zfs-dkms", "zfsutils-linux"].map(ToString::to_string));
+        packages
+    }
+}
+
+/// Packages of the upper layer: what tests drive the kernel's subsystems with.
 pub const PACKAGES: &[&str] = &[
     "bind9-dnsutils",
     "ca-certificates",
@@ -36,23 +135,14 @@ pub const PACKAGES: &[&str] = &[
     "dbus",
     "dmsetup",
     "dnsmasq-base",
+    "e2fsprogs",
     "iproute2",
-    "kmod",
-    "linux-headers-cloud-amd64",
-    "linux-image-cloud-amd64",
     "procps",
     "prometheus",
     "prometheus-node-exporter",
-    "systemd",
-    "systemd-sysv",
-    "udev",
     "wireguard-tools",
-    "zfs-dkms",
-    "zfsutils-linux",
+    "zfs-test",
 ];
-
-/// Debian's archive.
-pub const MIRROR: &str = "http://deb.debian.org/debian";
 
 /// Size of the root file system; sparse.
 pub const ROOT_SIZE: &str = "6G";
@@ -61,15 +151,18 @@ pub const ROOT_SIZE: &str = "6G";
 pub const DISK_BYTES: u64 = 1 << 30;
 
 /// Serial numbers of those disks: `/dev/disk/by-id/virtio-NAME`.
-pub const DISKS: &[&str] = &["spare-a", "spare-b"];
+pub const DISKS: &[&str] = &["spare-a", "spare-b", "spare-c", "spare-d", "spare-e", "spare-f"];
+
+/// Size of the disk with the payload; sparse. A guest whose state is kept has seen its size.
+pub const PAYLOAD_BYTES: u64 = 2 << 30;
 
 /// Memory of a guest, in MiB.
 pub const MEMORY_MIB: u32 = 3072;
 
-/// Runs what the payload disk holds, once the guest is up.
+/// Takes commands from the host, once the guest is up.
 pub const SERVICE: &str = "\
 [Unit]
-Description=Run the payload and power off
+Description=Run what the host asks for
 After=multi-user.target
 [Service]
 Type=exec
@@ -79,15 +172,15 @@ StandardOutput=journal+console
 WantedBy=multi-user.target
 ";
 
-/// The other end of [`super::run`]: lines that start with `guest:` are for it.
+/// The other end of [`super::machine::Machine`]: a command a line comes in; what it prints goes out,
+/// and lines that start with `guest:` are ours.
 pub const SCRIPT: &str = "\
 #!/bin/sh
-out=/dev/virtio-ports/out
+exec 3<> /dev/virtio-ports/control
 udevadm settle
-echo 'guest: up' > $out
-mkdir -p /payload
-mount -o ro /dev/disk/by-id/virtio-payload /payload
-/payload/run > $out 2>&1 < /dev/null
-echo \"guest: exit $?\" > $out
-poweroff -ff
+echo 'guest: up' >&3
+while read -r line <&3; do
+	sh -c \"$line\" >&3 2>&1 3>&- < /dev/null
+	echo \"guest: exit $?\" >&3
+done
 ";

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Files read and written in exactly known ways, compared with the number of
+//! pages, with what the disk was asked for (/proc/PID/io), and with /proc/vmstat.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use std::cell::Cell;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use live::exporter::Exporter;
+use live::exposition::Delta;
+use live::truth::{own_faults, own_io};
+use live::work::{Mapping, cold_file, drop_caches, fill};
+use live::{Folder, assert_nearly, sh};
+
+const PAGE: usize = 4096;
+
+/// Pages: a prime number.
+const PAGES: usize = 5003;
+
+/// Look-ups, adds and dirtied pages of the machine's other processes meanwhile: the
+/// exporter answers a scrape, systemd's journal writes a line.
+const OTHERS: f64 = 250.0;
+
+struct Counted {
+    hits: f64,
+    misses: f64,
+    adds: f64,
+    dirties: f64,
+    /// Bytes that the disk was asked for.
+    read: f64,
+    delta: Delta,
+}
+
+/// With an exporter that has seen all tests before this one.
+fn measure(work: impl FnOnce()) -> Counted {
+    measure_with(Exporter::shared("cachestat"), work)
+}
+
+fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Counted {
+    let before = exporter.scrape();
+    let read = own_io("read_bytes");
+    work();
+    let read = own_io("read_bytes") - read;
+    // One more look-up: where only tracepoints tell, the one before is not known until then.
+    File::open("/proc/self/exe").unwrap().read_exact_at(&mut [0], 0).unwrap();
+    let delta = Delta(before, exporter.scrape());
+    delta.assert_whole();
+    let file = |name: &str| delta.of(name, &[("content", "file")]);
+    let counted = Counted {
+        hits: delta.of("ebpf_page_cache_hits_total", &[]),
+        misses: delta.of("ebpf_page_cache_misses_total", &[]),
+        adds: file("ebpf_page_cache_adds_total"),
+        dirties: file("ebpf_page_cache_dirties_total"),
+        read,
+        delta,
+    };
+    println!(
+        "{} hits, {} misses, {} adds, {} dirties, {} pages from the disk",
+        counted.hits,
+        counted.misses,
+        counted.adds,
+        counted.dirties,
+        counted.read / PAGE as f64
+    );
+    counted
+}
+
+/// Exactly what was caused, and at most what others may have done meanwhile.
+#[track_caller]
+fn nearly(what: &str, ours: f64, exact: usize) {
+    assert_nearly(what, ours, exact as f64, OTHERS);
+}
+
+/// Reads a file's first `pages` pages in pieces of `bytes`.
+fn read(path: &Path, pages: usize, bytes: usize) {
+    let file = File::open(path).unwrap();
+    let mut buffer = vec![0; bytes];
+    for n in 0..pages * PAGE / bytes {
+        file.read_exact_at(&mut buffer, (n * bytes) as u64).unwrap();
+    }
+}
+
+#[live::test]
+fn a_cold_file_misses_and_a_warm_one_hits() {
+    let file = cold_file(PAGES);
+    // The ratio is that of a minute: each has its own.
+    let alone = || measure_with(&Exporter::start("cachestat", &[]), || read(&file, PAGES, PAGE));
+    let cold = alone();
+    nearly("cold misses", cold.misses, PAGES);
+    nearly("cold hits", cold.hits, 0);
+    // Readahead stops at the end of the file: what was added is what was read.
+    nearly("cold adds", cold.adds, PAGES);
+    // And a page or two of this program, which are cold as well.
+    nearly("pages from the disk", cold.read / PAGE as f64, PAGES);
+    let warm = alone();
+    nearly("warm hits", warm.hits, PAGES);
+    nearly("warm misses", warm.misses, 0);
+    nearly("pages from the disk, warm", warm.read / PAGE as f64, 0);
+    let ratio = |counted: &Counted| counted.delta.1.get("ebpf_page_cache_hit_ratio", &[]).unwrap();
+    assert!(ratio(&cold) < 0.1, "{}", ratio(&cold));
+    assert!(ratio(&warm) > 0.95, "{}", ratio(&warm));
+}
+
+#[live::test]
+fn large_and_small_reads_look_up_the_same_pages() {
+    let file = cold_file(PAGES);
+    let large = measure(|| read(&file, 4096, 1 << 20));
+    nearly("cold misses by 1 MiB", large.misses, 4096);
+    nearly("cold hits by 1 MiB", large.hits, 0);
+    let large = measure(|| read(&file, 4096, 1 << 20));
+    nearly("hits by 1 MiB", large.hits, 4096);
+    nearly("misses by 1 MiB", large.misses, 0);
+    // Eight reads look up each page eight times.
+    let small = measure(|| read(&file, 1021, 512));
+    nearly("hits by 512 bytes", small.hits, 8 * 1021);
+    let once = measure(|| (0..1009).for_each(|_| read(&file, 1, PAGE)));
+    nearly("hits of one page", once.hits, 1009);
+    // From the middle of a page to the middle of the next.
+    let across = measure(|| {
+        let file = File::open(&file).unwrap();
+        (0..503u64).for_each(|n| file.read_exact_at(&mut [0; 4096], n * 4096 + 2048).unwrap());
+    });
+    nearly("hits of reads across two pages", across.hits, 2 * 503);
+}
+
+#[live::test]
+fn random_reads_miss_page_by_page() {
+    let file = cold_file(PAGES);
+    let random = measure(|| {
+        let file = File::open(&file).unwrap();
+        // Every seventh page, backwards: no readahead helps.
+        (0..211u64).rev().for_each(|n| file.read_exact_at(&mut [0; PAGE], n * 7 * PAGE as u64).unwrap());
+    });
+    nearly("misses", random.misses, 211);
+    nearly("hits", random.hits, 0);
+}
+
+#[live::test]
+fn readahead_that_nobody_looks_at_is_no_miss() {
+    let file = cold_file(PAGES);
+    let little = measure(|| read(&file, 3, PAGE));
+    assert!(little.adds > 3.0, "{} pages were read ahead", little.adds);
+    assert!((1.0..=3.0 + OTHERS / 10.0).contains(&little.misses), "{} misses of 3 look-ups", little.misses);
+}
+
+#[live::test]
+fn readahead_is_a_miss_where_it_is_looked_up_and_nowhere_else() {
+    let file = cold_file(PAGES);
+    let ahead = measure(|| read(&file, 3, PAGE));
+    let in_cache = ahead.adds as usize;
+    assert!(in_cache > 10, "{in_cache} pages were read ahead");
+    // Those that were looked up already are hits, whatever is beside them.
+    let again = measure(|| (0..503).for_each(|_| read(&file, 3, PAGE)));
+    nearly("hits of the first pages", again.hits, 3 * 503);
+    nearly("misses of the first pages", again.misses, 0);
+    // Readahead goes with its file, whose place in memory the next one has.
+    for n in 0..5 {
+        std::fs::remove_file(&file).unwrap();
+        fill(&file, PAGES);
+        let new = measure(|| read(&file, PAGES, PAGE));
+        nearly(&format!("hits in new file {n}"), new.hits, PAGES);
+        nearly(&format!("misses in new file {n}"), new.misses, 0);
+        drop_caches();
+        read(&file, 3, PAGE);
+    }
+}
+
+#[live::test]
+fn written_pages_are_dirtied_and_miss_nothing() {
+    let folder = Folder::on_disk();
+    let path = &folder.path("written");
+    let new = measure(|| fill(path.as_ref(), PAGES));
+    nearly("dirties", new.dirties, PAGES);
+    nearly("adds", new.adds, PAGES);
+    nearly("misses", new.misses, 0);
+    let again = measure(|| {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        // They are clean by now.
+        file.sync_all().unwrap();
+        (0..1009u64).for_each(|n| file.write_all_at(&[1; PAGE], n * PAGE as u64).unwrap());
+    });
+    nearly("dirties of an overwrite", again.dirties, 1009);
+    nearly("adds of an overwrite", again.adds, 0);
+    nearly("misses of an overwrite", again.misses, 0);
+    // What was written is there.
+    let back = measure(|| read(path.as_ref(), PAGES, PAGE));
+    nearly("hits", back.hits, PAGES);
+    nearly("misses", back.misses, 0);
+}
+
+#[live::test]
+fn reads_beside_writes_of_new_pages_keep_their_misses() {
+    let file = cold_file(PAGES);
+    let folder = Folder::on_disk();
+    let path = folder.path("beside");
+    let both = measure(|| {
+        let source = File::open(&file).unwrap();
+        let mut target = File::create(&path).unwrap();
+        let mut page = [0; PAGE];
+        for n in 0..PAGES as u64 {
+            source.read_exact_at(&mut page, n * PAGE as u64).unwrap();
+            target.write_all(&page).unwrap();
+        }
+    });
+    nearly("misses", both.misses, PAGES);
+    nearly("hits", both.hits, 0);
+    nearly("dirties", both.dirties, PAGES);
+    nearly("adds", both.adds, 2 * PAGES);
+}
+
+#[live::test]
+fn faults_on_mapped_files_are_look_ups() {
+    let file = cold_file(2003);
+    let faults = Cell::new((0, 0));
+    let of = |work: &dyn Fn()| {
+        measure(|| {
+            let before = own_faults();
+            work();
+            let after = own_faults();
+            faults.set((after.0 - before.0, after.1 - before.1));
+        })
+    };
+    let cold = of(&|| Mapping::of_file(&file, 2003).without_readahead().read_all());
+    nearly("cold misses", cold.misses, 2003);
+    nearly("cold hits", cold.hits, 0);
+    // Pages around a fault are mapped with it: fewer look-ups than pages.
+    let warm = of(&|| Mapping::of_file(&file, 2003).read_all());
+    let (minor, major) = faults.get();
+    assert!(major == 0 && (100..400).contains(&minor), "{minor} minor, {major} major faults");
+    assert!(
+        warm.hits >= minor as f64 - 20.0 && warm.hits <= minor as f64 + OTHERS,
+        "{} hits, {minor} faults",
+        warm.hits
+    );
+    nearly("warm misses", warm.misses, 0);
+    drop_caches();
+    let ahead = of(&|| Mapping::of_file(&file, 2003).read_all());
+    assert!(
+        ahead.misses >= 10.0 && ahead.misses <= ahead.read / PAGE as f64 + OTHERS,
+        "{} misses",
+        ahead.misses
+    );
+    // Whatever was mapped beside a page that was asked for has been looked at: it is there.
+    let read = of(&|| read(&file, 2003, PAGE));
+    nearly("hits of what was mapped", read.hits, 2003);
+    nearly("misses of what was mapped", read.misses, 0);
+}
+
+#[live::test]
+fn splice_looks_up_as_read_does() {
+    let file = cold_file(PAGES);
+    let copy = || {
+        let mut from = File::open(&file).unwrap();
+        let mut to = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let mut left = PAGES * PAGE;
+        while left > 0 {
+            left -= live::work::send_file(&mut from, &mut to, left);
+        }
+    };
+    let cold = measure(copy);
+    nearly("cold misses", cold.misses, PAGES);
+    let warm = measure(copy);
+    nearly("warm hits", warm.hits, PAGES);
+    nearly("warm misses", warm.misses, 0);
+}
+
+#[live::test]
+fn metadata_is_told_apart() {
+    let counted = measure(|| {
+        let many = Folder::on_disk();
+        sh(&format!("for n in $(seq 300); do : > {}$n; done; sync", many.path("file")));
+    });
+    let metadata = counted.delta.of("ebpf_page_cache_dirties_total", &[("content", "metadata")]);
+    assert!(metadata >= 10.0, "{metadata} dirty pages of metadata");
+}
+
+live::main!();

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reading real maps to the last entry.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use std::collections::BTreeMap;
+
+use common::maps::{LiveMaps, MapSource};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+
+/// A per-CPU hash of `entries` with values of `words` 64-bit numbers: entry `n` has, as
+/// its first word, `n` on every CPU.
+fn map(entries: u64, words: usize) -> MapHandle {
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
+        ..Default::default()
+    };
+    let size = (words * 8) as u32;
+    let map =
+        MapHandle::create(MapType::PercpuHash, Some("test"), 8, size, entries as u32, &options).unwrap();
+    let cpus = libbpf_rs::num_possible_cpus().unwrap();
+    for n in 0..entries {
+        let mut value = n.to_ne_bytes().to_vec();
+        value.resize(words * 8, 0);
+        map.update_percpu(&n.to_ne_bytes(), &vec![value; cpus], MapFlags::ANY).unwrap();
+    }
+    map
+}
+
+type Read = dyn Fn(&LiveMaps, &mut dyn FnMut(&[u8], &[u8])) -> anyhow::Result<()>;
+
+/// Both ways of reading.
+fn ways() -> [(&'static str, Box<Read>); 2] {
+    [
+        ("batched", Box::new(|maps, f| maps.for_each("test", f))),
+        ("key by key", Box::new(|maps, f| maps.for_each_unbatched("test", f))),
+    ]
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    u64::from_ne_bytes(bytes[..8].try_into().unwrap())
+}
+
+/// Key to value and how often it was seen.
+fn read(maps: &LiveMaps, way: &Read, mut also: impl FnMut(u64)) -> BTreeMap<u64, (u64, u32)> {
+    let mut seen = BTreeMap::new();
+    way(maps, &mut |key, value| {
+        seen.entry(number(key)).or_insert((number(value), 0)).1 += 1;
+        also(number(key));
+    })
+    .unwrap();
+    seen
+}
+
+#[live::test]
+fn every_entry_is_read_once_and_added_up() {
+    let cpus = libbpf_rs::num_possible_cpus().unwrap() as u64;
+    // One that takes many batches, and one where a batch has room for one entry: half of
+    // its buckets hold more than that.
+    for (entries, words) in [(10_000, 1), (300, 4000)] {
+        let maps = LiveMaps::single("test", &map(entries, words)).unwrap();
+        for (name, way) in ways() {
+            let seen = read(&maps, &*way, |_| {});
+            assert_eq!(seen.len() as u64, entries, "{name}");
+            for (key, (value, times)) in seen {
+                assert_eq!((value, times), (key * cpus, 1), "{name}: entry {key}");
+            }
+        }
+    }
+}
+
+#[live::test]
+fn entries_that_go_while_reading_hide_no_others() {
+    for (name, way) in ways() {
+        let map = map(5000, 1);
+        let maps = LiveMaps::single("test", &map).unwrap();
+        // Each multiple of five goes as soon as it or another is seen.
+        let mut next = 0u64;
+        let seen = read(&maps, &*way, |_| {
+            if next < 5000 {
+                map.delete(&next.to_ne_bytes()).unwrap();
+                next += 5;
+            }
+        });
+        for key in (0..5000).filter(|key| key % 5 != 0) {
+            assert_eq!(seen.get(&key).map(|(_, times)| *times), Some(1), "{name}: entry {key}");
+        }
+        assert!(seen.values().all(|(_, times)| *times == 1), "{name}: none twice");
+    }
+}
+
+#[live::test]
+fn a_full_map_says_so_and_an_empty_one_is_empty() {
+    let map = map(16, 1);
+    let maps = LiveMaps::single("test", &map).unwrap();
+    assert!(maps.insert_zero("test", &3u64.to_ne_bytes()).unwrap(), "it is there already");
+    assert!(!maps.insert_zero("test", &99u64.to_ne_bytes()).unwrap(), "no room");
+    assert!(maps.insert_zero("test", &[0; 3]).is_err(), "a key of the wrong size");
+    let fill = maps.fill().unwrap();
+    assert_eq!((fill[0].entries, fill[0].capacity), (16, 16));
+    for key in 0..16u64 {
+        map.delete(&key.to_ne_bytes()).unwrap();
+    }
+    for (name, way) in ways() {
+        assert!(read(&maps, &*way, |_| {}).is_empty(), "{name}");
+    }
+}
+
+live::main!();

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Look-ups by dig, of a name server of this test that knows what it was asked,
+//! directly and through dnsmasq.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use live::exporter::Exporter;
+use live::exposition::Delta;
+use live::work::Running;
+use live::{sh, wait_until};
+
+/// Where the server listens; look-ups of `slow.` wait for [`SLOW`], those of `nothing.`
+/// have no such name, those of `silent.` get no answer.
+const SERVER: &str = "127.0.0.53:53";
+const SLOW: Duration = Duration::from_millis(70);
+
+/// A name server that counts. Threads of it live as long as the test program.
+struct Server {
+    udp: Arc<AtomicUsize>,
+    tcp: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// One for all tests.
+    fn get() -> &'static Self {
+        static ONE: std::sync::OnceLock<Server> = std::sync::OnceLock::new();
+        ONE.get_or_init(|| {
+            let server = Self { udp: Arc::default(), tcp: Arc::default() };
+            let (udp, tcp) = (Arc::clone(&server.udp), Arc::clone(&server.tcp));
+            for address in [SERVER, "[::1]:53"] {
+                let socket = UdpSocket::bind(address).unwrap();
+                let udp = Arc::clone(&udp);
+                std::thread::spawn(move || {
+                    let mut message = [0; 512];
+                    while let Ok((length, peer)) = socket.recv_from(&mut message) {
+                        udp.fetch_add(1, Ordering::SeqCst);
+                        if let Some(answer) = answer(&message[..length]) {
+                            socket.send_to(&answer, peer).unwrap();
+                        }
+                    }
+                });
+            }
+            let listener = TcpListener::bind(SERVER).unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    let mut length = [0; 2];
+                    while stream.read_exact(&mut length).is_ok() {
+                        let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
+                        stream.read_exact(&mut message).unwrap();
+                        tcp.fetch_add(1, Ordering::SeqCst);
+                        let answer = answer(&message).unwrap();
+                        let length = (answer.len() as u16).to_be_bytes();
+                        stream.write_all(&[&length, answer.as_slice()].concat()).unwrap();
+                    }
+                }
+            });
+            server
+        })
+    }
+
+    fn asked(&self) -> (usize, usize) {
+        (self.udp.load(Ordering::SeqCst), self.tcp.load(Ordering::SeqCst))
+    }
+}
+
+/// The question itself as an answer: an address for A, nothing for the rest.
+fn answer(question: &[u8]) -> Option<Vec<u8>> {
+    let mut end = 12;
+    while question[end] != 0 {
+        end += 1 + usize::from(question[end]);
+    }
+    let first = question[13..13 + usize::from(question[12])].to_ascii_lowercase();
+    let kind = u16::from_be_bytes([question[end + 1], question[end + 2]]);
+    let mut answer = question[..end + 5].to_vec();
+    // An answer, recursion available; one question, no more sections than said below.
+    answer[2] |= 0x80;
+    answer[3] = 0x80;
+    answer[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+    match first.as_slice() {
+        b"silent" => return None,
+        b"nothing" => answer[3] |= 3,
+        _ => {
+            if first == b"slow" {
+                std::thread::sleep(SLOW); // The latency that a test compares: no wait for anything.
+            }
+            if kind == 1 {
+                answer[7] = 1;
+                // The name at byte 12, type A, class IN, valid for 600 s, four bytes.
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 2, 0x58, 0, 4, 192, 0, 2, 1]);
+            }
+        }
+    }
+    Some(answer)
+}
+
+/// One look-up by dig, which does not look at /etc/resolv.conf and tries once.
+fn dig(server: &str, name: &str, options: &str) -> String {
+    sh(&format!("dig @{server} {name} {options} +tries=1 +timeout=2 +noedns +norecurse +recurse +short || :"))
+}
+
+fn measure(flags: &[&str], work: impl FnOnce(&Exporter)) -> Delta {
+    Server::get();
+    let exporter = Exporter::start("dns", flags);
+    let before = exporter.scrape();
+    work(&exporter);
+    let delta = Delta(before, exporter.scrape());
+    delta.assert_whole();
+    assert_eq!(delta.of("ebpf_dns_unparsed_total", &[]), 0.0);
+    delta
+}
+
+fn queries(delta: &Delta, transport: &str, kind: &str) -> f64 {
+    delta.of("ebpf_dns_queries_total", &[("transport", transport), ("type", kind)])
+}
+
+const LATENCY: &str = "ebpf_dns_latency_microseconds";
+
+#[live::test(functions, tool("dig"))]
+fn look_ups_over_udp_are_those_that_the_server_was_asked() {
+    let (before, _) = Server::get().asked();
+    let delta = measure(&[], |_| {
+        for n in 0..23 {
+            assert_eq!(dig("127.0.0.53", &format!("a{n}.example"), "A"), "192.0.2.1");
+        }
+        (0..7).for_each(|n| drop(dig("::1", &format!("b{n}.example"), "AAAA")));
+        (0..5).for_each(|n| drop(dig("127.0.0.53", &format!("c{n}.example"), "TXT")));
+        drop(dig("127.0.0.53", "d.example", "TYPE4711"));
+    });
+    assert_eq!(queries(&delta, "udp", "A"), 23.0);
+    assert_eq!(queries(&delta, "udp", "AAAA"), 7.0);
+    assert_eq!(queries(&delta, "udp", "TXT"), 5.0);
+    assert_eq!(queries(&delta, "udp", "other"), 1.0);
+    assert_eq!(Server::get().asked().0 - before, 36);
+    assert_eq!(delta.of("ebpf_dns_queries_total", &[]), 36.0);
+    assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "NOERROR")]), 36.0);
+    assert_eq!(delta.of(&format!("{LATENCY}_count"), &[]), 36.0);
+    assert_eq!(delta.of("ebpf_dns_failures_total", &[]), 0.0);
+    // The server is no resolver: it asks nobody.
+    assert_eq!(
+        delta.of("ebpf_dns_cache_hits_total", &[]) + delta.of("ebpf_dns_cache_misses_total", &[]),
+        0.0
+    );
+    assert_eq!(delta.of("ebpf_dns_upstream_queries_total", &[]), 0.0);
+}
+
+#[live::test(functions, tool("dig"))]
+fn look_ups_over_tcp_are_counted_as_well() {
+    let (_, before) = Server::get().asked();
+    let delta = measure(&[], |_| {
+        for n in 0..11 {
+            assert_eq!(dig("127.0.0.53", &format!("t{n}.example"), "A +tcp"), "192.0.2.1");
+        }
+        drop(dig("127.0.0.53", "nothing.example", "A +tcp"));
+    });
+    assert_eq!(Server::get().asked().1 - before, 12);
+    assert_eq!(queries(&delta, "tcp", "A"), 12.0);
+    assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "NOERROR")]), 11.0);
+    assert_eq!(delta.of("ebpf_dns_failures_total", &[("reason", "NXDOMAIN")]), 1.0);
+    assert_eq!(delta.of(&format!("{LATENCY}_count"), &[]), 12.0);
+}
+
+#[live::test(functions, tool("dig"))]
+fn latency_is_the_servers() {
+    let delta =
+        measure(&[], |_| (0..7).for_each(|n| drop(dig("127.0.0.53", &format!("slow.s{n}.example"), "A"))));
+    let of = |part: &str, le: &[(&str, &str)]| delta.of(&format!("{LATENCY}{part}"), le);
+    assert_eq!((of("_count", &[]), of("_bucket", &[("le", "65536")])), (7.0, 0.0));
+    let mean = of("_sum", &[]) / 7.0;
+    assert!((70_000.0..110_000.0).contains(&mean), "{mean} us");
+}
+
+/// An address at which nobody listens; it goes with this value.
+struct Address;
+
+impl Address {
+    fn new() -> Self {
+        sh("ip addr replace fd00::99/128 dev lo");
+        Self
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args("addr del fd00::99/128 dev lo".split(' ')).status();
+    }
+}
+
+#[live::test(functions, tool("dig"))]
+fn failures_have_their_reason() {
+    let _address = Address::new();
+    let delta = measure(&["--dns.timeout", "1s"], |exporter| {
+        (0..5).for_each(|n| drop(dig("127.0.0.53", &format!("nothing.n{n}.example"), "A")));
+        // Nobody listens there, and the kernel says so; dig itself asks again.
+        for server in ["127.0.0.99", "fd00::99"] {
+            (0..3).for_each(|n| drop(dig(server, &format!("r{n}.example"), "A")));
+        }
+        drop(dig("127.0.0.53", "silent.example", "A"));
+        wait_until("the time-out is noticed", Duration::from_secs(20), || {
+            exporter.scrape().count("ebpf_dns_failures_total", &[("reason", "timeout")]) >= 1.0
+        });
+    });
+    let failed = |reason: &str| delta.of("ebpf_dns_failures_total", &[("reason", reason)]);
+    assert_eq!((failed("NXDOMAIN"), failed("timeout")), (5.0, 1.0));
+    assert!(failed("unreachable") >= 6.0, "{delta:?}");
+    // Each question has ended in one way.
+    let ends = delta.of("ebpf_dns_responses_total", &[]) + failed("timeout") + failed("unreachable");
+    assert_eq!(delta.of("ebpf_dns_queries_total", &[]), ends);
+    assert_eq!(delta.1.get("ebpf_exporter_map_entries", &[("map", "outstanding")]), Some(0.0));
+}
+
+/// dnsmasq as a local resolver with a cache; it ends with this value.
+struct Resolver {
+    _dnsmasq: Running,
+}
+
+impl Resolver {
+    fn start() -> Self {
+        let arguments = "--keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --no-daemon \
+                         --listen-address=127.0.0.54 --bind-interfaces --server=127.0.0.53 --pid-file=";
+        let mut dnsmasq = Command::new("dnsmasq");
+        let dnsmasq = dnsmasq.args(arguments.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::null());
+        let resolver = Self { _dnsmasq: Running::start(dnsmasq) };
+        wait_until("dnsmasq listens", Duration::from_secs(20), || {
+            sh("ss -Hlun src 127.0.0.54:53").contains("127.0.0.54:53")
+        });
+        resolver
+    }
+}
+
+#[live::test(functions, tool("dig"), tool("dnsmasq"))]
+fn what_a_local_resolver_asks_in_turn_is_not_one_more_look_up() {
+    Server::get();
+    let _resolver = Resolver::start();
+    let (before, _) = Server::get().asked();
+    let delta = measure(&[], |_| {
+        // Three names: each once to be asked for, and four times from the cache.
+        for n in 0..3 {
+            for case in ["m", "M", "m", "M", "m"] {
+                assert_eq!(dig("127.0.0.54", &format!("{case}{n}.example"), "A"), "192.0.2.1");
+            }
+        }
+        drop(dig("127.0.0.54", "nothing.m.example", "A"));
+    });
+    let asked = (Server::get().asked().0 - before) as f64;
+    assert_eq!(queries(&delta, "udp", "A"), 16.0);
+    assert_eq!(delta.of(&format!("{LATENCY}_count"), &[]), 16.0);
+    assert_eq!(delta.of("ebpf_dns_upstream_queries_total", &[]), asked);
+    assert_eq!(delta.of("ebpf_dns_upstream_latency_microseconds_count", &[]), asked);
+    assert_eq!(delta.of("ebpf_dns_cache_misses_total", &[]), 4.0);
+    assert_eq!(delta.of("ebpf_dns_cache_hits_total", &[]), 12.0);
+    assert_eq!(delta.of("ebpf_dns_failures_total", &[("reason", "NXDOMAIN")]), 1.0);
+    assert_eq!(delta.of("ebpf_dns_upstream_failures_total", &[]), 1.0);
+}
+
+#[live::test(functions, tool("dig"), tool("dnsmasq"))]
+fn the_same_question_by_many_at_once_is_as_many_look_ups() {
+    Server::get();
+    let _resolver = Resolver::start();
+    let (before, _) = Server::get().asked();
+    let delta = measure(&[], |_| {
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| assert_eq!(dig("127.0.0.54", "slow.many.example", "A"), "192.0.2.1"));
+            }
+        });
+    });
+    assert_eq!(queries(&delta, "udp", "A"), 6.0);
+    let asked = (Server::get().asked().0 - before) as f64;
+    assert_eq!(delta.of("ebpf_dns_upstream_queries_total", &[]), asked);
+    let answers = delta.of("ebpf_dns_cache_hits_total", &[]) + delta.of("ebpf_dns_cache_misses_total", &[]);
+    assert_eq!(answers, 6.0);
+}
+
+#[live::test(functions, tool("dig"))]
+fn names_are_never_labels() {
+    let delta = measure(&[], |_| drop(dig("127.0.0.53", "secret.example", "A")));
+    assert!(!format!("{:?}", delta.1).contains("secret"));
+}
+
+live::main!();

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reads the text format back.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::needs::preempts_programs;
+
+const LOST: &str = "ebpf_exporter_lost_events_total";
+
+/// The samples of one scrape.
+#[derive(Clone, Default)]
+pub struct Exposition(Vec<(String, BTreeMap<String, String>, f64)>);
+
+impl Exposition {
+    /// Reads text format 0.0.4.
+    ///
+    /// # Panics
+    /// At a line that is none.
+    pub fn parse(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        Self(samples.map(|line| sample(line).unwrap_or_else(|| panic!("not a sample: {line}"))).collect())
+    }
+
+    /// The value of a sample, by name and some of its labels; added up when several fit,
+    /// none when none does.
+    pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let fits = |(n, l, _): &&(String, BTreeMap<String, String>, f64)| {
+            n == name && labels.iter().all(|(name, value)| l.get(*name).is_some_and(|v| v == value))
+        };
+        self.0.iter().filter(fits).map(|(_, _, value)| *value).reduce(|a, b| a + b)
+    }
+
+    /// As [`Exposition::get`], with 0 for a series that does not exist yet.
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.get(name, labels).unwrap_or(0.0)
+    }
+
+    /// Name and labels of all samples.
+    pub fn series(&self) -> impl Iterator<Item = (&str, Vec<(&str, &str)>)> {
+        self.0.iter().map(|(name, labels, _)| {
+            (name.as_str(), labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect())
+        })
+    }
+
+    /// The labels of all samples of a name.
+    pub fn labels(&self, name: &str) -> Vec<&BTreeMap<String, String>> {
+        self.0.iter().filter(|(n, _, _)| n == name).map(|(_, labels, _)| labels).collect()
+    }
+}
+
+/// What was counted between two scrapes. Printed without what stayed the same and without buckets:
+/// of a whole exposition nobody sees what is amiss.
+pub struct Delta(pub Exposition, pub Exposition);
+
+impl Delta {
+    /// The difference of a sample, as [`Exposition::count`].
+    pub fn of(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.1.count(name, labels) - self.0.count(name, labels)
+    }
+
+    /// Events that were lost, for any reason.
+    pub fn lost(&self) -> f64 {
+        self.of(LOST, &[])
+    }
+
+    /// That no event was lost and no counter went down.
+    ///
+    /// # Panics
+    /// Otherwise; says which.
+    #[track_caller]
+    pub fn assert_whole(&self) {
+        self.assert_nothing_lost();
+        self.assert_nothing_down();
+    }
+
+    /// That no event was lost. On a kernel that preempts programs those lost by recursion, which
+    /// may be any program's of the machine, are printed only.
+    ///
+    /// # Panics
+    /// When some were; says for what reasons.
+    #[track_caller]
+    pub fn assert_nothing_lost(&self) {
+        let mut lost = self.grown();
+        lost.retain(|line| line.starts_with(LOST));
+        if preempts_programs() {
+            let by_recursion = lost.extract_if(.., |line| line.contains("\"reason\": \"recursion\""));
+            by_recursion.for_each(|line| println!("{line}"));
+        }
+        assert!(lost.is_empty(), "{}", lost.join("\n"));
+    }
+
+    /// That no counter and no histogram went down, or is gone.
+    ///
+    /// # Panics
+    /// When some did; says which.
+    #[track_caller]
+    pub fn assert_nothing_down(&self) {
+        let down = self.went_down();
+        assert!(down.is_empty(), "less than before, or gone:\n{}", down.join("\n"));
+    }
+
+    /// Samples that are not what they were, and by how much; buckets left out.
+    fn grown(&self) -> Vec<String> {
+        let before: BTreeMap<_, _> =
+            self.0.0.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();
+        let grown = self.1.0.iter().filter(|(name, _, _)| !name.ends_with("_bucket"));
+        let grown = grown.filter_map(|(name, labels, value)| {
+            let by = value - before.get(&(name, labels)).unwrap_or(&0.0);
+            (by != 0.0).then(|| format!("{name}{labels:?} {by:+}"))
+        });
+        grown.collect()
+    }
+
+    /// Names and labels of counters and histograms that went down, or are gone.
+    fn went_down(&self) -> Vec<String> {
+        let counts =
+            |name: &str| ["_total", "_bucket", "_sum", "_count"].iter().any(|end| name.ends_with(end));
+        let after: BTreeMap<_, _> =
+            self.1.0.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();
+        let before = self.0.0.iter().filter(|(name, _, _)| counts(name));
+        let down =
+            before.filter(|(name, labels, value)| after.get(&(name, labels)).is_none_or(|now| now < value));
+        down.map(|(name, labels, value)| format!("{name}{labels:?} {value}")).collect()
+    }
+}
+
+impl fmt::Debug for Delta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.grown().iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl fmt::Debug for Exposition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, labels, value) in self.0.iter().filter(|(_, _, value)| *value != 0.0) {
+            writeln!(f, "{name}{labels:?} {value}")?;
+        }
+        Ok(())
+    }
+}
+
+fn sample(line: &str) -> Option<(String, BTreeMap<String, String>, f64)> {
+    let (series, value) = line.rsplit_once(' ')?;
+    let value = value.replace("+Inf", "inf").parse().ok()?;
+    let Some((name, rest)) = series.split_once('{') else {
+        return Some((series.to_owned(), BTreeMap::new(), value));
+    };
+    let mut labels = BTreeMap::new();
+    let mut rest = rest.strip_suffix('}')?.chars().peekable();
+    while rest.peek().is_some() {
+        let label: String = rest.by_ref().take_while(|c| *c != '=').collect();
+        rest.next_if_eq(&'"')?;
+        let mut text = String::new();
+        loop {
+            match rest.next()? {
+                '"' => break,
+                '\\' => text.push(if rest.peek() == Some(&'n') { '\n' } else { *rest.peek()? }),
+                c => {
+                    text.push(c);
+                    continue;
+                }
+            }
+            rest.next();
+        }
+        labels.insert(label, text);
+        rest.next_if_eq(&',');
+    }
+    Some((name.to_owned(), labels, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_unescaped() {
+        let text = "# HELP a A.\na{b=\"x,\\\"y\\\\\",le=\"+Inf\"} 3\na 1e-05\nb_total{c=\"d\"} 2\nb_total{c=\"e\"} 5\n";
+        let exposition = Exposition::parse(text);
+        assert_eq!(exposition.get("a", &[("b", "x,\"y\\"), ("le", "+Inf")]), Some(3.0));
+        assert_eq!(exposition.get("b_total", &[]), Some(7.0));
+        assert_eq!(exposition.get("b_total", &[("c", "f")]), None);
+    }
+
+    #[test]
+    fn a_delta_shows_what_changed() {
+        let [before, after] =
+            ["a_total 1\nb_total 2\nc_bucket{le=\"1\"} 0\n", "a_total 1\nb_total 5\nc_bucket{le=\"1\"} 9\n"]
+                .map(Exposition::parse);
+        let delta = Delta(before, after);
+        assert_eq!(format!("{delta:?}"), "b_total{} +3\n");
+        delta.assert_whole();
+    }
+
+    #[test]
+    #[should_panic(expected = "{\"reason\": \"map_full\"} +2")]
+    fn lost_events_are_told_with_their_reason() {
+        let [before, after] =
+            [3, 5].map(|n| Exposition::parse(&format!("{LOST}{{reason=\"map_full\"}} {n}\n")));
+        Delta(before, after).assert_whole();
+    }
+
+    #[test]
+    #[should_panic(expected = "a_total{} 2")]
+    fn a_counter_that_went_down_is_told() {
+        Delta(Exposition::parse("a_total 2\n"), Exposition::parse("a_total 1\n")).assert_whole();
+    }
+}

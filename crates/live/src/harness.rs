@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runs the tests of a program one after the other, those of which the machine has what they need.
+
+use std::any::Any;
+use std::env;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitCode;
+use std::sync::OnceLock;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rustix::fs::MemfdFlags;
+
+use crate::needs::{Term, missing};
+use crate::tell;
+
+/// A test, as `#[live::test]` registers it.
+#[derive(Debug)]
+pub struct Test {
+    path: &'static str,
+    function: fn(),
+    terms: &'static [Term],
+}
+
+impl Test {
+    /// For what the attribute writes.
+    pub const fn new(path: &'static str, function: fn(), terms: &'static [Term]) -> Self {
+        Self { path, function, terms }
+    }
+
+    /// The path without the program's name, as libtest has it.
+    fn name(&self) -> &'static str {
+        self.path.split_once("::").map_or(self.path, |(_, name)| name)
+    }
+
+    /// By this and the name tests are ordered.
+    fn rank(&self) -> u8 {
+        let rank = |term: &Term| match term {
+            Term::LastOfAll => 2,
+            Term::Last => 1,
+            Term::Once | Term::Need(_) => 0,
+        };
+        self.terms.iter().map(rank).max().unwrap_or(0)
+    }
+
+    fn run(&self, capture: bool) -> Result<Completion, Failed> {
+        let mut attempts = 0;
+        loop {
+            let captured = capture.then(Captured::begin);
+            let result = catch_unwind(AssertUnwindSafe(self.function));
+            let said = captured.map_or(String::new(), Captured::end);
+            let Err(panic) = result else { return Ok(Completion::Completed) };
+            attempts += 1;
+            match panic.downcast_ref::<Disturbed>() {
+                Some(Disturbed(what)) if attempts < ATTEMPTS => tell(&format!("disturbed, again: {what}")),
+                Some(Disturbed(what)) => {
+                    return Err(
+                        format!("{said}each of {ATTEMPTS} times, though others may be busy: {what}").into()
+                    );
+                }
+                None => return Err(format!("{said}test panicked: {}", message(&*panic)).into()),
+            }
+        }
+    }
+}
+
+inventory::collect!(Test);
+
+/// How often a test is run that others disturb.
+const ATTEMPTS: u32 = 6;
+
+/// Why a test ends that cannot tell what it caused from what others did.
+struct Disturbed(String);
+
+/// Ends this test, which is run anew, at most a few times: others did more meanwhile than it
+/// allows for. That is for what is counted for the whole machine, and only where there is too much
+/// of it: too little is a failure at once, and so is too much each time.
+pub fn disturbed(what: String) -> ! {
+    resume_unwind(Box::new(Disturbed(what)))
+}
+
+/// That all of what was caused was counted, and of others at most `others`.
+///
+/// # Panics
+/// When it is less. When it is more, the test is run anew: see [`disturbed`].
+#[track_caller]
+pub fn assert_nearly(what: &str, ours: f64, exact: f64, others: f64) {
+    assert!(ours >= exact, "{what}: {ours}, {exact} were caused");
+    if ours > exact + others {
+        disturbed(format!("{what}: {ours}, {exact} were caused, others may have {others}"));
+    }
+}
+
+/// Runs the tests of this program that its arguments ask for; `main` of every live test.
+///
+/// Where `LIVE_ONCE` is 0, tests marked `once` are left out.
+pub fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let once = env::var_os("LIVE_ONCE").is_none_or(|value| value != "0");
+    let mut tests: Vec<&'static Test> = inventory::iter::<Test>.into_iter().collect();
+    tests.retain(|test| once || !test.terms.contains(&Term::Once));
+    tests.sort_by_key(|test| (test.rank(), test.name()));
+    let (capture, always) = (!arguments.nocapture, arguments.include_ignored);
+    let trial = |test: &'static Test| {
+        Trial::ignorable_test(test.name(), move || match missing(test.terms) {
+            Some(need) if !always => Ok(Completion::ignored_with(need)),
+            _ => test.run(capture),
+        })
+    };
+    libtest_mimic::run(&arguments, tests.into_iter().map(trial).collect()).exit_code()
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("not with a text")
+}
+
+/// Standard output as it was before it was captured.
+static OUT: OnceLock<File> = OnceLock::new();
+
+/// Where the program's own standard output goes, captured or not.
+///
+/// # Panics
+/// When it is closed.
+pub(crate) fn out() -> &'static File {
+    OUT.get_or_init(|| {
+        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).expect("it is open").into()
+    })
+}
+
+/// What a test and the programs that it starts print goes into memory, and is shown when it fails.
+struct Captured(File);
+
+impl Captured {
+    fn begin() -> Self {
+        let memory: OwnedFd = rustix::fs::memfd_create("captured", MemfdFlags::CLOEXEC).expect("memory");
+        out();
+        std::io::stdout().flush().expect("it is open");
+        rustix::stdio::dup2_stdout(&memory).expect("both are open");
+        Self(memory.into())
+    }
+
+    fn end(mut self) -> String {
+        std::io::stdout().flush().expect("it is open");
+        rustix::stdio::dup2_stdout(out()).expect("both are open");
+        let mut said = Vec::new();
+        self.0.rewind().and_then(|()| self.0.read_to_end(&mut said)).expect("it is memory");
+        String::from_utf8_lossy(&said).into_owned()
+    }
+}

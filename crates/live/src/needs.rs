@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a test states of itself: what it needs of a machine, and when it runs.
+//!
+//! These are the arguments of `#[live::test(...)]`. A test whose needs are not all met is ignored
+//! and the first of them that is not is printed. Every test needs root.
+#![allow(non_upper_case_globals, reason = "words of an attribute")]
+
+use std::ffi::{CString, c_char};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use flate2::read::GzDecoder;
+
+/// An argument of the attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Term {
+    /// The machine has this, or the test is ignored.
+    Need(Need),
+    /// It leaves the machine in a state of no use to others, and runs after them.
+    Last,
+    /// It runs after those that are last.
+    LastOfAll,
+    /// It asks what no kernel changes: of several guests one is enough.
+    Once,
+}
+
+/// What a test may need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// See the attribute's word `fentry`.
+    Fentry,
+    /// See the attribute's word `kprobes`.
+    Kprobes,
+    /// See the attribute's word `functions`.
+    Functions,
+    /// See the attribute's word `unpreempted`.
+    Unpreempted,
+    /// See the attribute's word `own_machine`.
+    OwnMachine,
+    /// See the attribute's word `spare_disks`.
+    SpareDisks,
+    /// See the attribute's word `cgroup2`.
+    Cgroup2,
+    /// See the attribute's word `module`.
+    Module(&'static str),
+    /// See the attribute's word `tool`.
+    Tool(&'static str),
+    /// See the attribute's word `file`.
+    File(&'static str),
+    /// See the attribute's word `disk`.
+    Disk(&'static str),
+}
+
+/// The kernel attaches programs to functions by fentry and fexit.
+pub const fentry: Term = Term::Need(Need::Fentry);
+
+/// The kernel has kprobes.
+pub const kprobes: Term = Term::Need(Need::Kprobes);
+
+/// The kernel attaches programs to functions, by fentry or by kprobes.
+pub const functions: Term = Term::Need(Need::Functions);
+
+/// Programs at tracepoints run to their end on a CPU before another one begins.
+pub const unpreempted: Term = Term::Need(Need::Unpreempted);
+
+/// The whole machine is the test's: units, the installed package, modules to unload, settings.
+/// It is where `LIVE_MACHINE` is `own`.
+pub const own_machine: Term = Term::Need(Need::OwnMachine);
+
+/// The disks that pools are made of.
+pub const spare_disks: Term = Term::Need(Need::SpareDisks);
+
+/// Control groups of version 2 are mounted.
+pub const cgroup2: Term = Term::Need(Need::Cgroup2);
+
+/// The module is loaded, built in, or there to be loaded; the test loads it.
+pub const fn module(name: &'static str) -> Term {
+    Term::Need(Need::Module(name))
+}
+
+/// The program is in `PATH`.
+pub const fn tool(name: &'static str) -> Term {
+    Term::Need(Need::Tool(name))
+}
+
+/// The file, such as one in /proc, is there.
+pub const fn file(path: &'static str) -> Term {
+    Term::Need(Need::File(path))
+}
+
+/// What is in that folder is on one disk, which counts what is read.
+pub const fn disk(folder: &'static str) -> Term {
+    Term::Need(Need::Disk(folder))
+}
+
+/// It leaves the machine in a state of no use to others, and runs after them.
+pub const last: Term = Term::Last;
+
+/// It runs after those that are last.
+pub const last_of_all: Term = Term::LastOfAll;
+
+/// It asks what no kernel changes: it runs in one guest only.
+pub const once: Term = Term::Once;
+
+/// The first need that is not met, as a sentence.
+pub(crate) fn missing(terms: &[Term]) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    terms.iter().find_map(|term| match term {
+        Term::Need(need) => need.missing(),
+        Term::Last | Term::LastOfAll | Term::Once => None,
+    })
+}
+
+impl Need {
+    /// Why it is not met.
+    pub(crate) fn missing(self) -> Option<String> {
+        let (met, said) = match self {
+            Self::Fentry => (has_fentry(), "needs fentry: this kernel attaches none".to_owned()),
+            Self::Kprobes => (has_kprobes(), "needs kprobes: this kernel has none".to_owned()),
+            Self::Functions => {
+                (has_fentry() || has_kprobes(), "needs fentry or kprobes: this kernel has neither".to_owned())
+            }
+            Self::Unpreempted => (
+                !preempts_programs(),
+                "needs programs that nothing preempts: on this kernel tasks are preempted inside tracepoint \
+                 programs, and events are lost by recursion"
+                    .to_owned(),
+            ),
+            Self::OwnMachine => (
+                std::env::var_os("LIVE_MACHINE").is_some_and(|value| value == "own"),
+                "needs a machine of its own: LIVE_MACHINE is not own".to_owned(),
+            ),
+            Self::SpareDisks => (
+                crate::zpool::DISKS.iter().all(|disk| Path::new(disk).exists()),
+                format!("needs spare disks: there is no {}", crate::zpool::DISKS.join(" or no ")),
+            ),
+            Self::Cgroup2 => {
+                (crate::cgroup::root().is_some(), "needs control groups: no cgroup2 is mounted".to_owned())
+            }
+            Self::Module(name) => (has_module(name), format!("needs module {name}: there is none")),
+            Self::Tool(name) => (has_tool(name), format!("needs {name}: it is not in PATH")),
+            Self::File(path) => (Path::new(path).exists(), format!("needs {path}: there is none")),
+            Self::Disk(folder) => (
+                crate::block::below(Path::new(folder)).is_some(),
+                format!("needs a disk: {folder} is on none that counts"),
+            ),
+        };
+        (!met).then_some(said)
+    }
+}
+
+/// Whether [`module`] is met, for tests that do without.
+pub fn has_module(name: &str) -> bool {
+    let loaded = Path::new("/sys/module").join(name.replace('-', "_")).exists();
+    let loadable = || {
+        let mut modprobe = Command::new("modprobe");
+        let modprobe = modprobe.args(["-n", "-q", name]).stderr(Stdio::null());
+        modprobe.status().is_ok_and(|status| status.success())
+    };
+    loaded || loadable()
+}
+
+fn has_tool(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+}
+
+fn has_kprobes() -> bool {
+    Path::new("/sys/bus/event_source/devices/kprobe").exists()
+}
+
+/// Some kernels load such a program and refuse to attach it: only doing it tells.
+fn has_fentry() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| attach_to_function().is_some())
+}
+
+/// Attaches a program that returns 0 to the entry of a function, for as long as this runs.
+fn attach_to_function() -> Option<()> {
+    // r0 = 0; exit.
+    let instructions = [0x0000_0000_0000_00b7u64, 0x0000_0000_0000_0095];
+    // Opening a file is what no kernel is built without.
+    let function = CString::new("vfs_open").ok()?;
+    let kind = libbpf_sys::BPF_TRACE_FENTRY;
+    // SAFETY: of a refusal nobody is to hear; the callback prints nothing.
+    let printed = unsafe { libbpf_sys::libbpf_set_print(None) };
+    // SAFETY: the names are strings that end and, with the instructions, outlive the calls; those
+    // are as many as is said; descriptors that come back are nobody else's.
+    let attached = unsafe {
+        let id = libbpf_sys::libbpf_find_vmlinux_btf_id(function.as_ptr(), kind);
+        let options = libbpf_sys::bpf_prog_load_opts {
+            sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as u64,
+            expected_attach_type: kind,
+            attach_btf_id: u32::try_from(id).unwrap_or(0),
+            ..Default::default()
+        };
+        let program = libbpf_sys::bpf_prog_load(
+            libbpf_sys::BPF_PROG_TYPE_TRACING,
+            c"live".as_ptr().cast::<c_char>(),
+            c"GPL".as_ptr().cast::<c_char>(),
+            instructions.as_ptr().cast(),
+            instructions.len() as u64,
+            &raw const options as *mut _,
+        );
+        let program = (program >= 0).then(|| OwnedFd::from_raw_fd(program));
+        program.and_then(|program| {
+            let link = libbpf_sys::bpf_raw_tracepoint_open(
+                std::ptr::null(),
+                std::os::fd::AsRawFd::as_raw_fd(&program),
+            );
+            (link >= 0).then(|| drop(OwnedFd::from_raw_fd(link)))
+        })
+    };
+    // SAFETY: what was there before.
+    unsafe { libbpf_sys::libbpf_set_print(printed) };
+    attached
+}
+
+/// Whether a task can be preempted in the middle of a program at a tracepoint, so that the program
+/// finds itself running when the next task comes by, and is passed over.
+///
+/// Tracepoints switched preemption off until SRCU-fast came to guard them (a46023d5616e "tracing:
+/// Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"). What stands for that is the
+/// type of that guard, which has no other users. From then on it depends on the preemption model
+/// in force.
+pub(crate) fn preempts_programs() -> bool {
+    const GUARD: &[u8] = b"\0class_srcu_fast_notrace_t\0";
+    static PREEMPTS: OnceLock<bool> = OnceLock::new();
+    *PREEMPTS.get_or_init(|| {
+        let btf = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+        btf.windows(GUARD.len()).any(|bytes| bytes == GUARD) && preempts_tasks()
+    })
+}
+
+/// Whether the kernel preempts tasks inside the kernel: by debugfs, which knows, else by what it
+/// was told, else by what it was built with.
+fn preempts_tasks() -> bool {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let gentle = |model: &str| matches!(model, "none" | "voluntary");
+    let models = read("/sys/kernel/debug/sched/preempt");
+    let in_force = models.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
+    let arguments = read("/proc/cmdline");
+    let told = arguments.split_whitespace().filter_map(|word| word.strip_prefix("preempt=")).next_back();
+    if let Some(model) = in_force.map(|(model, _)| model).or(told) {
+        return !gentle(model);
+    }
+    let mut config = String::new();
+    let packed = File::open("/proc/config.gz").map(GzDecoder::new);
+    if !packed.is_ok_and(|mut packed| packed.read_to_string(&mut config).is_ok()) {
+        let release = rustix::system::uname();
+        config = read(&format!("/boot/config-{}", release.release().to_string_lossy()));
+    }
+    let has = |option: &str| config.lines().any(|line| line.strip_suffix("=y") == Some(option));
+    // Who says nothing at all is taken for one that does.
+    !(has("CONFIG_PREEMPT_NONE") || has("CONFIG_PREEMPT_VOLUNTARY"))
+        && (has("CONFIG_PREEMPTION") || config.is_empty())
+}

@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Workloads that do exactly what they say.
+
+use std::ffi::CStr;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write, pipe};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::{NamedTempFile, TempPath};
+
+/// Makes system call `number` with three arguments, as often as said; the last result.
+pub fn system_call(number: i64, arguments: [i64; 3], times: u32) -> i64 {
+    let mut result = 0;
+    for _ in 0..times {
+        // SAFETY: callers pass numbers and arguments by which the kernel touches no memory.
+        result = unsafe { libc::syscall(number, arguments[0], arguments[1], arguments[2]) };
+    }
+    result
+}
+
+/// Makes the 32-bit system call `number` with one argument, as often as said; the last result.
+#[cfg(target_arch = "x86_64")]
+pub fn compat_system_call(number: i32, argument: i32, times: u32) -> i32 {
+    let mut result = 0;
+    for _ in 0..times {
+        // SAFETY: callers pass calls by which the kernel touches no memory. rbx, which
+        // the compiler keeps to itself, is put back; the kernel clears r8 to r11.
+        unsafe {
+            std::arch::asm!(
+                "xchg rbx, {argument}", "int 0x80", "xchg rbx, {argument}",
+                argument = inout(reg) i64::from(argument) => _,
+                inlateout("eax") number => result,
+                out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+            );
+        }
+    }
+    result
+}
+
+/// Does `work` while real-time threads keep all CPUs to themselves, so that no worker of the
+/// kernel's runs meanwhile.
+///
+/// # Panics
+/// When the kernel grants none, or `work` does.
+#[track_caller]
+pub fn without_workers(work: impl FnOnce() + Send) {
+    let real_time = || {
+        let priority = libc::sched_param { sched_priority: 1 };
+        // SAFETY: of this thread; the pointer outlives the call.
+        let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    };
+    let cpus = thread::available_parallelism().expect("a number of CPUs").get();
+    let (started, done) = (Barrier::new(cpus), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 1..cpus {
+            scope.spawn(|| {
+                real_time();
+                started.wait();
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        scope.spawn(|| {
+            real_time();
+            started.wait();
+            let result = catch_unwind(AssertUnwindSafe(work));
+            done.store(true, Ordering::Relaxed);
+            result.unwrap_or_else(|panic| resume_unwind(panic));
+        });
+    });
+}
+
+/// A process that ends with this value.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("it starts"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Keeps so many processes busy on the CPUs for `time`.
+///
+/// # Panics
+/// When they cannot be started.
+#[track_caller]
+pub fn hogs(count: usize, time: Duration) {
+    let seconds = time.as_secs_f64().to_string();
+    let hog = || Command::new("timeout").args([&seconds, "sh", "-c", "while :; do :; done"]).spawn();
+    let hogs: Vec<Child> = (0..count).map(|_| hog().expect("timeout starts")).collect();
+    for mut hog in hogs {
+        hog.wait().expect("it ends");
+    }
+}
+
+/// Pairs of threads that send a byte to and fro so many times, all pairs at once.
+///
+/// # Panics
+/// When a pipe breaks.
+#[track_caller]
+pub fn ping_pong(pairs: usize, rounds: usize) {
+    thread::scope(|scope| {
+        for _ in 0..pairs {
+            let (mut there, mut to) = pipe().expect("a pipe");
+            let (mut back, mut from) = pipe().expect("a pipe");
+            scope.spawn(move || {
+                let mut byte = [0];
+                while there.read(&mut byte).expect("read") == 1 {
+                    from.write_all(&byte).expect("written");
+                }
+            });
+            scope.spawn(move || {
+                let mut byte = [0];
+                for _ in 0..rounds {
+                    to.write_all(&byte).expect("written");
+                    back.read_exact(&mut byte).expect("read");
+                }
+            });
+        }
+    });
+}
+
+/// Starts and waits for so many processes, one after the other.
+///
+/// # Panics
+/// When one cannot be started.
+#[track_caller]
+pub fn processes(count: usize) {
+    for _ in 0..count {
+        assert!(Command::new("true").status().expect("true starts").success());
+    }
+}
+
+/// A process of that name, whose second thread does `work` and, once `ready` returns, starts the
+/// program `true` in the process's place.
+///
+/// # Panics
+/// When any of that fails.
+pub fn thread_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) {
+    let (reader, mut writer) = pipe().expect("a pipe");
+    let mut process = Command::new("/nothing/is/started/by/the/first/thread");
+    let as_thread = move || {
+        let mut reader = reader.try_clone()?;
+        // SAFETY: a name that ends, of this thread and of those that it starts.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        let thread = thread::spawn(move || {
+            work();
+            // That may also be the end: then nobody waits for a result.
+            let _ = reader.read(&mut [0]);
+            Command::new("true").exec()
+        });
+        Err(thread.join().unwrap_or_else(|_| ErrorKind::Other.into()))
+    };
+    // SAFETY: it allocates, which the C library allows in the child of a process with threads.
+    unsafe { process.pre_exec(as_thread) };
+    thread::scope(|scope| {
+        let process = scope.spawn(move || process.status());
+        let result = catch_unwind(AssertUnwindSafe(ready));
+        // Whatever came of that: the scope waits for the process.
+        writer.write_all(&[0]).expect("the process is told");
+        let status = process.join().expect("no panic").expect("the thread starts a program");
+        assert!(status.success(), "{status}");
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+}
+
+/// Bytes of a page.
+const PAGE: usize = 4096;
+
+/// Memory of this process, from mmap(2), without huge pages; it is unmapped when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    start: *mut u8,
+    pages: usize,
+}
+
+impl Mapping {
+    fn new(pages: usize, protection: i32, flags: i32, fd: i32) -> Self {
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), pages * PAGE, protection, flags, fd, 0) };
+        assert_ne!(start, libc::MAP_FAILED, "mmap");
+        Self { start: start.cast(), pages }
+    }
+
+    /// Private memory of so many pages, none of them there yet.
+    ///
+    /// # Panics
+    /// When there is no memory.
+    #[track_caller]
+    pub fn anonymous(pages: usize) -> Self {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        Self::new(pages, libc::PROT_READ | libc::PROT_WRITE, flags, -1).advise(libc::MADV_NOHUGEPAGE)
+    }
+
+    /// Private memory of so many pages that the kernel puts there itself.
+    ///
+    /// # Panics
+    /// When there is no memory.
+    #[track_caller]
+    pub fn populated(pages: usize) -> Self {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        Self::new(pages, libc::PROT_READ | libc::PROT_WRITE, flags, -1)
+    }
+
+    /// The first pages of a file, shared.
+    ///
+    /// # Panics
+    /// When it cannot be mapped.
+    #[track_caller]
+    pub fn of_file(path: &Path, pages: usize) -> Self {
+        let file = OpenOptions::new().read(true).write(true).open(path).expect("it opens");
+        Self::new(pages, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd())
+    }
+
+    /// Every page is read by itself.
+    #[must_use]
+    pub fn without_readahead(self) -> Self {
+        self.advise(libc::MADV_RANDOM)
+    }
+
+    fn advise(self, advice: i32) -> Self {
+        // SAFETY: advice on memory of ours changes no contents.
+        let result = unsafe { libc::madvise(self.start.cast(), self.pages * PAGE, advice) };
+        assert_eq!(result, 0, "madvise");
+        self
+    }
+
+    /// Writes to every page.
+    pub fn touch(self) {
+        for page in 0..self.pages {
+            // SAFETY: inside the mapping, which is writable.
+            unsafe { self.start.add(page * PAGE).write_volatile(1) };
+        }
+    }
+
+    /// Reads from every page.
+    pub fn read_all(self) {
+        for page in 0..self.pages {
+            // SAFETY: inside the mapping, which is readable.
+            unsafe { self.start.add(page * PAGE).read_volatile() };
+        }
+    }
+
+    /// Does nothing, but unmaps it at the end.
+    pub fn keep(self) {}
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has this mapping.
+        unsafe { libc::munmap(self.start.cast(), self.pages * PAGE) };
+    }
+}
+
+/// A new file of so many pages on the disk, none of them in memory; it is removed when this is
+/// dropped.
+///
+/// # Panics
+/// When it cannot be written.
+#[track_caller]
+pub fn cold_file(pages: usize) -> TempPath {
+    let path = NamedTempFile::new_in("/var/tmp").expect("it is made").into_temp_path();
+    fill(&path, pages);
+    drop_caches();
+    path
+}
+
+/// Writes so many pages into a file, one by one.
+///
+/// # Panics
+/// When it cannot be written.
+#[track_caller]
+pub fn fill(path: &Path, pages: usize) {
+    let mut file = File::create(path).expect("it is made");
+    for page in 0..pages {
+        file.write_all(&[page as u8; PAGE]).expect("written");
+    }
+    file.sync_all().expect("synced");
+}
+
+/// One sendfile(2) of at most so many bytes; how many it were.
+///
+/// # Panics
+/// When it fails, or at the end of the file.
+#[track_caller]
+pub fn send_file(from: &mut File, to: &mut File, bytes: usize) -> usize {
+    // SAFETY: no pointers but null.
+    let sent = unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), std::ptr::null_mut(), bytes) };
+    assert!(sent > 0, "sendfile");
+    sent as usize
+}
+
+/// Writes everything back and empties the page cache of all that can be read again.
+///
+/// # Panics
+/// When the kernel refuses.
+#[track_caller]
+pub fn drop_caches() {
+    crate::sh("sync; echo 3 > /proc/sys/vm/drop_caches");
+}
+
+/// A process that touches memory beyond the end of a file and is killed by SIGBUS.
+///
+/// # Panics
+/// When it is not.
+#[track_caller]
+pub fn bus_error() {
+    let file = tempfile::tempfile_in("/var/tmp").expect("an empty file");
+    // SAFETY: the child makes system calls and one access, and ends.
+    let status = unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            // Rust's own handler would let the access be tried once more.
+            libc::signal(libc::SIGBUS, libc::SIG_DFL);
+            let mapping = libc::mmap(
+                std::ptr::null_mut(),
+                PAGE,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            );
+            mapping.cast::<u8>().read_volatile();
+            libc::_exit(0);
+        }
+        let mut status = 0;
+        libc::waitpid(child, &raw mut status, 0);
+        status
+    };
+    assert_eq!(libc::WTERMSIG(status), libc::SIGBUS, "status {status}");
+}
+
+/// Runs a shell line that may use so much memory and is killed beyond.
+pub fn under_memory_limit(limit: &str, line: &str) {
+    // It is to fail.
+    let _ = Command::new("systemd-run")
+        .args([
+            "--quiet",
+            "--wait",
+            "--property",
+            &format!("MemoryMax={limit}"),
+            "--property",
+            "MemorySwapMax=0",
+        ])
+        .args(["sh", "-c", line])
+        .status();
+}
+
+/// So many reads, then so many writes of a page each by Linux's own asynchronous I/O (aio,
+/// io_submit(2)), one at a time.
+///
+/// # Panics
+/// When one fails.
+#[track_caller]
+pub fn aio(file: &File, reads: usize, writes: usize) {
+    /// `struct iocb` of linux/aio_abi.h, little-endian.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Iocb {
+        data: u64,
+        key: u32,
+        flags: i32,
+        opcode: u16,
+        priority: i16,
+        fd: u32,
+        buffer: u64,
+        bytes: u64,
+        offset: i64,
+        reserved: u64,
+        more_flags: u32,
+        event_fd: u32,
+    }
+    const READ: u16 = 0;
+    const WRITE: u16 = 1;
+    let mut buffer = [0u8; PAGE];
+    let (mut context, mut events) = (0u64, [0u64; 4]);
+    // SAFETY: the kernel writes a number to where the pointer shows.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) }, 0, "io_setup");
+    for n in 0..reads + writes {
+        let request = Iocb {
+            opcode: if n < reads { READ } else { WRITE },
+            fd: file.as_raw_fd() as u32,
+            buffer: buffer.as_mut_ptr() as u64,
+            bytes: PAGE as u64,
+            ..Iocb::default()
+        };
+        let list = [&raw const request];
+        // SAFETY: the request and its buffer outlive the operation, which is waited for;
+        // one event has 32 bytes.
+        unsafe {
+            assert_eq!(libc::syscall(libc::SYS_io_submit, context, 1, list.as_ptr()), 1, "io_submit");
+            let none = std::ptr::null::<libc::timespec>();
+            let done = libc::syscall(libc::SYS_io_getevents, context, 1, 1, events.as_mut_ptr(), none);
+            assert_eq!(done, 1, "io_getevents");
+        }
+        assert_eq!(events[2], PAGE as u64, "an operation of aio failed");
+    }
+    // SAFETY: no pointers.
+    unsafe { libc::syscall(libc::SYS_io_destroy, context) };
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Exactly so many processes, compared with /proc/stat, getrusage and VmRSS.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use live::exporter::Exporter;
+use live::exposition::Delta;
+use live::truth::{agrees, between, children_cpu_seconds, stat};
+use live::work::{Running, hogs, processes};
+use live::{Folder, assert_nearly, sh};
+use rustix::process::Signal;
+
+const STARTS: &str = "ebpf_process_starts_by_name_total";
+const CPU: &str = "ebpf_process_cpu_seconds_total";
+
+fn measure(flags: &[&str], work: impl FnOnce()) -> Delta {
+    let exporter = Exporter::start("process", flags);
+    let (delta, [kernel]) = between(&exporter, || [stat("processes")], work);
+    let ours = delta.of("ebpf_process_forks_total", &[]) + delta.of("ebpf_process_threads_total", &[]);
+    assert!(agrees(ours, &kernel, 0.0), "{ours} forks and threads, /proc/stat {kernel:?}");
+    delta.assert_whole();
+    delta
+}
+
+/// Exactly what was done, and at most what the rest of the machine may have done meanwhile.
+#[track_caller]
+fn nearly(ours: f64, exact: f64) {
+    assert_nearly("processes", ours, exact, 6.0);
+}
+
+/// Exactly what was done, by processes of a name that others may have too.
+#[track_caller]
+fn exactly(ours: f64, exact: f64) {
+    assert_nearly("of that name", ours, exact, 0.0);
+}
+
+/// That CPU time is what was used, but for a share; processes of others may have the same name.
+#[track_caller]
+fn is_used(ours: f64, used: f64, tolerance: f64) {
+    println!("{ours} s, getrusage {used} s");
+    assert_nearly("CPU time", ours, used * (1.0 - tolerance), 2.0 * tolerance * used);
+}
+
+#[live::test]
+fn starts_and_exits_are_counted_by_name_and_reason() {
+    let delta = measure(&[], || {
+        processes(101);
+        sh("for n in $(seq 23); do sh -c 'kill -KILL $$' || :; done");
+    });
+    exactly(delta.of(STARTS, &[("process", "true")]), 101.0);
+    // One shell, and those that it kills.
+    nearly(delta.of(STARTS, &[("process", "sh")]), 24.0);
+    nearly(delta.of("ebpf_process_execs_total", &[]), 125.0);
+    nearly(delta.of("ebpf_process_exits_total", &[("reason", "signal")]), 23.0);
+    nearly(delta.of("ebpf_process_exits_total", &[("reason", "exit")]), 102.0);
+    nearly(delta.of("ebpf_process_lifetime_seconds_count", &[]), 125.0);
+    assert_eq!(delta.of(STARTS, &[]), delta.of("ebpf_process_execs_total", &[]));
+}
+
+#[live::test]
+fn threads_are_no_processes() {
+    let delta = measure(&[], || {
+        for _ in 0..53 {
+            std::thread::spawn(|| ()).join().unwrap();
+        }
+    });
+    nearly(delta.of("ebpf_process_threads_total", &[]), 53.0);
+    nearly(delta.of("ebpf_process_forks_total", &[]), 0.0);
+    nearly(delta.of("ebpf_process_exits_total", &[]), 0.0);
+}
+
+#[live::test]
+fn a_process_whose_threads_die_at_once_exits_once() {
+    // An exporter has several threads; both CPUs are busy with killing them.
+    let delta = measure(&[], || {
+        for _ in 0..7 {
+            let exporters: Vec<Exporter> = (0..3).map(|_| Exporter::start("syscall", &[])).collect();
+            for exporter in exporters {
+                assert_eq!(exporter.end(Signal::KILL), None);
+            }
+        }
+    });
+    nearly(delta.of("ebpf_process_exits_total", &[("reason", "signal")]), 21.0);
+    exactly(delta.of(STARTS, &[("process", "ebpf-syscall-ex")]), 21.0);
+}
+
+#[live::test(functions)]
+fn failed_execs_are_counted_by_error() {
+    let delta = measure(&[], || {
+        for _ in 0..17 {
+            Command::new("/nowhere/at/all").status().unwrap_err();
+        }
+        for _ in 0..13 {
+            Command::new("/etc/hosts").status().unwrap_err();
+        }
+    });
+    let failures = |errno: &str| delta.of("ebpf_process_exec_failures_total", &[("errno", errno)]);
+    assert_eq!((failures("ENOENT"), failures("EACCES")), (17.0, 13.0));
+    nearly(delta.of("ebpf_process_execs_total", &[]), 0.0);
+}
+
+#[live::test]
+fn cpu_time_of_processes_that_live_shorter_than_a_scrape_is_counted() {
+    let mut used = 0.0;
+    let delta = measure(&[], || {
+        let before = children_cpu_seconds();
+        hogs(2, Duration::from_secs(3));
+        used = children_cpu_seconds() - before;
+    });
+    let ours = delta.of(CPU, &[("process", "sh")]) + delta.of(CPU, &[("process", "timeout")]);
+    assert!(used > 1.0, "{used} s");
+    is_used(ours, used, 0.05);
+}
+
+#[live::test]
+fn cpu_time_of_those_that_live_for_a_millisecond_is_counted() {
+    let exporter = Exporter::start("process", &[]);
+    let (first, before) = (exporter.scrape(), children_cpu_seconds());
+    processes(300);
+    let used = children_cpu_seconds() - before;
+    // The last one's task is given back a moment after its parent has asked for it.
+    let mut ours = 0.0;
+    live::wait_until("all of it is counted", Duration::from_secs(30), || {
+        ours = Delta(first.clone(), exporter.scrape()).of(CPU, &[("process", "true")]);
+        ours > 0.97 * used
+    });
+    is_used(ours, used, 0.03);
+}
+
+#[live::test]
+fn cpu_time_of_those_that_run_on_is_counted_once() {
+    // Of a name that nobody else has.
+    let folder = Folder::new();
+    let program = folder.path("runs-on");
+    sh(&format!("cp $(readlink -f /bin/sh) {program}"));
+    let hog = Running::start(Command::new(&program).args(["-c", "while :; do :; done"]));
+    let own = [("process", "runs-on")];
+    let exporter = Exporter::start("process", &[]);
+    // It has run before the exporter, which must not claim that.
+    let first = exporter.scrape();
+    live::wait_until("a second of CPU time", Duration::from_secs(60), || {
+        exporter.scrape().count(CPU, &own) - first.count(CPU, &own) > 1.0
+    });
+    let schedstat =
+        || sh(&format!("cut -d' ' -f1 /proc/{}/schedstat", hog.0.id())).parse::<f64>().unwrap() / 1e9;
+    let (delta, [kernel]) = between(&exporter, || [schedstat()], || processes(50));
+    let ours = delta.of(CPU, &own);
+    assert!(agrees(ours, &kernel, 0.02), "{ours} s, the kernel {kernel:?}");
+}
+
+#[live::test]
+fn cpu_time_of_a_thread_that_becomes_the_process_is_counted_once() {
+    let exporter = Exporter::start("process", &[]);
+    let (first, before) = (exporter.scrape(), children_cpu_seconds());
+    let under =
+        |names: &[&str], delta: &Delta| names.iter().map(|name| delta.of(CPU, &[("process", name)])).sum();
+    let busy = || {
+        while live::truth::thread_cpu_seconds() < 0.5 {
+            std::hint::spin_loop();
+        }
+    };
+    live::work::thread_that_execs(c"second", busy, || {
+        live::wait_until("it was counted as what it is", Duration::from_secs(60), || {
+            let ours: f64 = under(&["second"], &Delta(first.clone(), exporter.scrape()));
+            ours >= 0.5
+        });
+    });
+    let used = children_cpu_seconds() - before;
+    let ours: f64 = under(&["second", "true"], &Delta(first, exporter.scrape()));
+    is_used(ours, used, 0.1);
+}
+
+#[live::test]
+fn memory_is_the_resident_set() {
+    let exporter = Exporter::start("process", &[]);
+    exporter.scrape();
+    let resident = || {
+        sh(&format!("awk '/^VmRSS/ {{ print $2 }}' /proc/{}/status", exporter.pid())).parse::<f64>().unwrap()
+            * 1024.0
+    };
+    let before = resident();
+    let ours = exporter.scrape().get("ebpf_process_memory_bytes", &[("process", "ebpf-process-ex")]).unwrap();
+    let after = resident();
+    // Since 6.2 the kernel's counter is exact to a batch of 32 pages for each CPU only.
+    let batches = 2.0 * 32.0 * 4096.0 * 3.0;
+    let range = before.min(after) - batches..=before.max(after) + batches;
+    assert!(range.contains(&ours), "{ours} bytes, VmRSS {before} to {after}");
+}
+
+#[live::test]
+fn names_beyond_the_limit_are_folded_and_counted() {
+    let folder = Folder::new();
+    let delta = measure(&["--max-series", "16", "--process.top", "3"], || {
+        sh(&format!("for n in $(seq 40); do cp /bin/true {0}$n; {0}$n; done", folder.path("name")));
+    });
+    let (other, execs) =
+        (delta.of(STARTS, &[("process", "other")]), delta.of("ebpf_process_execs_total", &[]));
+    assert!(other >= 24.0, "{other} under other");
+    assert!(delta.of("ebpf_exporter_folded_events_total", &[]) >= other);
+    assert_eq!(delta.of(STARTS, &[]), execs, "none is lost");
+    assert!(delta.1.labels(STARTS).len() <= 16);
+    assert!(delta.1.labels(CPU).len() <= 2 * 3 + 1, "{:?}", delta.1.labels(CPU));
+}
+
+#[live::test]
+fn a_changing_top_never_takes_a_counter_down() {
+    let exporter = Exporter::start("process", &["--process.top", "2"]);
+    let (folder, mut before) = (Folder::new(), exporter.scrape());
+    for n in 0..12 {
+        let top = folder.path(&format!("top{n}"));
+        sh(&format!("cp $(readlink -f /bin/sh) {top}; timeout 0.3 {top} -c 'while :; do :; done' || :"));
+        let after = exporter.scrape();
+        let delta = Delta(before, after);
+        delta.assert_nothing_down();
+        before = delta.1;
+    }
+    assert!(before.labels(CPU).len() > 4, "{:?}", before.labels(CPU));
+}
+
+live::main!();

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Waits for a CPU, compared with the scheduler's own sums, those of all in /proc/schedstat
+//! and those of a task in /proc/PID/schedstat.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
+use live::cgroup::Group;
+use live::exporter::Exporter;
+use live::exposition::Delta;
+use live::truth::{agrees, between, schedstat};
+use live::work::{Running, hogs, ping_pong, processes};
+use live::{sh, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+
+const NAME: &str = "ebpf_sched_runqueue_latency_microseconds";
+const BY_CGROUP: &str = "ebpf_sched_cgroup_runqueue_latency_microseconds";
+
+fn start(flags: &[&str]) -> Exporter {
+    Exporter::start("schedlat", flags)
+}
+
+/// Sum and count are those of the kernel.
+fn agrees_with_schedstat(what: &str, work: impl FnOnce()) -> Delta {
+    let exporter = start(&[]);
+    // Of a thread that was not seen to run before, the part of a wait is missing that comes before a
+    // move to another CPU: the machine's own are seen now.
+    processes(50);
+    ping_pong(4, 100);
+    let (delta, [sum, count]) = between(&exporter, schedstat, work);
+    let ours = (delta.of(&format!("{NAME}_sum"), &[]) * 1e3, delta.of(&format!("{NAME}_count"), &[]));
+    println!("{what}: {ours:?} ns and waits, schedstat {sum:?} and {count:?}");
+    assert!(agrees(ours.1, &count, 0.0), "{what}: {} waits, the kernel {count:?}", ours.1);
+    assert!(agrees(ours.0, &sum, 0.005), "{what}: {} ns, the kernel {sum:?}", ours.0);
+    delta.assert_whole();
+    delta
+}
+
+#[live::test(file("/proc/schedstat"))]
+fn preempted_tasks_wait_too() {
+    let delta = agrees_with_schedstat("5 hogs", || hogs(5, Duration::from_secs(4)));
+    // Five tasks share two CPUs: three wait at any time.
+    let seconds = delta.of(&format!("{NAME}_sum"), &[]) / 1e6;
+    assert!(seconds > 6.0, "{seconds} s");
+}
+
+#[live::test(file("/proc/schedstat"))]
+fn woken_tasks_wait() {
+    agrees_with_schedstat("8 pairs", || ping_pong(8, 2003));
+}
+
+#[live::test(file("/proc/schedstat"))]
+fn new_tasks_wait() {
+    agrees_with_schedstat("200 processes", || processes(200));
+}
+
+#[live::test(cgroup2)]
+fn control_groups_add_up_to_all() {
+    let exporter = start(&["--schedlat.cgroup"]);
+    let before = exporter.scrape();
+    let group = Group::new("hogs");
+    let line = "for n in 1 2 3; do timeout 2 sh -c 'while :; do :; done' & done; wait";
+    assert!(group.shell(line).status().unwrap().success());
+    let delta = Delta(before, exporter.scrape());
+    let hogs = delta.of(&format!("{BY_CGROUP}_sum"), &[("cgroup", group.name())]);
+    assert!(hogs / 1e6 > 0.5, "{hogs} us");
+    let (groups, all) =
+        (delta.of(&format!("{BY_CGROUP}_count"), &[]), delta.of(&format!("{NAME}_count"), &[]));
+    // Maps are read one after the other, and the machine goes on meanwhile.
+    assert!((groups - all).abs() <= all * 0.02 + 50.0, "{groups} in groups, {all} in all");
+    // This program's own group.
+    let own = sh("sed -n 's/^0:://p' /proc/$PPID/cgroup");
+    assert!(delta.1.get(&format!("{BY_CGROUP}_count"), &[("cgroup", &own)]).is_some(), "{own}");
+}
+
+#[live::test(cgroup2, file("/proc/self/schedstat"))]
+fn waits_of_a_control_group_are_those_of_its_tasks() {
+    let exporter = start(&["--schedlat.cgroup"]);
+    let group = Group::new("hogs");
+    let mut hogs = [0; 3].map(|_| {
+        let mut shell = group.shell("read -r _; while :; do :; done");
+        Running::start(shell.stdin(Stdio::piped()))
+    });
+    wait_until("all are in the group", Duration::from_secs(30), || group.processes().len() == hogs.len());
+    // Nanoseconds waited for a CPU, and how often it got one, in /proc/PID/schedstat.
+    let truth = || {
+        let mut sums = [0.0; 2];
+        for pid in group.processes() {
+            let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+            let fields: Vec<f64> = text.split_whitespace().map(|field| field.parse().unwrap()).collect();
+            sums[0] += fields[1];
+            sums[1] += fields[2];
+        }
+        sums
+    };
+    let (delta, [sum, count]) = between(&exporter, truth, || {
+        for hog in &mut hogs {
+            hog.0.stdin.take().unwrap().write_all(b"\n").unwrap();
+        }
+        // There are more of them than CPUs, or else others.
+        wait_until("they have waited", Duration::from_secs(60), || truth()[0] > 1e9 || truth()[1] > 5000.0);
+        for hog in &hogs {
+            kill_process(Pid::from_child(&hog.0), Signal::STOP).unwrap();
+        }
+        // Part of a wait that goes on may be in the kernel's sum already.
+        wait_until("all have stopped", Duration::from_secs(60), || {
+            hogs.iter().all(|hog| sh(&format!("cat /proc/{}/stat", hog.0.id())).contains(") T "))
+        });
+    });
+    let of = |end: &str| delta.of(&format!("{BY_CGROUP}_{end}"), &[("cgroup", group.name())]);
+    let (ours, waits) = (of("sum") * 1e3, of("count"));
+    println!("{ours} ns of {waits} waits, the kernel {sum:?} of {count:?}");
+    assert!(agrees(waits, &count, 0.0), "{waits} waits, the kernel {count:?}");
+    assert!(agrees(ours, &sum, 0.005), "{ours} ns, the kernel {sum:?}");
+    delta.assert_whole();
+}
+
+#[live::test(cgroup2)]
+fn more_control_groups_than_fit_are_folded() {
+    let exporter = start(&["--schedlat.cgroup", "--max-series", "16"]);
+    let before = exporter.scrape();
+    let groups: Vec<Group> = (0..40).map(|n| Group::new(&format!("many{n}"))).collect();
+    for group in &groups {
+        assert!(group.shell("sleep 0.01; sleep 0.01").status().unwrap().success());
+    }
+    let delta = Delta(before, exporter.scrape());
+    let groups = delta.1.labels(&format!("{BY_CGROUP}_count")).len();
+    assert!(groups <= 16, "{groups} groups");
+    let folded = delta.of("ebpf_exporter_folded_events_total", &[]);
+    let other = delta.of(&format!("{BY_CGROUP}_count"), &[("cgroup", "other")]);
+    assert!(folded > 24.0 && (other - folded).abs() < 50.0, "{folded} folded, {other} under other");
+    assert_eq!(delta.of("ebpf_exporter_lost_events_total", &[]), 0.0);
+}
+
+live::main!();

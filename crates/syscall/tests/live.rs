@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Exactly so many system calls, compared with what was done.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
+use live::exporter::Exporter;
+use live::exposition::Delta;
+use live::work::{compat_system_call, system_call, without_workers};
+
+/// A call that hardly anybody else makes, and its number for 32-bit programs.
+const RARE: (&str, i64, i32) = ("sched_get_priority_max", libc::SYS_sched_get_priority_max, 159);
+
+/// Calls that fail at once when their first argument is no descriptor.
+const OF_A_DESCRIPTOR: [i64; 44] = [
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_ftruncate,
+    libc::SYS_fchdir,
+    libc::SYS_fchmod,
+    libc::SYS_flock,
+    libc::SYS_dup,
+    libc::SYS_syncfs,
+    libc::SYS_fallocate,
+    libc::SYS_readahead,
+    libc::SYS_sync_file_range,
+    libc::SYS_getdents64,
+    libc::SYS_tee,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_lseek,
+    libc::SYS_readv,
+    libc::SYS_writev,
+    libc::SYS_epoll_wait,
+    libc::SYS_shutdown,
+    libc::SYS_vmsplice,
+    libc::SYS_fchown,
+    libc::SYS_fstatfs,
+    libc::SYS_listen,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_accept,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_epoll_ctl,
+    libc::SYS_timerfd_gettime,
+    libc::SYS_timerfd_settime,
+    libc::SYS_inotify_rm_watch,
+    libc::SYS_flistxattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_copy_file_range,
+    libc::SYS_ioctl,
+];
+
+fn measure(flags: &[&str], work: impl FnOnce()) -> Delta {
+    let exporter = Exporter::start("syscall", flags);
+    let before = exporter.scrape();
+    work();
+    let delta = Delta(before, exporter.scrape());
+    delta.assert_whole();
+    delta
+}
+
+fn calls(delta: &Delta, syscall: &str, abi: &str) -> f64 {
+    delta.of("ebpf_syscalls_total", &[("syscall", syscall), ("abi", abi)])
+}
+
+#[live::test]
+fn every_call_is_counted_under_its_name() {
+    let delta = measure(&[], || {
+        assert_eq!(system_call(RARE.1, [0; 3], 20_011), 0);
+    });
+    assert_eq!(calls(&delta, RARE.0, "native"), 20_011.0);
+    assert_eq!(calls(&delta, RARE.0, "compat"), 0.0);
+    assert!(delta.1.get("ebpf_syscall_latency_microseconds_count", &[]).is_none(), "it is a flag");
+    assert!(delta.1.get("ebpf_syscall_errors_total", &[]).is_none(), "it is a flag");
+}
+
+#[live::test(unpreempted)]
+fn calls_on_two_cpus_are_all_counted() {
+    let delta = measure(&[], || {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| system_call(RARE.1, [0; 3], 20_011));
+            }
+        });
+    });
+    assert_eq!(calls(&delta, RARE.0, "native"), 4.0 * 20_011.0);
+}
+
+#[live::test]
+fn calls_of_32_bit_programs_are_not_taken_for_others() {
+    // 64 is getppid for them, and semget for 64-bit programs.
+    let delta = measure(&[], || {
+        assert!(compat_system_call(64, 0, 1009) > 0, "the parent's id");
+    });
+    assert_eq!(calls(&delta, "getppid", "compat"), 1009.0);
+    assert_eq!(calls(&delta, "semget", "native"), 0.0);
+}
+
+#[live::test]
+fn numbers_that_are_no_call_are_invalid() {
+    let delta = measure(&["--syscall.errors"], || {
+        for number in [-1, 9999, 1 << 30, i64::from(u32::MAX)] {
+            assert_eq!(system_call(number, [0; 3], 17), -1);
+        }
+        system_call(511, [0; 3], 13);
+    });
+    assert_eq!(calls(&delta, "invalid", "native"), 4.0 * 17.0);
+    assert_eq!(calls(&delta, "sys_511", "native"), 13.0);
+    let errors = delta.of("ebpf_syscall_errors_total", &[("syscall", "invalid"), ("errno", "ENOSYS")]);
+    assert_eq!(errors, 4.0 * 17.0);
+}
+
+#[live::test]
+fn errors_have_names() {
+    let delta = measure(&["--syscall.errors"], || {
+        assert_eq!(system_call(RARE.1, [-1, 0, 0], 23), -1);
+        assert_eq!(system_call(RARE.1, [0; 3], 7), 0);
+        assert_eq!(compat_system_call(RARE.2, -1, 29), -libc::EINVAL);
+    });
+    let errors = |abi: &str| {
+        delta.of("ebpf_syscall_errors_total", &[("syscall", RARE.0), ("abi", abi), ("errno", "EINVAL")])
+    };
+    assert_eq!((errors("native"), errors("compat")), (23.0, 29.0));
+    assert_eq!(delta.of("ebpf_syscall_errors_total", &[("syscall", RARE.0)]), 52.0);
+    assert_eq!((calls(&delta, RARE.0, "native"), calls(&delta, RARE.0, "compat")), (30.0, 29.0));
+}
+
+#[live::test(unpreempted)]
+fn latency_is_that_of_a_known_wait() {
+    const NAME: &str = "ebpf_syscall_latency_microseconds";
+    // Above 16384 us, so that not one may be in that bucket.
+    let wait = libc::timespec { tv_sec: 0, tv_nsec: 19_000_000 };
+    let mask = 1u64;
+    let mut elapsed = Duration::ZERO;
+    let delta = measure(&["--syscall.latency", "--syscall.errors"], || {
+        let start = Instant::now();
+        for _ in 0..11 {
+            // SAFETY: both pointers outlive the call, and the mask has the size that is said.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_rt_sigtimedwait,
+                    &raw const mask,
+                    0,
+                    &raw const wait,
+                    size_of_val(&mask),
+                )
+            };
+            assert_eq!(result, -1);
+        }
+        elapsed = start.elapsed();
+    });
+    let of = |part: &str, le: &[(&str, &str)]| {
+        let labels = [&[("syscall", "rt_sigtimedwait"), ("abi", "native")], le].concat();
+        delta.of(&format!("{NAME}{part}"), &labels)
+    };
+    assert_eq!((of("_count", &[]), of("_bucket", &[("le", "+Inf")])), (11.0, 11.0));
+    assert_eq!(of("_bucket", &[("le", "16384")]), 0.0, "none can be shorter");
+    // No shorter than asked for, no longer than this program saw.
+    let (sum, seen) = (of("_sum", &[]), elapsed.as_secs_f64() * 1e6);
+    assert!((11.0 * 19_000.0..seen).contains(&sum), "{sum} us of {seen} us");
+    assert_eq!(
+        delta.of("ebpf_syscall_errors_total", &[("syscall", "rt_sigtimedwait"), ("errno", "EAGAIN")]),
+        11.0
+    );
+}
+
+#[live::test]
+fn processes_that_ended_leave_nothing_behind() {
+    let delta = measure(&["--syscall.latency"], || {
+        live::work::processes(300);
+        std::thread::scope(|scope| {
+            scope.spawn(|| system_call(RARE.1, [0; 3], 101));
+        });
+    });
+    let count = |syscall: &str| delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", syscall)]);
+    assert_eq!(count(RARE.0), 101.0);
+    assert!(calls(&delta, "exit_group", "native") >= 300.0);
+    assert_eq!(count("exit_group") + count("exit"), 0.0, "they never return");
+}
+
+/// Takes what per-CPU memory the kernel has at hand; it gets more once a worker of its runs.
+fn exhaust() -> MapHandle {
+    const VALUE: usize = 1560;
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
+        map_flags: libbpf_sys::BPF_F_NO_PREALLOC,
+        ..Default::default()
+    };
+    let map =
+        MapHandle::create(MapType::PercpuHash, Some("hoard"), 4, VALUE as u32, 1 << 20, &options).unwrap();
+    let value = vec![vec![0; VALUE]; libbpf_rs::num_possible_cpus().unwrap()];
+    // A few in a row: the first may have come too early only.
+    let mut refused = 0;
+    for key in 0u32..1 << 20 {
+        match map.update_percpu(&key.to_ne_bytes(), &value, MapFlags::ANY) {
+            Ok(()) => refused = 0,
+            Err(error) => {
+                assert_eq!(error.kind(), libbpf_rs::ErrorKind::OutOfMemory, "{error}");
+                refused += 1;
+            }
+        }
+        if refused == 20 {
+            break;
+        }
+    }
+    assert_eq!(refused, 20, "it is used up");
+    map
+}
+
+#[live::test]
+fn new_calls_while_there_is_no_memory_are_all_measured() {
+    let delta = measure(&["--syscall.latency"], || {
+        without_workers(|| {
+            let _all = exhaust();
+            for number in OF_A_DESCRIPTOR {
+                assert_eq!(system_call(number, [-1, 1, 1], 1), -1);
+            }
+        });
+    });
+    let measured = delta.1.labels("ebpf_syscall_latency_microseconds_count").len();
+    assert!(measured >= OF_A_DESCRIPTOR.len(), "{measured} calls have a latency");
+    let spilled = delta.1.get("ebpf_exporter_map_entries", &[("map", "spilled_latencies")]);
+    println!("{measured} calls, {spilled:?} of them while there was no memory");
+    assert!(spilled > Some(10.0), "{spilled:?}: there was memory, this shows nothing");
+}
+
+#[live::test]
+fn errors_beyond_the_limit_are_folded_and_counted() {
+    let delta = measure(&["--syscall.errors", "--max-series", "16"], || {
+        for number in &OF_A_DESCRIPTOR[..20] {
+            assert_eq!(system_call(*number, [-1, 1, 1], 5), -1);
+        }
+    });
+    let folded = delta.of("ebpf_exporter_folded_events_total", &[]);
+    let other = delta.of("ebpf_syscall_errors_total", &[("syscall", "other"), ("errno", "other")]);
+    assert!(folded >= 5.0 * 4.0 && other == folded, "{folded} folded, {other} under other");
+    assert!(delta.1.labels("ebpf_syscall_errors_total").len() <= 16);
+    assert!(delta.of("ebpf_syscall_errors_total", &[]) >= 100.0, "none is lost");
+}
+
+live::main!();

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Connections between two network namespaces, over a cable of known delay and
+//! loss, compared with the kernel's own counters in both.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use live::exporter::Exporter;
+use live::exposition::Delta;
+use live::net::{Cable, inside, snmp, snmp_of_cable};
+use live::truth::{agrees, between};
+use live::{sh, wait_until};
+use socket2::{Domain, SockRef, Socket, Type};
+
+const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
+const RIGHT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2));
+
+/// The kernel's counters, and ours of the same meaning.
+const TRUTH: [&str; 8] = [
+    "Tcp ActiveOpens",
+    "Tcp PassiveOpens",
+    "Tcp RetransSegs",
+    "Tcp OutRsts",
+    "TcpExt ListenOverflows",
+    "TcpExt TCPFastRetrans",
+    "TcpExt TCPSlowStartRetrans",
+    "TcpExt TCPSynRetrans",
+];
+
+fn ours(delta: &Delta) -> [f64; 8] {
+    let kind = |kind: &str| delta.of("ebpf_tcp_retransmits_by_type_total", &[("type", kind)]);
+    [
+        delta.of("ebpf_tcp_connections_total", &[("direction", "active")]),
+        delta.of("ebpf_tcp_connections_total", &[("direction", "passive")]),
+        delta.of("ebpf_tcp_retransmits_total", &[]),
+        delta.of("ebpf_tcp_resets_total", &[("direction", "sent")]),
+        delta.of("ebpf_tcp_listen_overflows_total", &[]),
+        kind("fast"),
+        kind("slow_start"),
+        kind("syn") + kind("synack"),
+    ]
+}
+
+fn start(flags: &[&str]) -> Exporter {
+    Exporter::start("tcp", flags)
+}
+
+/// Every counter is the kernel's, added up over all namespaces.
+fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Delta {
+    let (delta, kernel) = between(exporter, || snmp(TRUTH), work);
+    for ((name, ours), kernel) in TRUTH.iter().zip(ours(&delta)).zip(&kernel) {
+        println!("{name}: {ours}, the kernel {kernel:?}");
+        assert!(agrees(ours, kernel, 0.0), "{name}: {ours}, the kernel {kernel:?}");
+    }
+    let by = |name: &str| delta.of(name, &[]);
+    assert_eq!(by("ebpf_tcp_retransmits_by_type_total"), by("ebpf_tcp_retransmits_total"));
+    assert_eq!(by("ebpf_tcp_retransmits_by_dest_total"), by("ebpf_tcp_retransmits_total"));
+    delta.assert_whole();
+    delta
+}
+
+fn measure(work: impl FnOnce()) -> Delta {
+    measure_with(&start(&[]), work)
+}
+
+/// A listener on the right that swallows what each of `connections` sends.
+fn serve<R: Send>(address: IpAddr, connections: usize, client: impl FnOnce(SocketAddr) -> R + Send) -> R {
+    let listener = inside("right", || TcpListener::bind((address, 0)).unwrap());
+    let target = listener.local_addr().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..connections {
+                let Ok((mut stream, _)) = listener.accept() else { break };
+                scope.spawn(move || {
+                    // A reset is an end too.
+                    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+                });
+            }
+        });
+        let _end = Hangup(&listener);
+        inside("left", || client(target))
+    })
+}
+
+/// Lets nobody wait for connections that will not come, as when a client has failed.
+struct Hangup<'l>(&'l TcpListener);
+
+impl Drop for Hangup<'_> {
+    fn drop(&mut self) {
+        // Whoever accepts is told so.
+        let _ = SockRef::from(self.0).shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Connects, sends so many bytes, and waits until the other end has closed too.
+fn send(target: SocketAddr, bytes: usize) {
+    let mut stream = TcpStream::connect(target).unwrap();
+    stream.write_all(&vec![7; bytes]).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+}
+
+#[live::test(module("sch_netem"))]
+fn a_lossy_cable_makes_every_kind_of_retransmit() {
+    let _cable = Cable::new("delay 5ms loss 12%");
+    let delta = measure(|| {
+        for address in [RIGHT, RIGHT_V6] {
+            serve(address, 6, |target| {
+                std::thread::scope(|scope| {
+                    for _ in 0..6 {
+                        scope.spawn(|| inside("left", || send(target, 300_000)));
+                    }
+                });
+            });
+        }
+    });
+    let to =
+        |destination: &str| delta.of("ebpf_tcp_retransmits_by_dest_total", &[("destination", destination)]);
+    assert!(to("10.99.0.2") >= 20.0 && to("fd99::2") >= 20.0, "{delta:?}");
+    let kind = |kind: &str| delta.of("ebpf_tcp_retransmits_by_type_total", &[("type", kind)]);
+    assert!(kind("fast") > 0.0 && kind("timeout") > 0.0, "{delta:?}");
+}
+
+#[live::test(module("sch_netem"))]
+fn round_trip_and_connect_times_are_those_of_the_cable() {
+    // There and back: 62 ms, above 33.5 ms, which is a bound.
+    let _cable = Cable::new("delay 31ms");
+    let exporter = start(&[]);
+    let delta =
+        measure_with(&exporter, || serve(RIGHT, 11, |target| (0..11).for_each(|_| send(target, 1000))));
+    let of = |name: &str, labels: &[(&str, &str)]| delta.of(name, labels);
+    // The scrapes' own connections, over the loopback device, are faster.
+    let slow_connects = of("ebpf_tcp_connect_seconds_count", &[])
+        - of("ebpf_tcp_connect_seconds_bucket", &[("le", "0.03125")]);
+    assert_eq!(slow_connects, 11.0);
+    let mean = of("ebpf_tcp_connect_seconds_sum", &[]) / 11.0;
+    assert!((0.062..0.1).contains(&mean), "{mean} s");
+    // Both ends of each connection have a round-trip time.
+    let slow = of("ebpf_tcp_rtt_microseconds_count", &[])
+        - of("ebpf_tcp_rtt_microseconds_bucket", &[("le", "32768")]);
+    assert!((11.0..=22.0).contains(&slow), "{slow} slow round trips");
+    let mean = of("ebpf_tcp_rtt_microseconds_sum", &[]) / slow;
+    assert!((55_000.0..100_000.0).contains(&mean), "{mean} us");
+    assert!(of("ebpf_tcp_connection_duration_seconds_count", &[]) >= 22.0);
+    assert!(of("ebpf_tcp_closes_total", &[]) >= 22.0);
+}
+
+#[live::test]
+fn failed_connects_have_their_reason() {
+    let _cable = Cable::new("");
+    let delta = measure(|| {
+        inside("left", || {
+            for _ in 0..17 {
+                TcpStream::connect((RIGHT, 9)).unwrap_err();
+                TcpStream::connect((RIGHT_V6, 9)).unwrap_err();
+            }
+            // Nobody has that address.
+            TcpStream::connect("10.99.0.77:9").unwrap_err();
+            // There is no way to that one: it fails before a SYN is sent.
+            TcpStream::connect("192.0.2.1:9").unwrap_err();
+        });
+    });
+    let failed = |reason: &str| delta.of("ebpf_tcp_connect_failures_total", &[("reason", reason)]);
+    assert_eq!(failed("refused"), 34.0);
+    assert!(failed("unreachable") + failed("timed_out") >= 1.0, "{delta:?}");
+    let resets = |direction: &str| delta.of("ebpf_tcp_resets_total", &[("direction", direction)]);
+    assert_eq!(resets("received"), 34.0);
+    assert!(resets("sent") >= 34.0);
+}
+
+#[live::test]
+fn aborted_connections_send_resets() {
+    let _cable = Cable::new("");
+    let delta = measure(|| {
+        serve(RIGHT, 13, |target| {
+            for _ in 0..13 {
+                let mut stream = TcpStream::connect(target).unwrap();
+                stream.write_all(b"x").unwrap();
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+        });
+    });
+    assert!(delta.of("ebpf_tcp_resets_total", &[("direction", "sent")]) >= 13.0, "{delta:?}");
+    assert!(delta.of("ebpf_tcp_resets_total", &[("direction", "received")]) >= 13.0, "{delta:?}");
+}
+
+#[live::test(functions)]
+fn a_full_listen_queue_overflows() {
+    let _cable = Cable::new("");
+    let delta = measure(|| {
+        let listener = inside("right", || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from((RIGHT, 0)).into()).unwrap();
+            socket.listen(3).unwrap();
+            socket
+        });
+        let target = listener.local_addr().unwrap().as_socket().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..23 {
+                scope.spawn(move || {
+                    // Those that find no room give up.
+                    inside("left", || TcpStream::connect_timeout(&target, Duration::from_millis(1500)).ok())
+                });
+            }
+        });
+    });
+    assert!(delta.of("ebpf_tcp_listen_overflows_total", &[]) >= 10.0, "{delta:?}");
+    assert!(delta.of("ebpf_tcp_connect_failures_total", &[("reason", "aborted")]) >= 10.0, "{delta:?}");
+}
+
+#[live::test]
+fn current_connections_are_the_kernels_also_those_of_before() {
+    let _cable = Cable::new("");
+    let (current, here) = (|| snmp(["Tcp CurrEstab"])[0], || snmp_of_cable(["Tcp CurrEstab"])[0]);
+    // While it answers, the scrape's own connection has an end or two.
+    let agrees = |exporter: &Exporter| {
+        let before = current();
+        let ours = exporter.scrape().get("ebpf_tcp_active_connections", &[]).unwrap();
+        let after = current();
+        println!("{ours} connections, the kernel {before} before and {after} after");
+        before == after && (before..=before + 2.0).contains(&ours)
+    };
+    serve(RIGHT, 18, |target| {
+        let connect = |n: usize| (0..n).map(|_| TcpStream::connect(target).unwrap()).collect::<Vec<_>>();
+        let before = connect(11);
+        let exporter = start(&[]);
+        let limit = Duration::from_secs(20);
+        wait_until("those of before are counted", limit, || here() == 22.0 && agrees(&exporter));
+        let after = connect(7);
+        wait_until("new ones are counted", limit, || here() == 36.0 && agrees(&exporter));
+        drop(before);
+        wait_until("closed ones are not", limit, || here() == 14.0 && agrees(&exporter));
+        drop(after);
+        wait_until("none is left", limit, || here() == 0.0 && agrees(&exporter));
+    });
+}
+
+#[live::test]
+fn destinations_beyond_the_limit_are_folded_and_counted() {
+    let _cable = Cable::new("");
+    // Frames for them go to nobody; unsent segments are not sent again.
+    sh("for n in $(seq 100 139); do
+            ip -n left neigh add 10.99.0.$n lladdr 02:00:00:00:00:01 dev cable nud permanent
+        done");
+    let exporter = start(&["--max-series", "16"]);
+    let delta = measure_with(&exporter, || {
+        std::thread::scope(|scope| {
+            for n in 0..40u8 {
+                scope.spawn(move || {
+                    let target = SocketAddr::from(([10, 99, 0, 100 + n], 9));
+                    inside("left", || {
+                        TcpStream::connect_timeout(&target, Duration::from_millis(1800)).unwrap_err()
+                    });
+                });
+            }
+        });
+    });
+    let other = delta.of("ebpf_tcp_retransmits_by_dest_total", &[("destination", "other")]);
+    assert!(other >= 20.0, "{other} under other");
+    assert_eq!(other, delta.of("ebpf_exporter_folded_events_total", &[]));
+    assert!(delta.1.labels("ebpf_tcp_retransmits_by_dest_total").len() <= 16);
+    assert!(delta.of("ebpf_tcp_retransmits_by_type_total", &[("type", "syn")]) >= 40.0, "{delta:?}");
+}
+
+live::main!();

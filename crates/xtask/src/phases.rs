@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What takes long says that it began, and how long it took.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+static TIMES: Mutex<Vec<(String, Duration)>> = Mutex::new(Vec::new());
+
+/// Does `work`, with a line before and one after it.
+///
+/// # Errors
+/// As `work`.
+pub fn named<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("[{name}] ...");
+    let start = Instant::now();
+    let result = work();
+    let took = start.elapsed();
+    println!("[{name}] {} after {} s", if result.is_ok() { "done" } else { "FAILED" }, took.as_secs());
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), took));
+    result
+}
+
+/// Prints all phases of this process with their times; some ran beside others.
+pub fn print() {
+    println!("phases:");
+    for (name, took) in TIMES.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        println!("{:>6} s  {name}", took.as_secs());
+    }
+}

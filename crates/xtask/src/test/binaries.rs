@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The test targets named `live`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::workspace::{cargo, cargo_at, output};
+
+/// A test binary.
+#[derive(Clone, Debug)]
+pub struct Binary {
+    /// Folder of its crate in `crates/`.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Binary {
+    /// Names of its tests that contain `filter`, in the order in which they run; those that ask what
+    /// no kernel changes where `once` says so.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn tests(&self, filter: &str, once: bool) -> Result<Vec<String>> {
+        let mut command = Command::new(&self.path);
+        command.arg("--list").arg(filter).env("LIVE_ONCE", if once { "1" } else { "0" });
+        let list = output(&mut command)?;
+        Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(ToOwned::to_owned).collect())
+    }
+}
+
+/// Builds the test targets named `live` of some crates, or of all, sorted by name.
+///
+/// # Errors
+/// When cargo fails, or a crate has none.
+pub fn build(only: &[String]) -> Result<Vec<Binary>> {
+    let packages = with_live_tests()?;
+    for name in only {
+        if !packages.contains_key(name) {
+            bail!(
+                "crate {name} has no live tests; there are those of: {}",
+                packages.keys().cloned().collect::<Vec<_>>().join(", ")
+            );
+        }
+    }
+    let chosen = packages.iter().filter(|(folder, _)| only.is_empty() || only.contains(folder)).count();
+    let mut command = cargo_at("test");
+    // All crates, whatever is asked for: the features of dependencies are then those of the unit
+    // tests, which have built them.
+    command.args(["--no-run", "--workspace", "--test=live"]);
+    command.args(["--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
+    let mut binaries = Vec::new();
+    for line in output(&mut command)?.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's message is not JSON")?;
+        // cargo builds the exporter itself as well.
+        if message["profile"]["test"] != true {
+            continue;
+        }
+        let (Some(path), Some(manifest)) =
+            (message["executable"].as_str(), message["manifest_path"].as_str())
+        else {
+            continue;
+        };
+        let name = folder_of(manifest)?;
+        if only.is_empty() || only.contains(&name) {
+            binaries.push(Binary { name, path: PathBuf::from(path) });
+        }
+    }
+    if binaries.len() != chosen {
+        bail!("{chosen} crates have {} live tests", binaries.len());
+    }
+    // cargo names them in the order in which it was done with them.
+    binaries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(binaries)
+}
+
+/// Crate folders and package names of all that have a test target named `live`.
+fn with_live_tests() -> Result<BTreeMap<String, String>> {
+    let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
+    let mut found = BTreeMap::new();
+    for package in metadata["packages"].as_array().into_iter().flatten() {
+        let is_live = |target: &Value| target["name"] == "live" && target["kind"][0] == "test";
+        let (Some(name), Some(manifest)) = (package["name"].as_str(), package["manifest_path"].as_str())
+        else {
+            continue;
+        };
+        if package["targets"].as_array().into_iter().flatten().any(is_live) {
+            found.insert(folder_of(manifest)?, name.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+fn folder_of(manifest: &str) -> Result<String> {
+    let folder = Path::new(manifest).parent().and_then(Path::file_name).context("a crate without folder")?;
+    Ok(folder.to_string_lossy().into_owned())
+}

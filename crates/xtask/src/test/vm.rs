@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Live tests in guests, with the package that we ship.
+//!
+//! Each guest boots once, mounts the payload, installs the package, and its state is kept. Each
+//! test binary then has a machine of its own that goes on from there, as many at a time as there
+//! are processors for.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::binaries::{self, Binary};
+use super::report::{Failure, Outcome, Reader};
+use crate::guest::accel::Accel;
+use crate::guest::image::remove;
+use crate::guest::suites::{Part, SUITES, Suite, suite};
+use crate::guest::{Guest, State, machine};
+use crate::kernels::Hooks;
+use crate::workspace::{exporters, root};
+use crate::{package, phases};
+
+/// For a guest to say nothing, which it does while a test runs: twice the longest beside another
+/// guest. One that stands still is told of while the others go on.
+const SILENCE: Duration = Duration::from_secs(8 * 60);
+
+/// Guests that run at a time: an emulated one keeps one processor busy, but while its tests wait.
+const AT_A_TIME: usize = 3;
+
+/// Crates whose tests take longest: their tests are spread over several machines, and are begun
+/// first, so that none of them is what all wait for in the end.
+const LONGEST: [&str; 3] = ["live", "wireguard", "zfs-zio"];
+
+/// Lines of a guest's console that are shown with a failure.
+const CONSOLE_LINES: usize = 12;
+
+/// Which tests of which guests.
+#[derive(Debug, Default)]
+pub struct Selection {
+    /// Folders in `crates/`; none: all.
+    pub only: Vec<String>,
+    /// Name of a guest; none: all that a run of all has.
+    pub guest: Option<String>,
+    /// Whether guests are run that otherwise are only when they are named, and all of each.
+    pub all: bool,
+    /// What names of tests contain.
+    pub filter: String,
+    /// What runs the guests.
+    pub accel: Option<Accel>,
+}
+
+/// A machine's work: tests of a binary in a guest.
+#[derive(Debug)]
+struct Job {
+    suite: &'static Suite,
+    binary: String,
+    /// One test of it, or all.
+    test: Option<String>,
+    /// Whether tests run that ask what no kernel changes.
+    once: bool,
+}
+
+/// What the workers share.
+#[derive(Default)]
+struct Board {
+    /// Guests whose state is not there yet.
+    to_prepare: Vec<&'static Suite>,
+    /// Guests, or nothing where making them failed.
+    ready: BTreeMap<&'static str, Option<Prepared>>,
+    jobs: Vec<Job>,
+    outcome: Outcome,
+    hooks: Hooks,
+}
+
+/// A guest with the package installed.
+struct Prepared {
+    guest: Guest,
+    state: State,
+}
+
+/// Runs the selected tests.
+///
+/// # Errors
+/// When nothing is selected, or the package or a test cannot be built. What fails in a guest is in
+/// the outcome.
+pub fn run(selection: &Selection) -> Result<Outcome> {
+    let suites = match &selection.guest {
+        Some(name) => vec![suite(name)?],
+        None => SUITES.iter().filter(|suite| selection.all || suite.part != Part::OnDemand).collect(),
+    };
+    let work = root().join("target/guest-runs");
+    let board = Mutex::new(Board::default());
+    thread::scope(|scope| {
+        // Images are built meanwhile, and go on being built while the first guests run. Where it
+        // fails, making that guest ready says so.
+        scope.spawn(|| {
+            for suite in &suites {
+                if Guest::of(suite, selection.accel).and_then(|guest| guest.booted()).is_err() {
+                    break;
+                }
+            }
+        });
+        let package = phases::named("package", package::for_tests)?;
+        let binaries = phases::named("test binaries", || binaries::build(&selection.only))?;
+        let payload = work.join("payload");
+        make_payload(&payload, &package, &binaries)?;
+        let jobs = jobs(selection, &suites, &binaries)?;
+        if jobs.is_empty() {
+            bail!("no test's name contains {:?}", selection.filter);
+        }
+        let has_jobs = |suite: &&Suite| jobs.iter().any(|job| job.suite.name == suite.name);
+        let to_prepare = suites.iter().rev().copied().filter(has_jobs).collect();
+        *board.lock().unwrap_or_else(PoisonError::into_inner) =
+            Board { to_prepare, jobs, ..Board::default() };
+        let changed = Condvar::new();
+        phases::named("guests", || {
+            thread::scope(|scope| {
+                for _ in 0..AT_A_TIME {
+                    scope.spawn(|| worker(selection, &board, &changed, &payload, &work));
+                }
+            });
+            Ok(())
+        })
+    })?;
+    let board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // One test tells all of a guest's, or has failed.
+    if board.outcome.failed.is_empty() {
+        board.hooks.check()?;
+    }
+    Ok(board.outcome)
+}
+
+/// All that is to be run, the longest last, as it is taken from the end.
+fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -> Result<Vec<Job>> {
+    let of_modules = of_modules()?;
+    let whole = selection.guest.is_some() || selection.all;
+    let first = suites.first().map(|suite| suite.name);
+    let mut jobs = Vec::new();
+    for binary in binaries {
+        let lists = [false, true].map(|once| binary.tests(&selection.filter, once));
+        let [without_once, with_once] = lists;
+        let (without_once, with_once) = (without_once?, with_once?);
+        for suite in suites {
+            let runs = match suite.part {
+                _ if whole || !selection.only.is_empty() => true,
+                Part::Whole => true,
+                Part::OfModules => of_modules.contains(&binary.name),
+                Part::Only(crates) => crates.contains(&&*binary.name),
+                Part::OnDemand => false,
+            };
+            // One guest is enough for what no kernel changes.
+            let once = first == Some(suite.name);
+            let tests = if once { &with_once } else { &without_once };
+            if !runs || tests.is_empty() {
+                continue;
+            }
+            let job = |test| Job { suite, binary: binary.name.clone(), test, once };
+            if LONGEST.contains(&&*binary.name) {
+                jobs.extend(tests.iter().map(|test| job(Some(test.clone()))));
+            } else {
+                jobs.push(job(None));
+            }
+        }
+    }
+    let place = |job: &Job| LONGEST.iter().position(|name| *name == job.binary).unwrap_or(LONGEST.len());
+    jobs.sort_by_key(|job| std::cmp::Reverse(place(job)));
+    Ok(jobs)
+}
+
+/// Takes guests to make ready, then jobs of those that are, until there are none.
+fn worker(selection: &Selection, board: &Mutex<Board>, changed: &Condvar, payload: &Path, work: &Path) {
+    let lock = || board.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut now = lock();
+    loop {
+        if let Some(suite) = now.to_prepare.pop() {
+            drop(now);
+            let prepared = phases::named(&format!("{}: install the package", suite.name), || {
+                prepare(selection, suite, payload, work)
+            });
+            now = lock();
+            let prepared = prepared.map_err(|error| {
+                let again = format!("cargo xtask test-vm --guest {}", suite.name);
+                let failure = Failure { title: suite.name.to_owned(), said: format!("{error:#}"), again };
+                println!("{}: {}", failure.title, failure.said);
+                now.outcome.failed.push(failure);
+                now.jobs.retain(|job| job.suite.name != suite.name);
+            });
+            now.ready.insert(suite.name, prepared.ok());
+            changed.notify_all();
+            continue;
+        }
+        let next = now.jobs.iter().rposition(|job| now.ready.contains_key(job.suite.name));
+        let Some(next) = next else {
+            if now.jobs.is_empty() {
+                return;
+            }
+            now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        let job = now.jobs.remove(next);
+        let Some(Some(Prepared { guest, state })) = now.ready.get(job.suite.name) else { continue };
+        let (guest, state) = (guest.clone(), state.clone());
+        drop(now);
+        let (outcome, hooks) = run_job(selection, &guest, &state, &job, work);
+        now = lock();
+        now.outcome.add(outcome);
+        for hook in hooks {
+            now.hooks.take(job.suite.name, &hook);
+        }
+    }
+}
+
+fn prepare(selection: &Selection, suite: &'static Suite, payload: &Path, work: &Path) -> Result<Prepared> {
+    let guest = Guest::of(suite, selection.accel)?;
+    let mut said = Vec::new();
+    let state = guest
+        .ready(payload, &work.join(format!("{}-ready", suite.name)), &mut |line| said.push(line.to_owned()))
+        .map_err(|error| anyhow!("{error:#}\n{}", said.join("\n")))?;
+    Ok(Prepared { guest, state })
+}
+
+/// Runs a job; returns what came of it, and lines that tell of hooks.
+fn run_job(
+    selection: &Selection,
+    guest: &Guest,
+    state: &State,
+    job: &Job,
+    work: &Path,
+) -> (Outcome, Vec<String>) {
+    let Job { suite, binary, test, once } = job;
+    let name = test
+        .as_deref()
+        .map_or_else(|| binary.clone(), |test| format!("{binary}-{}", test.replace("::", "-")));
+    let folder = work.join(suite.name).join(name);
+    let chosen = match test {
+        Some(test) => format!("--exact {test}"),
+        None => selection.filter.clone(),
+    };
+    let once = u8::from(*once);
+    let line = format!(
+        "LIVE_MACHINE=own LIVE_ONCE={once} RUST_BACKTRACE=0 /payload/tests/{binary} --test-threads=1 {chosen}"
+    );
+    let again = format!("cargo xtask test-vm --guest {} --only {binary}", suite.name);
+    let mut reader = Reader::new(suite.name, binary, &again);
+    let (mut log, mut hooks) = (String::new(), Vec::new());
+    let ended = guest.command(state, &line, &folder, SILENCE, &mut |line| {
+        log.push_str(line);
+        log.push('\n');
+        if Hooks::is_one(line) {
+            hooks.push(line.to_owned());
+        } else {
+            reader.line(line);
+        }
+    });
+    // For whoever wants to see all of it.
+    let _ = fs::write(folder.join("output.log"), log);
+    let mut outcome = reader.end(&ended, &console(&folder));
+    // A guest has what tests need, but for what is known.
+    let known = |reason: &str| suite.lacks.iter().any(|lack| reason.starts_with(lack));
+    for test in outcome.not_run.iter().filter(|test| !known(&test.reason)) {
+        let title = format!("{} {}", suite.name, test.test);
+        println!("{title} was not run: {}", test.reason);
+        let said = format!("not run in a guest: {}", test.reason);
+        outcome.failed.push(Failure { title, said, again: again.clone() });
+    }
+    outcome.not_run.iter_mut().for_each(|test| test.test = format!("{} {}", suite.name, test.test));
+    // What a machine has written is of use only where something failed.
+    if outcome.failed.is_empty() {
+        let _ = remove(&folder);
+    }
+    (outcome, hooks)
+}
+
+fn console(folder: &Path) -> String {
+    let mut lines = Vec::new();
+    machine::tell_console(folder, CONSOLE_LINES, &mut |line| lines.push(format!("    {line}")));
+    lines.join("\n")
+}
+
+/// A folder with the package, the tests, and a script that installs the package.
+fn make_payload(payload: &Path, package: &Path, binaries: &[Binary]) -> Result<()> {
+    remove(payload)?;
+    fs::create_dir_all(payload.join("tests"))?;
+    fs::copy(package, payload.join("ebpf-exporters.deb"))?;
+    for binary in binaries {
+        fs::copy(&binary.path, payload.join("tests").join(&binary.name))
+            .with_context(|| format!("{}", binary.path.display()))?;
+    }
+    let setup = "#!/bin/sh\nexec dpkg --force-unsafe-io -i /payload/ebpf-exporters.deb\n";
+    fs::write(payload.join("setup"), setup)?;
+    fs::set_permissions(payload.join("setup"), fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Folders of exporters of a kernel module.
+fn of_modules() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for exporter in exporters()? {
+        let main = root().join("crates").join(&exporter.name).join("src/main.rs");
+        if fs::read_to_string(main)?.contains(".of_module(") {
+            names.push(exporter.name);
+        }
+    }
+    Ok(names)
+}
