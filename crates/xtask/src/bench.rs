@@ -36,7 +36,7 @@ const PEER_START: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the kernel does not let programs be loaded or timed, or a workload fails.
 pub fn run(only: &[String]) -> Result<()> {
-    release::build()?;
+    release::build(&release::revision())?;
     let stats = Stats::on()?;
     for exporter in exporters()?.iter().filter(|e| only.is_empty() || only.contains(&e.name)) {
         let path = root().join("crates").join(&exporter.name).join("benches/workload");

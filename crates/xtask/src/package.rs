@@ -51,7 +51,12 @@ const TARGET: &str = "ebpf-exporters.target";
 /// # Errors
 /// When building or copying fails.
 pub fn install(destdir: &Path, prefix: &Path) -> Result<()> {
-    release::build()?;
+    release::build(&release::revision())?;
+    copy_all(destdir, prefix)
+}
+
+/// Copies what was built, and all beside it.
+fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     let below = destdir.join(prefix.strip_prefix("/").unwrap_or(prefix));
     let base = if destdir.as_os_str().is_empty() { prefix.to_owned() } else { below };
     let share = base.join("share/ebpf-exporters");
@@ -152,21 +157,23 @@ fn architecture() -> Result<String> {
 /// # Errors
 /// When building or dpkg-deb fails.
 pub fn deb() -> Result<PathBuf> {
-    pack("-Zxz")
+    pack("-Zxz", &release::revision())
 }
 
-/// As [`deb`], for guests: not compressed, which takes them long to undo.
+/// As [`deb`], for guests: not compressed, which takes them long to undo, and of no revision, so that
+/// not all is linked anew after each commit.
 ///
 /// # Errors
 /// As [`deb`].
 pub fn for_tests() -> Result<PathBuf> {
-    pack("-Znone")
+    pack("-Znone", "tests")
 }
 
-fn pack(compression: &str) -> Result<PathBuf> {
+fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
     let tree = root().join("dist/deb");
     remove(&tree)?;
-    install(&tree, Path::new("/usr"))?;
+    release::build(revision)?;
+    copy_all(&tree, Path::new("/usr"))?;
     let architecture = architecture()?;
     let version = env!("CARGO_PKG_VERSION");
     let control = tree.join("DEBIAN");

@@ -17,13 +17,14 @@ const MAX_BYTES: u64 = 3 << 20;
 /// What exporters start for `--web.config.file`: crate and binary.
 pub const WEB: &str = "ebpf-exporters-web";
 
-/// Builds all exporters and [`WEB`], fully static, into `dist/bin`.
+/// Builds all exporters and [`WEB`], fully static, into `dist/bin`; they say that they are of
+/// `revision`, and are all linked anew for another one.
 ///
 /// # Errors
 /// When cargo fails, or a binary is larger than it may be.
-pub fn build() -> Result<()> {
+pub fn build(revision: &str) -> Result<()> {
     let mut command = cargo_at("build");
-    command.arg("--release").env("EBPF_EXPORTERS_REVISION", revision());
+    command.arg("--release").env("EBPF_EXPORTERS_REVISION", revision);
     let exporters = exporters()?.into_iter().map(|exporter| exporter.binary);
     let binaries: Vec<String> = exporters.chain([WEB.to_owned()]).collect();
     for binary in &binaries {

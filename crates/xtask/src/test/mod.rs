@@ -40,7 +40,7 @@ pub fn unit() -> Result<()> {
 /// Live tests of some crates, or of all, on this machine's own kernel.
 ///
 /// # Errors
-/// When one fails, or none was run.
+/// When one fails, or there is none.
 pub fn live(only: &[String], filter: &str) -> Result<()> {
     host::run(only, filter)?.print("live")
 }
@@ -48,7 +48,7 @@ pub fn live(only: &[String], filter: &str) -> Result<()> {
 /// Live tests in guests.
 ///
 /// # Errors
-/// When one fails, or none was run.
+/// When one fails, or there is none.
 pub fn vm(selection: &Selection) -> Result<()> {
     let outcome = vm::run(selection)?;
     phases::print();

@@ -57,7 +57,7 @@ impl Outcome {
     /// of each, after `title`.
     ///
     /// # Errors
-    /// When a test failed, or none was run.
+    /// When a test failed, or there was none.
     pub fn print(mut self, title: &str) -> Result<()> {
         self.passed.sort_unstable_by(|a, b| b.cmp(a));
         println!("\nthe tests that took longest:");
@@ -83,8 +83,8 @@ impl Outcome {
         if failed > 0 {
             bail!("{failed} failed");
         }
-        if passed == 0 {
-            bail!("no test was run");
+        if passed + skipped == 0 {
+            bail!("there is no such test");
         }
         Ok(())
     }
