@@ -210,7 +210,7 @@ fn a_full_listen_queue_overflows() {
     assert!(delta.of("ebpf_tcp_connect_failures_total", &[("reason", "aborted")]) >= 10.0, "{delta:?}");
 }
 
-#[live::test]
+#[live::test(unpreempted)]
 fn current_connections_are_the_kernels_also_those_of_before() {
     let _cable = Cable::new("");
     let (current, here) = (|| snmp(["Tcp CurrEstab"])[0], || snmp_of_cable(["Tcp CurrEstab"])[0]);
