@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::num::NonZero;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
@@ -53,20 +53,23 @@ impl Accel {
     /// # Errors
     /// When the emulator cannot be started.
     pub fn find(asked: Option<Self>, image: &Image) -> Result<Self> {
-        static FOUND: OnceLock<Accel> = OnceLock::new();
+        static FOUND: Mutex<Option<Accel>> = Mutex::new(None);
         if let Some(asked) = asked {
             return Ok(asked);
         }
-        if let Some(found) = FOUND.get() {
-            return Ok(*found);
+        let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = *found {
+            return Ok(found);
         }
         let works = Path::new("/dev/kvm").exists() && starts_with_kvm(image)?;
-        let found = if works { Self::Kvm } else { Self::Tcg };
-        println!(
-            "guests: {}",
-            if works { "run by KVM" } else { "emulated (no guest starts with /dev/kvm here)" }
-        );
-        Ok(*FOUND.get_or_init(|| found))
+        let (accel, said) = if works {
+            (Self::Kvm, "run by KVM")
+        } else {
+            (Self::Tcg, "emulated (no guest starts with /dev/kvm here)")
+        };
+        println!("guests: {said}");
+        *found = Some(accel);
+        Ok(accel)
     }
 
     /// Arguments of the emulator.
