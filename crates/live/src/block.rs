@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::needs::has_module;
-use crate::{Folder, comes_true, sh, udev_settles, wait_until};
+use crate::{Folder, sh, udev_settles, undo, wait_until};
 
 /// A device that was made for a test and goes with this value.
 #[derive(Debug)]
@@ -36,13 +36,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            // The next test needs the place; what failed is told already.
-            let _ = std::process::Command::new("sh").args(["-c", &self.remove]).output();
-        } else {
-            udev_settles();
-            sh(&self.remove);
-        }
+        undo(&self.remove);
     }
 }
 
@@ -152,9 +146,7 @@ impl Drop for Frozen {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // The last who had it open may be just gone.
-        let umount = || std::process::Command::new("umount").arg(self.folder.path("")).output();
-        comes_true(Duration::from_secs(10), || umount().is_ok_and(|output| output.status.success()));
+        undo(&format!("umount {}", self.folder.path("")));
     }
 }
 

@@ -97,6 +97,28 @@ pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -
     true
 }
 
+/// Takes back what a test made, by a shell line that may be refused at first: udev has a device
+/// open that was written to, a process that was killed still ends.
+///
+/// # Panics
+/// When it is still refused after half a minute: the next test needs the place. Where a test has
+/// failed already, that is only printed.
+#[track_caller]
+pub(crate) fn undo(line: &str) {
+    let mut why = String::new();
+    let settled = format!("[ ! -e /run/udev/control ] || udevadm settle --timeout=10 || :; {line}");
+    let undone = comes_true(Duration::from_secs(30), || {
+        let output = Command::new("sh").args(["-ec", &settled]).output().expect("sh starts");
+        why = String::from_utf8_lossy(&output.stderr).into_owned();
+        output.status.success()
+    });
+    if !undone && std::thread::panicking() {
+        eprintln!("`{line}`: {why}");
+    } else {
+        assert!(undone, "`{line}`: {why}");
+    }
+}
+
 /// Lets udev finish what it has to do, where there is one.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Once;
 
-use crate::sh;
+use crate::{sh, undo};
 
 /// The empty disks of a guest.
 pub const DISKS: [&str; 2] = ["/dev/disk/by-id/virtio-spare-a", "/dev/disk/by-id/virtio-spare-b"];
@@ -65,8 +65,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // A test that failed in the middle may have left a process on it.
-        let _ = std::process::Command::new("zpool").args(["destroy", "-f", &self.name]).status();
+        undo(&format!("zpool destroy -f {}", self.name));
     }
 }
 
