@@ -5,7 +5,8 @@
  * Hooks: the exit of filemap_read (5.10: generic_file_buffered_read), filemap_fault,
  * filemap_map_pages and, where it is a path of its own, filemap_splice_read; pages that are
  * added and dirtied by tracepoint. Where functions cannot be hooked, the tracepoints
- * mm_filemap_{get_pages,fault,map_pages} (6.10) stand for them.
+ * mm_filemap_{get_pages,fault,map_pages} (6.10) stand for them, and sched_process_exit for the
+ * end of what a task has looked up last.
  * A look-up is a page of a read(2), or a page fault on a mapped file. It is a miss when
  * the page had to be read for it, by itself or by readahead before it: each page that is
  * added has a mark (cachestat_marks.bpf.h) until it is looked up, mapped beside one that is,
@@ -70,12 +71,12 @@ struct {
 } dirties SEC(".maps");
 
 struct cachestat_task {
-	u32 tid;
+	/* Where only tracepoints tell: pages it looks up now, hits unless it has to add them. */
+	struct task_slot slot;
 	u64 address; /* see address_of() */
 	u64 tried;   /* the file and the page of a fault that is to be tried again */
 	u64 index;
 	/* Where only tracepoints tell, which come before pages are added. */
-	u64 owed;  /* pages it looks up now: hits, unless it has to add them */
 	u64 looks; /* in this file */
 	u64 first; /* from this one */
 	u64 last;
@@ -83,29 +84,6 @@ struct cachestat_task {
 	u64 read;
 	u64 around; /* the file, where what is owed is a fault that was tried by mapping pages */
 };
-TASK_SLOTS(tasks, struct cachestat_task);
-
-static __always_inline struct cachestat_task *this_task(void)
-{
-	u32 tid = current_tid();
-	struct cachestat_task *task = task_slot(&tasks, tid);
-
-	if (task && task->tid != tid) {
-		__builtin_memset(task, 0, sizeof(*task));
-		task->tid = tid;
-	}
-	return task;
-}
-
-/* For cachestat_marks.bpf.h: the verifier forgets what has gone through a map's memory. */
-static __always_inline u64 address_of(struct cachestat_task *task, const void *pointer)
-{
-	volatile u64 *address = &task->address;
-
-	*address = (u64)pointer;
-	return *address;
-}
-
 static __always_inline void count(u64 hits, u64 misses)
 {
 	u32 zero = 0;
@@ -122,10 +100,28 @@ static __always_inline void count(u64 hits, u64 misses)
 /* What was looked up and did not have to be added was there. */
 static __always_inline void settle(struct cachestat_task *task)
 {
-	if (task->owed)
-		count(task->owed, 0);
-	task->owed = 0;
+	if (task->slot.busy)
+		count(task->slot.busy, 0);
+	task->slot.busy = 0;
 	task->around = 0;
+}
+
+TASK_SLOTS_GIVEN_UP(tasks, struct cachestat_task, settle);
+
+static __always_inline struct cachestat_task *this_task(void)
+{
+	u32 tid = current_tid();
+
+	return tasks_take(tid, tid);
+}
+
+/* For cachestat_marks.bpf.h: the verifier forgets what has gone through a map's memory. */
+static __always_inline u64 address_of(struct cachestat_task *task, const void *pointer)
+{
+	volatile u64 *address = &task->address;
+
+	*address = (u64)pointer;
+	return *address;
 }
 
 /*
@@ -141,7 +137,7 @@ static __always_inline void begin_look_up(struct cachestat_task *task, u64 mappi
 	missed = use_up_read(mapping, first, last + 1);
 	if (missed)
 		count(0, missed);
-	task->owed = last - first + 1 - missed;
+	task->slot.busy = last - first + 1 - missed;
 	task->looks = mapping;
 	task->first = first;
 	task->last = last;
@@ -176,8 +172,8 @@ static __always_inline int on_add(struct address_space *mapping, u64 first, u64 
 	if (task->looks == key && first <= task->last && end > task->first) {
 		from = first > task->first ? first : task->first;
 		to = end <= task->last ? end : task->last + 1;
-		missed = task->owed < to - from ? task->owed : to - from;
-		task->owed -= missed;
+		missed = task->slot.busy < to - from ? task->slot.busy : to - from;
+		task->slot.busy -= missed;
 		if (missed)
 			count(0, missed);
 		mark_pages(key, first, from);
@@ -349,7 +345,7 @@ int map_pages_void_fexit(u64 *ctx)
 
 /*
  * The tracepoints tell of a look-up before pages are added, and nothing of its end: it
- * is settled when the task does the next one.
+ * is settled when the task does the next one, or ends.
  */
 SEC("tp_btf/mm_filemap_get_pages")
 int get_pages_btf(u64 *ctx)
@@ -391,7 +387,7 @@ int fault_btf(u64 *ctx)
 	mapping = address_of(task, (void *)ctx[0]);
 	/* Pages around it were there, this one was not: one look-up, which is this. */
 	if (task->around == mapping && task->first <= at && at <= task->last)
-		task->owed = 0;
+		task->slot.busy = 0;
 	if (is_another_try(task, mapping, at, at))
 		return 0;
 	begin_look_up(task, mapping, at, at);
@@ -421,11 +417,24 @@ int map_pages_btf(u64 *ctx)
 	}
 	if (is_another_try(task, mapping, first, last))
 		return 0;
-	task->owed = 1;
+	task->slot.busy = 1;
 	task->looks = 0; /* of what is added none is it */
 	task->around = mapping;
 	task->first = first;
 	task->last = last;
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int exit_btf(u64 *ctx)
+{
+	u32 tid = current_tid();
+	struct cachestat_task *task = tasks_find(tid, tid);
+
+	if (task) {
+		settle(task);
+		task->slot.owner = 0;
+	}
 	return 0;
 }
 

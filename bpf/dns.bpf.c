@@ -178,10 +178,8 @@ static __always_inline int on_error(const struct sk_buff *skb, const void *udp)
 }
 
 struct dns_task {
-	u32 tid;
-	u32 zero;
-	u64 sock;   /* that tcp_recvmsg is asked to read from; 0: none of ours */
-	u64 buffer; /* and where to */
+	struct task_slot slot; /* busy: the socket that tcp_recvmsg is asked to read from */
+	u64 buffer;	       /* and where to */
 };
 TASK_SLOTS(tasks, struct dns_task);
 
@@ -262,11 +260,10 @@ int tcp_receive_fentry(u64 *ctx)
 
 	if (!is_dns_client(sk))
 		return 0;
-	task = task_slot(&tasks, tid);
+	task = tasks_take(tid, tid);
 	if (!task)
 		return 0;
-	task->tid = tid;
-	task->sock = (u64)sk;
+	task_slot_begin(&task->slot, (u64)sk);
 	/* The kernel moves on in the message while it reads. */
 	task->buffer = (u64)message_buffer((const struct msghdr *)ctx[1], 0, &length);
 	return 0;
@@ -275,14 +272,14 @@ int tcp_receive_fentry(u64 *ctx)
 static __always_inline int on_tcp_receive(const struct sock *sk, s64 length)
 {
 	u32 tid = current_tid(), size = 0;
-	struct dns_task *task = task_slot(&tasks, tid);
+	struct dns_task *task = tasks_find(tid, tid);
 	struct dns_question q = {};
 	struct dns_message m = {};
 	const void *message;
 
-	if (!task || task->sock != (u64)sk || task->tid != tid)
+	if (!task || task->slot.busy != (u64)sk)
 		return 0;
-	task->sock = 0;
+	task_slot_end(&task->slot);
 	if (length <= 0 || !read_tcp((const void *)task->buffer, length, &message, &size, &m) ||
 	    !is_answer(&m))
 		return 0;

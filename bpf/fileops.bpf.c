@@ -93,10 +93,10 @@ struct {
 	__type(value, struct fileops_latency);
 } read_latency SEC(".maps"), write_latency SEC(".maps");
 
+/* Busy: with a file or a folder. */
 struct fileops_task {
-	u32 tid;
-	u32 is_regular;
-	u64 started; /* 0: no file is being read or written */
+	struct task_slot slot;
+	u64 is_regular;
 };
 TASK_SLOTS(tasks, struct fileops_task);
 
@@ -198,34 +198,32 @@ static __always_inline int on_open(s64 result)
 static __always_inline int on_begin(const struct file *file)
 {
 	u32 tid = current_tid(), type;
-	struct fileops_task *task = task_slot(&tasks, tid);
+	struct fileops_task *task;
 
+	type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT;
+	if (type != S_IFREG && type != S_IFDIR)
+		return 0;
+	task = tasks_take(tid, tid);
 	if (!task)
 		return 0;
-	type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT;
-	task->tid = tid;
+	task_slot_begin(&task->slot, bpf_ktime_get_ns());
 	task->is_regular = type == S_IFREG;
-	task->started = type == S_IFREG || type == S_IFDIR ? bpf_ktime_get_ns() : 0;
 	return 0;
 }
 
 static __always_inline int on_end(void *latencies, void *errors, s64 result)
 {
 	u32 tid = current_tid(), zero = 0;
-	struct fileops_task *task = task_slot(&tasks, tid);
+	struct fileops_task *task = tasks_find(tid, tid);
 	struct fileops_latency *l;
+	u64 began = task ? task_slot_end(&task->slot) : 0;
 
-	if (!task || !task->started)
+	if (!began)
 		return 0;
-	if (task->tid != tid) {
-		count_event(EVENT_NO_START);
-		return 0;
-	}
 	count_error(errors, result);
 	l = bpf_map_lookup_elem(latencies, &zero);
 	if (l && task->is_regular)
-		hist_observe_us(&l->latency, elapsed_ns(task->started, bpf_ktime_get_ns()));
-	task->started = 0;
+		hist_observe_us(&l->latency, elapsed_ns(began, bpf_ktime_get_ns()));
 	return 0;
 }
 

@@ -27,12 +27,13 @@
 /* Orders 0 to 10; the last place is for greater ones, of machines with large pages. */
 #define MEMORY_ORDERS 12
 
-/* enum vm_fault_reason, the same in all kernels since 4.17, and a flag of enum fault_flag. */
+/* enum vm_fault_reason, the same in all kernels since 4.17, and flags of enum fault_flag. */
 #define VM_FAULT_MAJOR 0x0004
 #define VM_FAULT_RETRY 0x0400
 /* OOM, SIGBUS, HWPOISON, HWPOISON_LARGE, SIGSEGV, FALLBACK */
 #define VM_FAULT_ERROR (0x0001 | 0x0002 | 0x0010 | 0x0020 | 0x0040 | 0x0800)
 #define FAULT_FLAG_TRIED 0x20
+#define FAULT_FLAG_VMA_LOCK 0x1000 /* from 6.4 on */
 
 enum memory_fault {
 	MEMORY_MINOR,
@@ -88,19 +89,17 @@ struct {
 } reclaims SEC(".maps");
 
 struct memory_fault_task {
-	u32 tid;
-	u32 flags; /* enum fault_flag of the present try */
-	u64 started;
+	struct task_slot slot;
 	u64 address;
+	u32 flags;     /* enum fault_flag of the present try */
 	u32 populates; /* asked for by the kernel (mmap, get_user_pages), not by an access */
 	u32 again;     /* the last try asked for another */
+	u32 zero;
 };
 TASK_SLOTS(fault_tasks, struct memory_fault_task);
 
 struct memory_reclaim_task {
-	u32 tid;
-	u32 zero;
-	u64 started;
+	struct task_slot slot;
 };
 TASK_SLOTS(reclaim_tasks, struct memory_reclaim_task);
 
@@ -120,17 +119,31 @@ static __always_inline int on_alloc(const void *page, u32 order)
 	return 0;
 }
 
+/*
+ * Whether this is another try of the same fault. The kernel says so (TRIED), but for the one
+ * that follows a try under the VMA's own lock. A fault may also be given up for a signal, and
+ * the next one at its address then is a new one.
+ */
+static __always_inline bool goes_on(const struct memory_fault_task *t, u64 address, u32 flags)
+{
+	bool unlocked = t->flags & FAULT_FLAG_VMA_LOCK && !(flags & FAULT_FLAG_VMA_LOCK);
+
+	return t->slot.busy && t->again && t->address == address &&
+	       (flags & FAULT_FLAG_TRIED || unlocked);
+}
+
 static __always_inline int on_fault(u64 address, u32 flags, const void *regs)
 {
 	u32 tid = current_tid();
-	struct memory_fault_task *t = task_slot(&fault_tasks, tid);
+	struct memory_fault_task *t = fault_tasks_take(tid, tid);
 
 	if (!t)
 		return 0;
-	/* Another try of the same fault goes on from where the first began. */
-	if (!(t->again && t->tid == tid && t->address == address))
-		t->started = bpf_ktime_get_ns();
-	t->tid = tid;
+	if (!goes_on(t, address, flags)) {
+		if (t->again)
+			task_slot_end(&t->slot);
+		task_slot_begin(&t->slot, bpf_ktime_get_ns());
+	}
 	t->flags = flags;
 	t->address = address;
 	t->populates = !regs;
@@ -152,11 +165,12 @@ static __always_inline u32 kind_of(const struct memory_fault_task *t, u32 result
 static __always_inline int on_fault_end(u32 result)
 {
 	u32 tid = current_tid(), kind, zero = 0;
-	struct memory_fault_task *t = task_slot(&fault_tasks, tid);
+	struct memory_fault_task *t = fault_tasks_find(tid, tid);
 	struct memory_retries *r;
 	struct memory_faults *f;
+	u64 began;
 
-	if (!t || t->tid != tid || !t->started) {
+	if (!t || !t->slot.busy) {
 		count_event(EVENT_NO_START);
 		return 0;
 	}
@@ -168,37 +182,34 @@ static __always_inline int on_fault_end(u32 result)
 		return 0;
 	}
 	kind = kind_of(t, result);
+	began = task_slot_end(&t->slot);
 	f = bpf_map_lookup_elem(&faults, &kind);
 	if (f)
-		hist_observe_s(&f->latency, elapsed_ns(t->started, bpf_ktime_get_ns()));
-	t->started = 0;
+		hist_observe_s(&f->latency, elapsed_ns(began, bpf_ktime_get_ns()));
 	return 0;
 }
 
 static __always_inline int on_reclaim(void)
 {
 	u32 tid = current_tid();
-	struct memory_reclaim_task *t = task_slot(&reclaim_tasks, tid);
+	struct memory_reclaim_task *t = reclaim_tasks_take(tid, tid);
 
-	if (!t)
-		return 0;
-	t->tid = tid;
-	t->started = bpf_ktime_get_ns();
+	if (t)
+		task_slot_begin(&t->slot, bpf_ktime_get_ns());
 	return 0;
 }
 
 static __always_inline int on_reclaim_end(void)
 {
 	u32 tid = current_tid(), zero = 0;
-	struct memory_reclaim_task *t = task_slot(&reclaim_tasks, tid);
+	struct memory_reclaim_task *t = reclaim_tasks_find(tid, tid);
 	struct memory_reclaims *r = bpf_map_lookup_elem(&reclaims, &zero);
+	u64 began = t ? task_slot_end(&t->slot) : 0;
 
-	if (!r || !t || t->tid != tid || !t->started) {
+	if (!began)
 		count_event(EVENT_NO_START);
-		return 0;
-	}
-	hist_observe_s(&r->duration, elapsed_ns(t->started, bpf_ktime_get_ns()));
-	t->started = 0;
+	else if (r)
+		hist_observe_s(&r->duration, elapsed_ns(began, bpf_ktime_get_ns()));
 	return 0;
 }
 

@@ -9,8 +9,8 @@
  * Cost: a few loads from the task, an array look-up and an increment for each switch.
  * Counted once: a wait during which the task was moved to another CPU, whose parts the
  * scheduler adds up; the carry below tells them from waits before.
- * Not seen: a wait of before attaching; the idle task's. Where two threads' ids are a
- * multiple of TASK_SLOTS_COUNT apart and both wait, the part before a move is left out.
+ * Not seen: a wait of before attaching; the idle task's. Of threads that share a set of
+ * task_slots.bpf.h with more than it has room for, the part before a move is left out.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -50,11 +50,14 @@ struct {
 
 const struct schedlat_waits zero_waits = {};
 
-/* What a thread had waited in its life when it last got a CPU. */
+/*
+ * What a thread had waited in its life when it last got a CPU. Its owner is the task_struct:
+ * a thread that executes a program takes over the id of its process's first thread. Never
+ * busy.
+ */
 struct schedlat_task {
-	u32 tid;
-	u32 zero;
-	u64 waited_ns;
+	struct task_slot slot;
+	u64 known_ns; /* one more than that; 0: not known */
 };
 TASK_SLOTS(tasks, struct schedlat_task);
 
@@ -68,17 +71,16 @@ static __always_inline u64 waited_ns(struct task_struct *next, u64 queued, bool 
 	u64 now = FIELD(btf, next, se.cfs_rq->rq->clock);
 	u64 before = FIELD(btf, next, sched_info.run_delay);
 	u32 tid = FIELD(btf, next, pid);
-	struct schedlat_task *task = task_slot(&tasks, tid);
+	struct schedlat_task *task = tasks_take(tid, (u64)next);
 	u64 last = elapsed_ns(queued, now), waited = last;
 
 	if (!task)
 		return last;
 	if (!FIELD(btf, next, sched_info.pcount))
 		waited = before + last; /* its first time: all it ever waited */
-	else if (task->tid == tid)
-		waited = elapsed_ns(task->waited_ns, before + last);
-	task->tid = tid;
-	task->waited_ns = before + last;
+	else if (task->known_ns)
+		waited = elapsed_ns(task->known_ns - 1, before + last);
+	task->known_ns = before + last + 1;
 	return waited;
 }
 

@@ -2,13 +2,15 @@
 /*
  * Which system calls run, how often, how long, with which errors?
  *
- * Hooks: sys_enter; for latency and errors sys_exit too. Each as tp_btf and, for
- * kernels without their own BTF, as raw_tp.
+ * Hooks: sys_enter; for latency and errors sys_exit and sched_process_exec too. Each as
+ * tp_btf and, for kernels without their own BTF, as raw_tp.
  * Cost: an increment in a per-CPU array for each call; with latency or errors a clock
  * read and a per-task record at both ends. That the tracepoint is in use at all sends
  * every system call of the machine through the kernel's slow path (70 ns).
  * Not seen: calls that begin before attaching have no latency; exit and exit_group never
  * return, so they have neither latency nor errors. Calls for the x32 ABI are "invalid".
+ * A call that a seccomp filter answers has no sys_enter: it is told by its sys_exit, so
+ * that it is counted only where those are hooked.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -29,11 +31,17 @@
 /* An error is returned as its negative number, none greater than this (linux/err.h). */
 #define MAX_ERRNO 4095
 
+#define SECCOMP_MODE_FILTER 2 /* linux/seccomp.h */
+
 /* Set by userland from flags and from the architecture's table. */
 const volatile bool syscall_latency = false;
 const volatile bool syscall_errors = false;
 /* Slots of the calls that never return; the first two native, the others compat. */
 const volatile u32 syscall_no_return[4] = {};
+/* Slots of the calls that return in a new task too, which has not entered them. */
+const volatile u32 syscall_forks[8] = {};
+/* CLOCK_MONOTONIC when loading: an older task may be in a call whose begin was not seen. */
+const volatile u64 syscall_loaded_ns = 0;
 
 struct syscall_count {
 	u64 calls;
@@ -83,10 +91,10 @@ struct {
 	__type(value, struct syscall_count);
 } errors SEC(".maps");
 
+/* Busy: in a call. */
 struct syscall_task {
-	u32 tid;
-	u32 slot;
-	u64 entered; /* 0: in no call */
+	struct task_slot slot;
+	u64 call; /* its slot in `counts` */
 };
 TASK_SLOTS(tasks, struct syscall_task);
 
@@ -109,63 +117,118 @@ static __always_inline bool returns(u32 slot)
 static __always_inline void remember(u32 slot)
 {
 	u32 tid = current_tid();
-	struct syscall_task *task = task_slot(&tasks, tid);
+	struct syscall_task *task = tasks_take(tid, tid);
 
 	if (!task)
 		return;
-	task->tid = tid;
-	task->slot = slot;
-	task->entered = returns(slot) ? bpf_ktime_get_ns() : 0;
+	task->call = slot;
+	if (returns(slot))
+		task_slot_begin(&task->slot, bpf_ktime_get_ns());
+	else
+		task_slot_end(&task->slot);
 }
 
 /* Plain adds: no program runs twice at a time on one CPU, and a call's entry is nested in none. */
-static __always_inline int on_enter(struct pt_regs *regs, u64 id, bool btf)
+static __always_inline void count_call(u32 slot)
 {
-	u32 slot = slot_of(regs, id, btf);
 	struct syscall_count *count = bpf_map_lookup_elem(&counts, &slot);
 
 	if (count)
 		count->calls++;
+}
+
+static __always_inline int on_enter(struct pt_regs *regs, u64 id, bool btf)
+{
+	u32 slot = slot_of(regs, id, btf);
+
+	count_call(slot);
 	if (syscall_latency || syscall_errors)
 		remember(slot);
 	return 0;
 }
 
-static __always_inline void count_error(u32 slot, u32 error)
+static __always_inline void count_error(u32 slot, s64 result)
 {
-	struct syscall_error key = {.slot = slot, .error = error}, other = {.slot = SYSCALL_OTHER};
-	struct syscall_count *count = map_lookup_or_fold(&errors, &key, &zero_count, &other);
+	struct syscall_error key = {.slot = slot, .error = -result}, other = {.slot = SYSCALL_OTHER};
+	struct syscall_count *count;
 
+	if (!syscall_errors || result >= 0 || result < -MAX_ERRNO)
+		return;
+	count = map_lookup_or_fold(&errors, &key, &zero_count, &other);
 	if (count)
 		count->calls++;
 }
 
-/* Also of a child after fork, which has entered nothing. */
-static __always_inline int on_exit(s64 result)
+/* Whether a task returns from the call that made it. */
+static __always_inline bool is_born(u32 slot, s64 result)
 {
-	u32 tid = current_tid();
-	struct syscall_task *task = task_slot(&tasks, tid);
-	struct syscall_latency *latency;
-	u32 slot;
+	return !result && (slot == syscall_forks[0] || slot == syscall_forks[1] ||
+			   slot == syscall_forks[2] || slot == syscall_forks[3] ||
+			   slot == syscall_forks[4] || slot == syscall_forks[5] ||
+			   slot == syscall_forks[6] || slot == syscall_forks[7]);
+}
 
-	if (!task || !task->entered)
+/*
+ * A task with a seccomp filter returns from what it has not entered: the filter answered. The
+ * first time that is known only of a task that began after this program, and of others from
+ * then on.
+ */
+static __always_inline int on_refused(struct pt_regs *regs, s64 result, bool known, bool btf)
+{
+	struct task_struct *current = (struct task_struct *)bpf_get_current_task();
+	u32 slot = slot_of(regs, FIELD(btf, regs, orig_ax), btf), tid = current_tid();
+
+	if (BPF_CORE_READ(current, seccomp.mode) != SECCOMP_MODE_FILTER || is_born(slot, result))
 		return 0;
-	if (task->tid != tid) {
-		count_event(EVENT_NO_START);
+	if (!known && BPF_CORE_READ(current, start_time) < syscall_loaded_ns) {
+		tasks_take(tid, tid);
 		return 0;
 	}
-	slot = task->slot;
+	count_call(slot);
+	count_error(slot, result);
+	return 0;
+}
+
+/* (regs, result) */
+static __always_inline int on_exit(struct pt_regs *regs, s64 result, bool btf)
+{
+	u32 tid = current_tid(), slot;
+	struct syscall_task *task = tasks_find(tid, tid);
+	u64 entered = task ? task_slot_end(&task->slot) : 0;
+	struct syscall_latency *latency;
+
+	if (!entered)
+		return on_refused(regs, result, task, btf);
+	slot = task->call;
 	if (syscall_latency) {
 		latency = map_lookup_or_spill(&latencies, &spilled_latencies, &slot, &zero_latency);
 		if (latency)
 			hist_observe_us(&latency->latency,
-					elapsed_ns(task->entered, bpf_ktime_get_ns()));
+					elapsed_ns(entered, bpf_ktime_get_ns()));
 		else
 			count_event(EVENT_MAP_FULL);
 	}
-	task->entered = 0;
-	if (syscall_errors && result < 0 && result >= -MAX_ERRNO)
-		count_error(slot, -result);
+	count_error(slot, result);
+	return 0;
+}
+
+/*
+ * A thread that executes a program takes over the id of its process's first thread: what it
+ * is in goes with it.
+ */
+static __always_inline int on_exec(u32 before)
+{
+	u32 tid = current_tid();
+	struct syscall_task *from, *to;
+
+	if (before == tid)
+		return 0;
+	from = tasks_find(before, before);
+	to = tasks_take(tid, tid);
+	if (!from || !to)
+		return 0;
+	to->call = from->call;
+	to->slot.busy = task_slot_end(&from->slot);
 	return 0;
 }
 
@@ -184,13 +247,26 @@ int enter_raw(u64 *ctx)
 SEC("tp_btf/sys_exit")
 int exit_btf(u64 *ctx)
 {
-	return on_exit(ctx[1]);
+	return on_exit((struct pt_regs *)ctx[0], ctx[1], true);
 }
 
 SEC("raw_tp/sys_exit")
 int exit_raw(u64 *ctx)
 {
-	return on_exit(ctx[1]);
+	return on_exit((struct pt_regs *)ctx[0], ctx[1], false);
+}
+
+/* (task, its id before, ...) in every kernel. */
+SEC("tp_btf/sched_process_exec")
+int exec_btf(u64 *ctx)
+{
+	return on_exec(ctx[1]);
+}
+
+SEC("raw_tp/sched_process_exec")
+int exec_raw(u64 *ctx)
+{
+	return on_exec(ctx[1]);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -49,8 +49,8 @@ struct {
 } frames SEC(".maps");
 
 struct wireguard_task {
-	u32 tid;
-	u32 is_keepalive; /* what it sends */
+	struct task_slot slot;
+	u64 is_keepalive; /* what it sends */
 	u64 sends;	  /* the peer that it sends to; 0: none */
 	u64 receives;	  /* the device whose datagram it looks at */
 	u64 accepts;	  /* the peer whose packet it has taken last */
@@ -67,15 +67,8 @@ static __always_inline u32 task_id(void)
 static __always_inline struct wireguard_task *task(bool begins)
 {
 	u32 tid = task_id();
-	struct wireguard_task *t = task_slot(&tasks, tid);
 
-	if (!t || t->tid == tid)
-		return t;
-	if (!begins)
-		return NULL;
-	__builtin_memset(t, 0, sizeof(*t));
-	t->tid = tid;
-	return t;
+	return begins ? tasks_take(tid, tid) : tasks_find(tid, tid);
 }
 
 static __always_inline int keep(enum wireguard_call call, u64 first, u64 second, u64 third)

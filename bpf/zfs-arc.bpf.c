@@ -105,10 +105,9 @@ struct {
 	__type(value, struct zfs_arc_latency);
 } latencies SEC(".maps");
 
+/* In arc_read, until it has what it wanted. */
 struct zfs_arc_task {
-	u32 tid;
-	u32 zero;
-	u64 started; /* when the task called arc_read, 0: it has left it, or got what it wanted */
+	struct task_slot slot;
 };
 TASK_SLOTS(tasks, struct zfs_arc_task);
 
@@ -158,14 +157,9 @@ static __always_inline void observe(u32 result, u64 ns)
 static __always_inline u64 take_start(void)
 {
 	u32 tid = current_tid();
-	struct zfs_arc_task *t = task_slot(&tasks, tid);
-	u64 started;
+	struct zfs_arc_task *t = tasks_find(tid, tid);
 
-	if (!t || t->tid != tid)
-		return 0;
-	started = t->started;
-	t->started = 0;
-	return started;
+	return t ? task_slot_end(&t->slot) : 0;
 }
 
 /* Its third argument is the block pointer, its sixth the priority. */
@@ -173,17 +167,18 @@ SEC("kprobe/arc_read")
 int BPF_KPROBE(read, u64 zio, u64 spa, u64 block)
 {
 	u32 tid = current_tid();
-	struct zfs_arc_task *t = task_slot(&tasks, tid);
+	struct zfs_arc_task *t = tasks_take(tid, tid);
 	u64 properties = 0;
 
 	if ((u32)PT_REGS_PARM6(ctx) == ZIO_PRIORITY_ASYNC_READ)
 		COUNT(async_reads);
 	bpf_probe_read_kernel(&properties, sizeof(properties), (void *)(block + BLK_PROP));
-	if (t) {
-		t->tid = tid;
-		/* A block that is in its pointer is read without a hit or a miss. */
-		t->started = properties & BLK_EMBEDDED ? 0 : bpf_ktime_get_ns();
-	}
+	/*
+	 * A block that is in its pointer is read without a hit or a miss. What this thread began
+	 * before is no loss: see buf_access below.
+	 */
+	if (t)
+		t->slot.busy = properties & BLK_EMBEDDED ? 0 : bpf_ktime_get_ns();
 	return 0;
 }
 

@@ -76,9 +76,7 @@ struct {
 } fill SEC(".maps");
 
 struct zfs_metaslab_task {
-	u32 tid;
-	u32 zero;
-	u64 started; /* 0: in no call */
+	struct task_slot slot;
 	u64 spa;
 	u64 mc;
 	u64 bytes;
@@ -115,15 +113,14 @@ static __always_inline u32 class_of(u64 spa, u64 mc)
 static __always_inline int on_alloc(u64 spa, u64 mc, u64 bytes)
 {
 	u32 tid = current_tid();
-	struct zfs_metaslab_task *t = task_slot(&tasks, tid);
+	struct zfs_metaslab_task *t = tasks_take(tid, tid);
 
 	if (!t)
 		return 0;
-	t->tid = tid;
+	task_slot_begin(&t->slot, bpf_ktime_get_ns());
 	t->spa = spa;
 	t->mc = mc;
 	t->bytes = bytes;
-	t->started = bpf_ktime_get_ns();
 	return 0;
 }
 
@@ -131,10 +128,11 @@ static __always_inline int on_alloc_end(int error)
 {
 	struct zfs_metaslab_key key = {}, other = {.pool = "other", .class = ZFS_METASLAB_NORMAL};
 	u32 tid = current_tid();
-	struct zfs_metaslab_task *t = task_slot(&tasks, tid);
+	struct zfs_metaslab_task *t = tasks_find(tid, tid);
 	struct zfs_metaslab_allocs *a;
+	u64 began = t ? task_slot_end(&t->slot) : 0;
 
-	if (!t || t->tid != tid || !t->started) {
+	if (!began) {
 		count_event(EVENT_NO_START);
 		return 0;
 	}
@@ -142,7 +140,7 @@ static __always_inline int on_alloc_end(int error)
 	if (zfs_pool_of_spa(key.pool, t->spa)) {
 		a = map_lookup_or_fold(&allocs, &key, &zero_allocs, &other);
 		if (a) {
-			hist_observe_us(&a->latency, elapsed_ns(t->started, bpf_ktime_get_ns()));
+			hist_observe_us(&a->latency, elapsed_ns(began, bpf_ktime_get_ns()));
 			if (error) {
 				__sync_fetch_and_add(&a->failed, 1);
 			} else {
@@ -151,7 +149,6 @@ static __always_inline int on_alloc_end(int error)
 			}
 		}
 	}
-	t->started = 0;
 	return 0;
 }
 

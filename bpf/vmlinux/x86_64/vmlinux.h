@@ -46,6 +46,7 @@ struct request_queue;
 struct rq;
 struct sched_entity;
 struct sched_info;
+struct seccomp;
 struct seq_file;
 struct signal_struct;
 struct sock;
@@ -147,6 +148,10 @@ struct thread_info {
 	u32 status;
 };
 
+struct seccomp {
+	s32 mode;
+};
+
 struct sched_info {
 	u64 pcount;
 	u64 run_delay;
@@ -209,6 +214,7 @@ struct task_struct {
 	struct task_io_accounting ioac;
 	struct css_set *cgroups;
 	struct mm_struct *mm;
+	struct seccomp seccomp;
 };
 
 struct bpf_iter_meta {

@@ -41,10 +41,13 @@ impl Exporter for Cachestat {
         Spec::new("cachestat", 9106, "does the page cache hit?")
             .required("mm_filemap_add_to_page_cache", &["add_folio", "add_page"])
             .required("writeback_dirty", &["dirty_folio", "dirty_page"])
-            .required("read", &["read_fexit", "buffered_read_fexit", "get_pages_btf"])
+            .required("read", &["read_fexit", "buffered_read_fexit", "get_pages_btf+exit_btf"])
             .where_present("filemap_splice_read", &["splice_fexit"])
-            .required("filemap_fault", &["fault_fexit", "fault_btf"])
-            .required("filemap_map_pages", &["map_pages_fexit", "map_pages_void_fexit", "map_pages_btf"])
+            .required("filemap_fault", &["fault_fexit", "fault_btf+exit_btf"])
+            .required(
+                "filemap_map_pages",
+                &["map_pages_fexit", "map_pages_void_fexit", "map_pages_btf+exit_btf"],
+            )
             .shape("map_pages_fexit", Shape::Returns(true))
             .shape("map_pages_void_fexit", Shape::Returns(false))
             .shape("add_folio", Shape::First("folio".into()))

@@ -105,6 +105,24 @@ fn a_cold_file_misses_and_a_warm_one_hits() {
 }
 
 #[live::test]
+fn what_a_process_reads_last_is_a_look_up() {
+    const PROCESSES: usize = 50;
+    let path = cold_file(PAGES);
+    let read = format!("dd if={} of=/dev/null bs=32M status=none", path.display());
+    let file = |line: &str| measure(|| drop(sh(line))).hits;
+    sh(&read);
+    // Each also reads what it is made of.
+    let (one, other) = (file(&read), file("dd if=/dev/null of=/dev/null bs=32M status=none"));
+    nearly("hits of one process", one - other, PAGES);
+    let all = file(&format!("for n in $(seq {PROCESSES}); do {read}; done"));
+    let others = PROCESSES as f64 * other;
+    println!("{all} hits, {others} of them are not the file's");
+    let exact = (PROCESSES * PAGES) as f64;
+    // The shell and others look up some, too.
+    assert!((exact..exact * 1.1).contains(&(all - others)), "{} hits of {exact}", all - others);
+}
+
+#[live::test]
 fn large_and_small_reads_look_up_the_same_pages() {
     let file = cold_file(PAGES);
     let large = measure(|| read(&file, 4096, 1 << 20));

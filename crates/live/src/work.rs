@@ -2,15 +2,15 @@
 //! Workloads that do exactly what they say.
 
 use std::ffi::CStr;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write, pipe};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::{Child, Command};
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +24,27 @@ pub fn system_call(number: i64, arguments: [i64; 3], times: u32) -> i64 {
         result = unsafe { libc::syscall(number, arguments[0], arguments[1], arguments[2]) };
     }
     result
+}
+
+/// Has the kernel answer system call `number` of this thread with `error`, from now on.
+///
+/// # Panics
+/// When it does not take the filter.
+#[track_caller]
+pub fn refuse(number: i64, error: i32) {
+    let instruction = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut program = [
+        // The number is the first member of struct seccomp_data.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number as u32, 1),
+        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | error as u32, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the filter outlives the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
+    assert_eq!(result, 0, "a filter: {}", std::io::Error::last_os_error());
 }
 
 /// Makes the 32-bit system call `number` with one argument, as often as said; the last result.
@@ -185,6 +206,55 @@ pub fn thread_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) 
         let status = process.join().expect("no panic").expect("the thread starts a program");
         assert!(status.success(), "{status}");
         result.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+}
+
+/// Runs `work`, told its number, in `count` threads at the same time whose ids are `distance`
+/// apart.
+///
+/// # Panics
+/// When the kernel gives no such ids, or `work` does.
+#[track_caller]
+pub fn threads_apart(count: u32, distance: u32, work: impl Fn(u32) + Sync) {
+    const LIMIT: &str = "/proc/sys/kernel/pid_max";
+    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
+    /// Somebody else may be quicker.
+    const TRIES: u32 = 1000;
+    let before = fs::read_to_string(LIMIT).expect("there is a limit");
+    fs::write(LIMIT, "4194304").expect("a higher limit");
+    let (barrier, work) = (Barrier::new(count as usize), &work);
+    thread::scope(|scope| {
+        let (mut first, mut starts) = (None::<u32>, Vec::new());
+        for number in 0..count {
+            let wanted = first.map(|first| first + number * distance);
+            let made = (0..TRIES).find_map(|_| {
+                if let Some(wanted) = wanted {
+                    fs::write(LAST, (wanted - 1).to_string()).expect("the next id is set");
+                }
+                let (tell, told) = mpsc::channel();
+                // Gone, and no thread waits, should another not be made.
+                let (start, started) = mpsc::channel();
+                starts.push(start);
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let id = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+                    let _ = tell.send(id);
+                    if wanted.is_none_or(|wanted| wanted == id) && started.recv().is_ok() {
+                        barrier.wait();
+                        work(number);
+                    }
+                });
+                let id = told.recv().expect("a thread begins");
+                wanted.is_none_or(|wanted| wanted == id).then_some(id)
+            });
+            first = first.or(Some(made.expect("a thread of that id")));
+        }
+        // Those that have another id are gone.
+        for start in &starts {
+            let _ = start.send(());
+        }
+        // Lower than the ids in use is allowed.
+        fs::write(LIMIT, before.trim()).expect("the limit of before");
     });
 }
 
@@ -352,6 +422,53 @@ pub fn bus_error() {
         status
     };
     assert_eq!(libc::WTERMSIG(status), libc::SIGBUS, "status {status}");
+}
+
+/// A page fault that a signal interrupts, whose handler takes `pause`; then the same again, which
+/// is done at once. The kernel has userfaultfd(2) in the guests' and most other configurations.
+///
+/// # Panics
+/// When the kernel refuses.
+#[track_caller]
+pub fn interrupted_fault(pause: Duration) {
+    static PAUSE_MS: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn handler(_: i32) {
+        thread::sleep(Duration::from_millis(PAUSE_MS.load(Ordering::Relaxed)));
+    }
+    /// linux/userfaultfd.h: UFFDIO_API, UFFDIO_REGISTER, UFFDIO_ZEROPAGE and their arguments.
+    const API: libc::Ioctl = 0xc018_aa3f;
+    const REGISTER: libc::Ioctl = 0xc020_aa00;
+    const ZEROPAGE: libc::Ioctl = 0xc020_aa04;
+    const VERSION: u64 = 0xaa;
+    const MISSING: u64 = 1;
+    PAUSE_MS.store(pause.as_millis() as u64, Ordering::Relaxed);
+    let page = Mapping::anonymous(1);
+    let address = page.start as u64;
+    // SAFETY: arguments are as large as the kernel's structs, and outlive the calls; the handler
+    // only sleeps.
+    unsafe {
+        libc::signal(libc::SIGUSR1, handler as *const () as usize);
+        let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
+        assert!(fd >= 0, "userfaultfd: {}", std::io::Error::last_os_error());
+        let mut events = File::from_raw_fd(fd as i32);
+        let fd = events.as_raw_fd();
+        let range = |mode: u64| [address, PAGE as u64, mode, 0];
+        assert_eq!(libc::ioctl(fd, API, [VERSION, 0, 0].as_mut_ptr()), 0);
+        assert_eq!(libc::ioctl(fd, REGISTER, range(MISSING).as_mut_ptr()), 0);
+        thread::scope(|scope| {
+            let (tell, told) = mpsc::channel();
+            scope.spawn(move || {
+                let _ = tell.send(libc::pthread_self());
+                (address as *const u8).read_volatile()
+            });
+            let thread = told.recv().expect("a thread begins");
+            // A fault is told of by 32 bytes.
+            events.read_exact(&mut [0; 32]).expect("a fault");
+            assert_eq!(libc::pthread_kill(thread, libc::SIGUSR1), 0);
+            events.read_exact(&mut [0; 32]).expect("the same fault again");
+            assert_eq!(libc::ioctl(fd, ZEROPAGE, range(0).as_mut_ptr()), 0);
+        });
+    }
 }
 
 /// Runs a shell line that may use so much memory and is killed beyond.

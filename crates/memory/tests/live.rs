@@ -117,6 +117,19 @@ fn a_fault_that_waits_for_its_page_lasts_as_long_as_the_disk() {
 }
 
 #[live::test(functions)]
+fn a_fault_that_was_given_up_lends_its_start_to_no_other() {
+    const TIMES: usize = 3;
+    let pause = std::time::Duration::from_secs(2);
+    let (delta, _, _) = faults(|| (0..TIMES).for_each(|_| live::work::interrupted_fault(pause)));
+    let long = |le: &str| {
+        let count = delta.of(&format!("{LATENCY}_count"), &[]);
+        count - delta.of(&format!("{LATENCY}_bucket"), &[("le", le)])
+    };
+    assert_eq!(long("1"), 0.0, "{:?}", delta.1);
+    assert!(delta.of("ebpf_page_fault_retries_total", &[]) >= 2.0 * TIMES as f64);
+}
+
+#[live::test(functions)]
 fn faults_that_end_in_a_signal_have_failed() {
     let (delta, _, _) = faults(|| {
         // Beyond the end of the file: SIGBUS.

@@ -11,7 +11,7 @@ use common::decode::{SYSCALL_OTHER, syscall_slots};
 use common::engine::Live;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
-use common::kernel::Facts;
+use common::kernel::{Facts, monotonic_ns};
 use common::spec::{Decode, MapSpec, Spec};
 
 common::skeleton!();
@@ -39,14 +39,16 @@ impl Exporter for Syscall {
         let counts = labelled("counts", "").sparse().counter(
             "ebpf_syscalls_total",
             "calls",
-            "System calls entered, by name; numbers that are no call are \"invalid\".",
+            "System calls entered, by name; numbers that are no call are \"invalid\". With latencies or errors also those that a seccomp filter answered.",
         );
         let mut spec =
             Spec::new("syscall", 9105, "which system calls run, how often, how long, with which errors?")
                 .required("sys_enter", &["enter_btf", "enter_raw"])
                 .map(counts);
         if flags.latency || flags.errors {
-            spec = spec.required("sys_exit", &["exit_btf", "exit_raw"]);
+            spec = spec
+                .required("sys_exit", &["exit_btf", "exit_raw"])
+                .required("sched_process_exec", &["exec_btf", "exec_raw"]);
         }
         if flags.latency {
             for map in ["latencies", "spilled_latencies"] {
@@ -77,6 +79,11 @@ impl Exporter for Syscall {
         for (setting, slot) in settings.syscall_no_return.iter_mut().zip(never) {
             *setting = slot as u32;
         }
+        let forks = ["clone", "fork", "vfork", "clone3"].into_iter().flat_map(syscall_slots);
+        for (setting, slot) in settings.syscall_forks.iter_mut().zip(forks) {
+            *setting = slot as u32;
+        }
+        settings.syscall_loaded_ns = monotonic_ns();
         if !flags.latency {
             // 200 kB that nothing would use.
             open.maps.spilled_latencies.set_max_entries(1).context("map `spilled_latencies`")?;

@@ -2,12 +2,13 @@
 //! Exactly so many system calls, compared with what was done.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use live::exporter::Exporter;
 use live::exposition::Delta;
-use live::work::{compat_system_call, system_call, without_workers};
+use live::work::{compat_system_call, system_call, threads_apart, without_workers};
 
 /// A call that hardly anybody else makes, and its number for 32-bit programs.
 const RARE: (&str, i64, i32) = ("sched_get_priority_max", libc::SYS_sched_get_priority_max, 159);
@@ -186,6 +187,96 @@ fn processes_that_ended_leave_nothing_behind() {
     assert_eq!(count(RARE.0), 101.0);
     assert!(calls(&delta, "exit_group", "native") >= 300.0);
     assert_eq!(count("exit_group") + count("exit"), 0.0, "they never return");
+}
+
+/// Waits that long, so many times, for a semaphore that is never free: nobody else makes that
+/// call.
+fn wait_for_semaphore(times: usize, wait: Duration) {
+    // SAFETY: pointers outlive the calls.
+    unsafe {
+        let set = libc::semget(libc::IPC_PRIVATE, 1, 0o600);
+        assert!(set >= 0, "a semaphore");
+        let mut take = libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: 0 };
+        let limit = libc::timespec { tv_sec: 0, tv_nsec: wait.as_nanos() as i64 };
+        for _ in 0..times {
+            let result = libc::syscall(libc::SYS_semtimedop, set, &raw mut take, 1, &raw const limit);
+            assert_eq!(result, -1);
+        }
+        assert_eq!(libc::semctl(set, 0, libc::IPC_RMID), 0);
+    }
+}
+
+/// Latencies and errors of that call.
+fn waits(delta: &Delta) -> (f64, f64) {
+    let count = delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", "semtimedop")]);
+    (count, delta.of("ebpf_syscall_errors_total", &[("syscall", "semtimedop"), ("errno", "EAGAIN")]))
+}
+
+#[live::test]
+fn threads_with_like_ids_keep_their_calls_apart() {
+    const WAITS: usize = 200;
+    // 65536 is the number of records.
+    for (threads, distance) in [(2, 65_536), (4, 16_384)] {
+        let delta = measure(&["--syscall.latency", "--syscall.errors"], || {
+            let done = AtomicBool::new(false);
+            threads_apart(threads, distance, |number| {
+                if number == 0 {
+                    wait_for_semaphore(WAITS, Duration::from_millis(5));
+                    done.store(true, Ordering::Relaxed);
+                }
+                while !done.load(Ordering::Relaxed) {
+                    system_call(RARE.1, [0; 3], 1);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        });
+        assert_eq!(waits(&delta), (WAITS as f64, WAITS as f64), "{threads} threads {distance} apart");
+        assert_eq!(delta.lost(), 0.0);
+    }
+}
+
+#[live::test]
+fn what_has_no_room_is_counted_as_lost() {
+    const THREADS: u32 = 7;
+    let exporter = Exporter::start("syscall", &["--syscall.latency", "--syscall.errors"]);
+    let before = exporter.scrape();
+    threads_apart(THREADS, 16_384, |_| wait_for_semaphore(1, Duration::from_millis(200)));
+    let delta = Delta(before, exporter.scrape());
+    let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
+    let (latencies, errors) = waits(&delta);
+    let missing = f64::from(THREADS) - latencies;
+    assert!(latencies == errors && missing >= 3.0, "{latencies} latencies, {errors} errors");
+    // Also other calls of these threads, such as futex.
+    assert!(lost >= missing, "{lost} lost, {missing} missing");
+}
+
+#[live::test]
+fn a_thread_that_executes_a_program_is_in_one_call() {
+    let delta = measure(&["--syscall.latency"], || {
+        live::work::thread_that_execs(c"threaded", || (), || ());
+    });
+    let calls = calls(&delta, "execve", "native");
+    let returns = delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", "execve")]);
+    assert!(calls > 0.0 && returns == calls, "{calls} calls, {returns} of them have a latency");
+}
+
+#[live::test]
+fn calls_that_a_filter_refuses_are_counted() {
+    const TIMES: u32 = 600;
+    let delta = measure(&["--syscall.latency", "--syscall.errors"], || {
+        // In a thread: a filter is for good.
+        std::thread::scope(|scope| {
+            let refused = scope.spawn(|| {
+                live::work::refuse(RARE.1, libc::EPERM);
+                system_call(RARE.1, [0; 3], TIMES)
+            });
+            assert_eq!(refused.join().unwrap(), -1);
+        });
+    });
+    let errors = delta.of("ebpf_syscall_errors_total", &[("syscall", RARE.0), ("errno", "EPERM")]);
+    assert_eq!((calls(&delta, RARE.0, "native"), errors), (f64::from(TIMES), f64::from(TIMES)));
+    let latencies = delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", RARE.0)]);
+    assert_eq!(latencies, 0.0, "it is not known when they began");
 }
 
 /// Takes what per-CPU memory the kernel has at hand; it gets more once a worker of its runs.
