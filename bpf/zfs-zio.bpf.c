@@ -4,6 +4,8 @@
  *
  * Hooks: kprobes on zio_wait and zio_nowait (the start of every ZIO), vdev_stat_update
  * (once for each that is done), zio_destroy (cleans up those that are not),
+ * zfs_ereport_post_checksum (each bad column of a raidz or dRAID, whose ZIOs have no
+ * checksum of their own),
  * dsl_scan_scrub_done (each block scrubbed) and the empty function at txg__synced (state of
  * the scan).
  * Cost: a hash insert, look-up and delete for each logical ZIO, flush and trim; those of
@@ -34,6 +36,7 @@ MEMBER(zio, io_flags);
 MEMBER(zio, io_error);
 MEMBER(vdev, vdev_ops);
 MEMBER(vdev, vdev_path);
+MEMBER(vdev, vdev_state);
 MEMBER(vdev_ops, vdev_op_leaf);
 MEMBER(dsl_pool, dp_scan);
 MEMBER(dsl_scan, scn_phys);
@@ -58,6 +61,8 @@ const volatile u64 zfs_zio_flag_bypass = 1 << 21;
 #define ISSUED_UNKNOWN (~0ULL)
 
 #define ECKSUM 52 /* EBADE on Linux */
+
+#define VDEV_STATE_DEGRADED 6 /* of enum vdev_state, as vdev_is_dead() compares */
 
 /* The most that a path has in a label; the end of a longer one is cut. */
 #define ZFS_VDEV_BYTES 128
@@ -170,10 +175,15 @@ struct {
 	__type(value, struct zfs_zio_progress);
 } progress SEC(".maps");
 
-/* ZIOs under way, by address: it is used again only once zio_destroy was called. */
+/*
+ * ZIOs under way, by address: it is used again only once zio_destroy was called. Not
+ * preallocated: a transaction group of 4 GiB in blocks of 16 KiB has 262,144 of them, most
+ * machines never have a thousand.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1048576);
 	__type(key, u64);
 	__type(value, u64);
 } started SEC(".maps");
@@ -207,9 +217,11 @@ static __always_inline int on_start(u64 zio)
 	if (!is_timed(type, child))
 		return 0;
 	now = bpf_ktime_get_ns();
-	/* Once for each ZIO: what is there is of an earlier one at this address. */
-	if (bpf_map_update_elem(&started, &zio, &now, BPF_ANY))
-		count_event(EVENT_MAP_FULL);
+	/*
+	 * Once for each ZIO: what is there is of an earlier one at this address. Where there is
+	 * no room its end counts the loss, as no_start.
+	 */
+	bpf_map_update_elem(&started, &zio, &now, BPF_ANY);
 	return 0;
 }
 
@@ -291,6 +303,16 @@ static __always_inline void count_error(struct zfs_zio_done *d)
 		__sync_fetch_and_add(&e->errors, 1);
 }
 
+/* A device that ZFS does not use: it answers ENXIO itself, and `zpool status` counts nothing. */
+static __always_inline bool is_dead(u64 vd)
+{
+	u64 state = VDEV_STATE_DEGRADED;
+
+	if (HAS_MEMBER(vdev, vdev_state))
+		READ_MEMBER(state, vd, vdev, vdev_state);
+	return state < VDEV_STATE_DEGRADED;
+}
+
 /* As `zpool iostat` counts: what went through the queue of a device, once if aggregated. */
 static __always_inline void count_device(struct zfs_zio_done *d)
 {
@@ -365,8 +387,29 @@ int BPF_KPROBE(done, u64 zio, u64 size)
 	}
 	if (leaf && !d->error)
 		count_device(d);
-	else if (leaf && !(d->flags & ZIO_FLAG_SPECULATIVE))
+	else if (leaf && !(d->flags & ZIO_FLAG_SPECULATIVE) && !is_dead(d->vd))
 		count_error(d);
+	return 0;
+}
+
+/* (spa, device, bookmark, the ZIO of the raidz, ...) */
+SEC("kprobe/zfs_ereport_post_checksum")
+int BPF_KPROBE(column, u64 spa, u64 vd, u64 bookmark, u64 zio)
+{
+	u32 zero = 0;
+	struct zfs_zio_done *d = bpf_map_lookup_elem(&scratch, &zero);
+
+	if (!d)
+		return 0;
+	d->type = ZIO_TYPE_NULL;
+	READ_MEMBER(d->type, zio, zio, io_type);
+	__builtin_memset(d->pool, 0, sizeof(d->pool));
+	if (d->type >= ZIO_TYPES || !zfs_pool_of_spa(d->pool, spa)) {
+		count_event(EVENT_IMPLAUSIBLE);
+		return 0;
+	}
+	d->error = ECKSUM;
+	count_error(d);
 	return 0;
 }
 

@@ -101,7 +101,7 @@ impl Exporter for ZfsZio {
             .counter(
                 "ebpf_zfs_zio_errors_total",
                 "errors",
-                "I/Os of a device that failed, checksums included.",
+                "I/Os of a device that failed, checksums included; none of a device that is offline or faulted.",
             );
         let scans = scan::counters(scan::counters(pool("scans"), "scrub"), "resilver");
         Spec::new("zfs-zio", 9111, "how long do ZIOs take by type? how goes the scrub?")
@@ -110,6 +110,7 @@ impl Exporter for ZfsZio {
             .required("zio_nowait", &["nowait"])
             .required("vdev_stat_update", &["done"])
             .required("zio_destroy", &["destroy"])
+            .where_present("zfs_ereport_post_checksum", &["column"])
             .optional("dsl_scan_scrub_done", &["scrub_done"], &["scans"])
             .optional("trace_zfs_txg__synced", &["synced"], &["progress"])
             .map(logical)
@@ -124,7 +125,7 @@ impl Exporter for ZfsZio {
     }
 
     fn unusable(&self) -> Refused {
-        self.zfs.unusable(&["wait", "nowait", "done", "destroy", "scrub_done", "synced"])
+        self.zfs.unusable(&["wait", "nowait", "done", "destroy", "column", "scrub_done", "synced"])
     }
 
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {

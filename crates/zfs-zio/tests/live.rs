@@ -152,6 +152,44 @@ fn a_scrub_counts_blocks_and_errors_as_zpool_status_does() {
 }
 
 #[live::test(kprobes, module("zfs"), spare_disks)]
+fn bad_columns_of_a_raidz_are_errors() {
+    let exporter = start();
+    sh("truncate -s 200M /var/tmp/small-a /var/tmp/small-b /var/tmp/small-c");
+    let pool = Pool::create("tank", "raidz /var/tmp/small-a /var/tmp/small-b /var/tmp/small-c");
+    sh("dd if=/dev/urandom of=/tank/file bs=128k count=512 status=none");
+    quiet(&pool);
+    let before = exporter.scrape();
+    sh("dd if=/dev/zero of=/var/tmp/small-b bs=1M seek=20 count=20 conv=notrunc status=none
+        zpool scrub tank; while zpool status tank | grep -q 'in progress'; do sleep 0.2; done");
+    quiet(&pool);
+    let delta = Delta(before, exporter.scrape());
+    let (with, checksums) = errors("tank");
+    let ours = delta.of("ebpf_zfs_zio_errors_total", &[("pool", "tank"), ("error", "ECKSUM")]);
+    println!("{ours} checksum errors, zpool status {checksums}, {with} beyond repair");
+    assert!(checksums > 10.0);
+    // ZFS leaves out what it has reported shortly before.
+    assert!((checksums..=checksums * 2.0).contains(&ours), "{ours}, zpool status {checksums}");
+    drop(pool);
+    sh("rm /var/tmp/small-?");
+}
+
+#[live::test(kprobes, module("zfs"), spare_disks)]
+fn a_device_that_is_offline_makes_no_errors() {
+    let exporter = start();
+    let pool = Pool::create("tank", &format!("mirror {} {}", DISKS[0], DISKS[1]));
+    sh(&format!("zpool offline tank {}", DISKS[1]));
+    quiet(&pool);
+    let before = exporter.scrape();
+    sh("dd if=/dev/urandom of=/tank/file bs=128k count=8 status=none");
+    quiet(&pool);
+    let delta = Delta(before, exporter.scrape());
+    assert_eq!(delta.of("ebpf_zfs_zio_errors_total", &[("pool", "tank")]), 0.0, "{delta:?}");
+    let written = delta.of("ebpf_zfs_zio_device_ops_total", &[("pool", "tank"), ("type", "write")]);
+    assert!(written >= 8.0, "{written}");
+    drop(pool);
+}
+
+#[live::test(kprobes, module("zfs"), spare_disks)]
 fn a_resilver_is_no_scrub() {
     let exporter = start();
     sh("truncate -s 300M /var/tmp/small-a /var/tmp/small-b");
