@@ -20,6 +20,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "core_fixes.bpf.h"
+#include "comm.bpf.h"
 #include "hist.bpf.h"
 #include "maps.bpf.h"
 #include "task_slots.bpf.h"
@@ -27,7 +28,6 @@
 #define TASK_ACCOUNT_VALUES 4
 #include "task_accounts.bpf.h"
 
-#define COMM_LEN 16 /* TASK_COMM_LEN */
 #define EAGAIN 11
 #define S_IFMT 00170000
 #define S_IFDIR 0040000
@@ -102,17 +102,7 @@ TASK_SLOTS(tasks, struct fileops_task);
 
 static __always_inline void key_of(struct task_struct *task, struct fileops_key *key, bool btf)
 {
-	struct task_struct *leader = FIELD(btf, task, group_leader);
-	const u64 *comm;
-	u64 *to = (u64 *)key->comm;
-
-	if (btf) {
-		comm = (const u64 *)&leader->comm;
-		to[0] = comm[0];
-		to[1] = comm[1];
-	} else {
-		bpf_probe_read_kernel(key->comm, sizeof(key->comm), leader->comm);
-	}
+	read_comm(key->comm, task, btf);
 	if (fileops_cgroup)
 		key->cgroup = FIELD(btf, task, cgroups->dfl_cgrp->kn->id);
 }

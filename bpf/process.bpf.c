@@ -15,13 +15,12 @@
 #include <bpf/bpf_tracing.h>
 
 #include "core_fixes.bpf.h"
+#include "comm.bpf.h"
 #include "hist.bpf.h"
 #include "maps.bpf.h"
 
 #define TASK_ACCOUNT_VALUES 1 /* nanoseconds of CPU time */
 #include "task_accounts.bpf.h"
-
-#define COMM_LEN 16 /* TASK_COMM_LEN */
 
 struct process_counts {
 	u64 processes;
@@ -100,21 +99,6 @@ struct {
 	__type(value, u64); /* when the process started */
 } ended SEC(".maps");
 
-static __always_inline void name_of(struct task_struct *task, struct process_name *name, bool btf)
-{
-	struct task_struct *leader = FIELD(btf, task, group_leader);
-	const u64 *comm;
-	u64 *to = (u64 *)name->comm;
-
-	if (!btf) {
-		bpf_probe_read_kernel(name->comm, sizeof(name->comm), leader->comm);
-		return;
-	}
-	comm = (const u64 *)&leader->comm;
-	to[0] = comm[0];
-	to[1] = comm[1];
-}
-
 static __always_inline void add_to_name(void *map, const struct process_name *name, u64 value)
 {
 	struct process_name other = {.comm = "other"};
@@ -128,7 +112,7 @@ static __always_inline void add_by_name(void *map, struct task_struct *task, u64
 {
 	struct process_name name = {};
 
-	name_of(task, &name, btf);
+	read_comm(name.comm, task, btf);
 	add_to_name(map, &name, value);
 }
 
@@ -196,7 +180,7 @@ static __always_inline void note_end(struct task_struct *task, bool btf)
 	struct process_end end = {.ran = FIELD(btf, task, se.sum_exec_runtime)};
 	u64 key = (u64)task;
 
-	name_of(task, &end.name, btf);
+	read_comm(end.name.comm, task, btf);
 	bpf_map_update_elem(&ends, &key, &end, BPF_ANY);
 }
 
@@ -341,7 +325,7 @@ int tasks(struct bpf_iter__task *ctx)
 	mm = task->mm;
 	if (!mm || task->pid != task->tgid)
 		return 0;
-	name_of(task, &memory.name, true);
+	read_comm(memory.name.comm, task, true);
 	memory.pages = resident_pages(mm);
 	bpf_seq_write(ctx->meta->seq, &memory, sizeof(memory));
 	return 0;
