@@ -13,7 +13,7 @@ use common::encode::{Format, encode};
 use common::layout::{Field, Layout, Layouts, MapLayout};
 use common::maps::LiveMaps;
 use common::metric::Families;
-use common::render::Renderer;
+use common::render::{Renderer, Unknown};
 use common::roster::Rosters;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
@@ -52,7 +52,7 @@ fn main() {
     for _ in 0..ROUNDS {
         let start = Instant::now();
         let mut families = Families::default();
-        renderer.render(&maps, &Rosters::new(), &mut families).unwrap();
+        renderer.render(&maps, &Rosters::new(), &mut families, &mut Unknown::default()).unwrap();
         text = encode(families, Format::Text);
         best = best.min(start.elapsed().as_nanos());
     }

@@ -30,10 +30,8 @@ impl Decoder {
     pub fn label(&self, decode: &Decode, bytes: &[u8]) -> Decoded {
         let n = number(bytes);
         match decode {
-            Decode::Text => match str::from_utf8(until_nul(bytes)) {
-                Ok(text) => Ok(text.to_owned()),
-                Err(_) => Err(String::from_utf8_lossy(until_nul(bytes)).into_owned()),
-            },
+            // A name may be cut inside a character, or be of another encoding.
+            Decode::Text => Ok(String::from_utf8_lossy(until_nul(bytes)).into_owned()),
             Decode::Number => Ok(n.to_string()),
             Decode::Words(words) => {
                 let word = usize::try_from(n).ok().and_then(|n| words.get(n));

@@ -15,7 +15,7 @@ use crate::layout::{Contents, Layouts};
 use crate::maps::{LiveMaps, MapSource};
 use crate::metric::{Families, Labels, Value};
 use crate::ratio::Window;
-use crate::render::{Renderer, number};
+use crate::render::{Renderer, Unknown, number};
 use crate::roster::Rosters;
 use crate::self_metrics::{self, Program};
 use crate::spec::Spec;
@@ -153,7 +153,7 @@ pub struct History {
     /// What was shown of families that show only their greatest series.
     pub rankings: Vec<Ranking>,
     scrapes: u64,
-    decoder_errors: u64,
+    unknown: Unknown,
     /// Whether there are no programs in the kernel, never or any more.
     released: bool,
 }
@@ -265,7 +265,7 @@ impl Engine {
             rosters = source.rosters();
         }
         if !history.released {
-            history.decoder_errors += self.renderer.render(&self.live.maps, rosters, &mut families)?;
+            self.renderer.render(&self.live.maps, rosters, &mut families, &mut history.unknown)?;
         }
         if let Some(source) = &mut history.source {
             source.extra(&self.live, &mut families)?;
@@ -287,9 +287,9 @@ impl Engine {
         self_metrics::map_fill(families, &self.live.maps)?;
         families.counter(
             "ebpf_exporter_decoder_errors_total",
-            "Keys and values that had no meaning; their label is unknown:N.",
+            "Distinct keys and values that had no meaning, up to 1024; their label is unknown:N.",
             config(),
-            Value::Integer(history.decoder_errors),
+            Value::Integer(history.unknown.count()),
         );
         families.counter(
             "ebpf_exporter_scrapes_total",

@@ -18,7 +18,7 @@ use crate::maps::{Fill, MapSource};
 use crate::metric::{Families, Labels, Value};
 use crate::probes;
 use crate::ratio::Window;
-use crate::render::Renderer;
+use crate::render::{Renderer, Unknown};
 use crate::roster::Rosters;
 use crate::spec::Spec;
 use crate::top::Ranking;
@@ -60,6 +60,11 @@ impl Fixture {
         let bytes = entries.entry(layout.key.bytes(key)?).or_insert_with(|| vec![0; layout.value.size]);
         layout.value.write(bytes, value)?;
         Ok(self)
+    }
+
+    /// An entry as it lies in the kernel.
+    pub fn insert(&mut self, map: &str, key: Vec<u8>, value: Vec<u8>) {
+        self.maps.entry(map.to_owned()).or_default().insert(key, value);
     }
 }
 
@@ -109,7 +114,7 @@ pub fn render_named<E: Exporter>(
     let mut fixture = Fixture::new(layouts);
     let rosters = fill(&mut fixture)?;
     let mut families = Families::default();
-    renderer.render(&fixture, &rosters, &mut families)?;
+    renderer.render(&fixture, &rosters, &mut families, &mut Unknown::default())?;
     add_ratios(&spec, &mut families);
     for top in &spec.tops {
         Ranking::new(top.clone()).apply(&mut families);

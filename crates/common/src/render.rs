@@ -61,12 +61,17 @@ impl Renderer {
         Ok(Self { maps: maps.collect::<Result<_>>()?, decoder: Decoder::default() })
     }
 
-    /// Reads all maps into `families`. Returns how many values could not be decoded.
+    /// Reads all maps into `families`, and notes in `unknown` what could not be decoded.
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn render(&self, source: &dyn MapSource, rosters: &Rosters, families: &mut Families) -> Result<u64> {
-        let mut errors = 0;
+    pub fn render(
+        &self,
+        source: &dyn MapSource,
+        rosters: &Rosters,
+        families: &mut Families,
+        unknown: &mut Unknown,
+    ) -> Result<()> {
         let nobody = Roster::default();
         for map in &self.maps {
             // A metric without series is still announced.
@@ -80,13 +85,13 @@ impl Renderer {
                     let Some(labels) = roster.entries.get(key) else { return };
                     labels.clone()
                 } else {
-                    map.labels_of(key, value, &self.decoder, &mut errors)
+                    map.labels_of(key, value, &self.decoder, unknown)
                 };
-                errors += map.sample(&labels, value, &mut samples);
+                map.sample(&labels, value, &mut samples, unknown);
             })?;
             let zero = vec![0; map.size];
             for labels in &roster.idle {
-                errors += map.sample(labels, &zero, &mut samples);
+                map.sample(labels, &zero, &mut samples, unknown);
             }
             for (metric, samples) in map.spec.metrics.iter().zip(samples) {
                 let kind = match metric.kind {
@@ -97,7 +102,27 @@ impl Renderer {
                 families.family(&metric.name, &metric.help, kind).samples.extend(samples);
             }
         }
-        Ok(errors)
+        Ok(())
+    }
+}
+
+/// Keys and values that had no meaning, each of them once however often it is read.
+#[derive(Debug, Default)]
+pub struct Unknown(BTreeSet<(String, Vec<u8>)>);
+
+impl Unknown {
+    /// How many are remembered; others are not counted any more.
+    const MOST: usize = 1024;
+
+    fn note(&mut self, what: String, bytes: &[u8]) {
+        if self.0.len() < Self::MOST {
+            self.0.insert((what, bytes.to_owned()));
+        }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.0.len() as u64
     }
 }
 
@@ -147,22 +172,20 @@ impl BoundMap {
         (is_fold || self.spec.sparse) && value.iter().all(|byte| *byte == 0)
     }
 
-    /// Adds what an entry says to `samples`; returns how many values have no meaning.
-    fn sample(&self, labels: &Labels, value: &[u8], samples: &mut [Vec<Sample>]) -> u64 {
-        let mut errors = 0;
+    /// Adds what an entry says to `samples`.
+    fn sample(&self, labels: &Labels, value: &[u8], samples: &mut [Vec<Sample>], unknown: &mut Unknown) {
         let metrics = self.metrics.iter().zip(&self.spec.metrics).zip(samples);
         for ((metric, spec), samples) in metrics.filter(|((metric, _), _)| !metric.is_silent(value)) {
             let mut labels = labels.clone();
             spec.labels.iter().for_each(|(name, value)| labels.push(name, value));
             match metric.value(value) {
                 Some(value) => samples.push(Sample { labels, value }),
-                None => errors += 1,
+                None => unknown.note(spec.name.to_string(), labels.as_str().as_bytes()),
             }
         }
-        errors
     }
 
-    fn labels_of(&self, key: &[u8], value: &[u8], decoder: &Decoder, errors: &mut u64) -> Labels {
+    fn labels_of(&self, key: &[u8], value: &[u8], decoder: &Decoder, unknown: &mut Unknown) -> Labels {
         let mut labels = Labels::none();
         for (label, field) in self.spec.labels.iter().zip(&self.labels) {
             let bytes = match label.side {
@@ -170,7 +193,7 @@ impl BoundMap {
                 Side::Value => field.bytes(value),
             };
             let text = decoder.label(&label.decode, bytes).unwrap_or_else(|instead| {
-                *errors += 1;
+                unknown.note(format!("{}.{}", self.spec.map, label.name), bytes);
                 instead
             });
             labels.push(&label.name, &text);
@@ -220,4 +243,61 @@ pub fn number(bytes: &[u8]) -> u64 {
         word[8 - width..].copy_from_slice(&bytes[..width]);
     }
     u64::from_ne_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::{Format, encode};
+    use crate::fixture::Fixture;
+    use crate::layout::MapLayout;
+
+    /// A map of a name of 16 bytes and an error number to a counter.
+    fn renderer() -> (Renderer, Fixture) {
+        let field = |offset, width, length| Field { offset, width, length };
+        let layout = |size, fields: &[(&str, Field)]| Layout {
+            size,
+            fields: fields.iter().map(|(name, field)| ((*name).to_owned(), *field)).collect(),
+        };
+        let key = layout(24, &[("comm", field(0, 1, 16)), ("errno", field(16, 8, 1))]);
+        let value = layout(8, &[("value", field(0, 8, 1))]);
+        let layouts = Layouts::from([("m".to_owned(), MapLayout { key, value })]);
+        let map =
+            MapSpec::new("m").label("process", "comm", Decode::Text).label("errno", "errno", Decode::Errno);
+        let spec = Spec::new("x", 1, "what?").map(map.counter("a_total", "value", "A."));
+        let renderer = Renderer::new(&spec, &layouts, &BTreeSet::new()).expect("bound");
+        (renderer, Fixture::new(layouts))
+    }
+
+    /// What is shown after some scrapes, and how many values had no meaning.
+    fn scrapes(n: u32, entries: &[(&[u8], u64, u64)]) -> (String, u64) {
+        let (renderer, mut fixture) = renderer();
+        for (name, errno, value) in entries {
+            let mut key = [&[0; 16][..], &errno.to_ne_bytes()].concat();
+            key[..name.len()].copy_from_slice(name);
+            fixture.insert("m", key, value.to_ne_bytes().to_vec());
+        }
+        let (mut text, mut unknown) = (String::new(), Unknown::default());
+        for _ in 0..n {
+            let mut families = Families::default();
+            renderer.render(&fixture, &Rosters::new(), &mut families, &mut unknown).expect("rendered");
+            text = encode(families, Format::Text);
+        }
+        (text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"), unknown.count())
+    }
+
+    #[test]
+    fn names_cut_inside_a_character_are_shown_and_added_up() {
+        // The first byte of three, of two different characters.
+        let (text, unknown) = scrapes(4, &[(b"batch-jobs-\xe6", 2, 3), (b"batch-jobs-\xe8", 2, 4)]);
+        assert_eq!(text, "a_total{process=\"batch-jobs-\u{fffd}\",errno=\"ENOENT\"} 7");
+        assert_eq!(unknown, 0);
+    }
+
+    #[test]
+    fn values_without_meaning_are_counted_once() {
+        let (text, unknown) = scrapes(4, &[(b"a", 4000, 3), (b"a", 2, 1), (b"b", 4000, 1), (b"b", 4001, 1)]);
+        assert!(text.contains("a_total{process=\"a\",errno=\"unknown:4000\"} 3"), "{text}");
+        assert_eq!(unknown, 2, "4000 and 4001");
+    }
 }

@@ -109,6 +109,31 @@ fn every_kind_of_read_is_counted_once() {
     assert_eq!(counted.ops("read") - reads, 405.0);
 }
 
+#[live::test(once)]
+fn names_cut_inside_a_character_are_no_errors() {
+    // 15 bytes end behind the first byte of the second character, of which there are two.
+    let folder = Folder::new();
+    let run = |name: &str, times: u32| {
+        let program = folder.path(name);
+        sh(&format!(
+            "cp $(readlink -f /bin/cat) {program}; for n in $(seq {times}); do {program} /etc/hosts; done"
+        ));
+    };
+    let exporter = Exporter::start("fileops", &[]);
+    let before = exporter.scrape();
+    run("batch-jobs-ascii", 7);
+    run("batch-jobs-日本語", 3);
+    run("batch-jobs-日語本", 4);
+    for _ in 0..3 {
+        exporter.scrape();
+    }
+    let delta = Delta(before, exporter.scrape());
+    let reads = |process| delta.of(OPS, &[("process", process), ("operation", "read")]);
+    assert!(reads("batch-jobs-asci") >= 14.0, "the loader and the program read");
+    assert_eq!(reads("batch-jobs-日\u{fffd}"), reads("batch-jobs-asci"));
+    assert_eq!(delta.1.count("ebpf_exporter_decoder_errors_total", &[]), 0.0);
+}
+
 #[live::test]
 fn every_kind_of_write_is_counted_once() {
     let (_, writes) = of_asking();

@@ -59,6 +59,29 @@ fn starts_and_exits_are_counted_by_name_and_reason() {
     assert_eq!(delta.of(STARTS, &[]), delta.of("ebpf_process_execs_total", &[]));
 }
 
+#[live::test(once)]
+fn names_cut_inside_a_character_are_no_errors() {
+    // 15 bytes end behind the first byte of the second character, of which there are two.
+    let folder = Folder::new();
+    let run = |name: &str, times: usize| {
+        let program = folder.path(name);
+        sh(&format!("cp $(readlink -f /bin/true) {program}; for n in $(seq {times}); do {program}; done"));
+    };
+    let exporter = Exporter::start("process", &[]);
+    let before = exporter.scrape();
+    run("batch-jobs-日本語", 3);
+    run("batch-jobs-日語本", 4);
+    for _ in 0..3 {
+        exporter.scrape();
+    }
+    let delta = Delta(before, exporter.scrape());
+    exactly(delta.of(STARTS, &[("process", "batch-jobs-日\u{fffd}")]), 7.0);
+    let series = |text: &&str| text.starts_with(STARTS) && text.contains("batch-jobs-日");
+    let (_, text) = live::exporter::get(exporter.port(), "/metrics");
+    assert_eq!(text.lines().filter(series).count(), 1, "one series of one label");
+    assert_eq!(delta.1.count("ebpf_exporter_decoder_errors_total", &[]), 0.0);
+}
+
 #[live::test]
 fn threads_are_no_processes() {
     let delta = measure(&[], || {
