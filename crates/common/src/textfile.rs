@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The exposition as a file for node_exporter's textfile collector.
 
-use std::fs::{self, File};
+use std::fs::Permissions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,31 +13,27 @@ use anyhow::{Context, Result};
 /// # Errors
 /// When the folder cannot be written; the old file is as it was then.
 pub fn write(path: &Path, text: &str) -> Result<()> {
-    // Hidden and of another ending: the collector does not look at it.
     let name = path.file_name().context("the path has no file name")?.to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = write_new(&temporary, text)
-        .with_context(|| format!("failed to write {}", temporary.display()))
-        .and_then(|()| {
-            fs::rename(&temporary, path).with_context(|| format!("failed to rename to {}", path.display()))
-        });
-    if written.is_err() {
-        // It may not even have been made.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn write_new(path: &Path, text: &str) -> Result<()> {
-    let mut file = File::create(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Hidden and of another ending: the collector does not look at it. Of a random name and made
+    // by O_EXCL, which follows no link: others may write into the folder too.
+    let temporary = tempfile::Builder::new().prefix(&format!(".{name}.")).rand_bytes(12).tempfile_in(folder);
+    let written = temporary.and_then(|mut temporary| {
+        temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
+        temporary.write_all(text.as_bytes())?;
+        temporary.as_file().sync_all()?;
+        Ok(temporary)
+    });
+    let temporary = written.with_context(|| format!("failed to write into {}", folder.display()))?;
+    temporary.persist(path).with_context(|| format!("failed to rename to {}", path.display()))?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -49,6 +45,20 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("there"), "a 2\n");
         assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 1);
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o644);
+    }
+
+    #[test]
+    fn a_link_that_another_planted_is_not_followed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (path, victim) = (folder.path().join("x.prom"), folder.path().join("victim"));
+        fs::write(&victim, "precious").expect("written");
+        // The process's id is no secret.
+        symlink(&victim, folder.path().join(format!(".x.prom.{}", std::process::id()))).expect("planted");
+        symlink(&victim, &path).expect("planted");
+        write(&path, "a 1\n").expect("written");
+        assert_eq!(fs::read_to_string(&victim).expect("there"), "precious");
+        assert_eq!(fs::read_to_string(&path).expect("there"), "a 1\n");
+        assert!(fs::symlink_metadata(&path).expect("there").is_file());
     }
 
     #[test]
