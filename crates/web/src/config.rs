@@ -7,20 +7,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-/// All of it. A key that is not here is an error.
+/// All of it. A key that is not here is an error; one without a value is as if it were absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// TLS; without it connections are plain.
     pub tls_server_config: Option<Tls>,
     /// What is said in HTTP.
+    #[serde(deserialize_with = "or_default")]
     pub http_server_config: Http,
     /// How often anybody may ask.
+    #[serde(deserialize_with = "or_default")]
     pub rate_limit: RateLimit,
     /// Users and the bcrypt hashes of their passwords; anybody may ask when there are none.
+    #[serde(deserialize_with = "or_default")]
     pub basic_auth_users: BTreeMap<String, String>,
+}
+
+/// What is given, or what stands for nothing where a key has no value.
+fn or_default<'d, D: Deserializer<'d>, T: Deserialize<'d> + Default>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// A text that is not empty.
+fn some<'d, D: Deserializer<'d>, T: From<String>>(from: D) -> Result<Option<T>, D::Error> {
+    let text: Option<String> = Option::deserialize(from)?;
+    Ok(text.filter(|text| !text.is_empty()).map(T::from))
 }
 
 /// `rate_limit`: one request each interval, and some more after a pause; none without interval.
@@ -30,6 +44,7 @@ pub struct RateLimit {
     /// As `100ms`.
     pub interval: Option<String>,
     /// Requests at once.
+    #[serde(deserialize_with = "or_default")]
     pub burst: u32,
 }
 
@@ -57,6 +72,7 @@ pub struct Http {
     /// Accepted and without effect: HTTP/1.1 is what is spoken.
     pub http2: Option<bool>,
     /// Headers of every answer.
+    #[serde(deserialize_with = "or_default")]
     pub headers: BTreeMap<String, String>,
 }
 
@@ -65,28 +81,38 @@ pub struct Http {
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// Certificate chain, or the file that has it.
+    #[serde(deserialize_with = "some")]
     pub cert: Option<String>,
     /// See `cert`.
+    #[serde(deserialize_with = "some")]
     pub cert_file: Option<PathBuf>,
     /// Private key, or the file that has it.
+    #[serde(deserialize_with = "some")]
     pub key: Option<String>,
     /// See `key`.
+    #[serde(deserialize_with = "some")]
     pub key_file: Option<PathBuf>,
     /// Authorities whose clients' certificates are good, or the file that has them.
+    #[serde(deserialize_with = "some")]
     pub client_ca: Option<String>,
     /// See `client_ca`.
+    #[serde(deserialize_with = "some")]
     pub client_ca_file: Option<PathBuf>,
     /// Whether clients have to show a certificate.
+    #[serde(deserialize_with = "or_default")]
     pub client_auth_type: ClientAuth,
     /// Names of which a client's certificate must have one.
+    #[serde(deserialize_with = "or_default")]
     pub client_allowed_sans: Vec<String>,
     /// Oldest version.
     pub min_version: Option<Version>,
     /// Newest version.
     pub max_version: Option<Version>,
     /// Suites of TLS 1.2; those of 1.3 have no effect, as in Go.
+    #[serde(deserialize_with = "or_default")]
     pub cipher_suites: Vec<String>,
     /// Key exchange groups, best first.
+    #[serde(deserialize_with = "or_default")]
     pub curve_preferences: Vec<Curve>,
     /// Accepted and without effect, as it has none in Go's library either.
     pub prefer_server_cipher_suites: Option<bool>,
@@ -97,6 +123,7 @@ pub struct Tls {
 pub enum ClientAuth {
     /// None is asked for.
     #[default]
+    #[serde(alias = "")]
     NoClientCert,
     /// One is asked for, and none looked at.
     RequestClientCert,
@@ -159,11 +186,13 @@ impl Config {
 
     fn parse(text: &str) -> Result<Self> {
         let said = text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
-        let config: Self = if said {
+        let config: Option<Self> = if said {
             serde_saphyr::from_str(text).map_err(|error| anyhow!("{}", error.without_snippet()))?
         } else {
-            Self::default()
+            None
         };
+        let mut config = config.unwrap_or_default();
+        config.tls_server_config = config.tls_server_config.filter(Tls::is_wanted);
         for (name, value) in &config.http_server_config.headers {
             if !HEADERS.contains(&name.as_str()) {
                 bail!(
@@ -187,6 +216,17 @@ impl Config {
 }
 
 impl Tls {
+    /// Whether TLS is to be spoken. Versions and suites alone do not say so.
+    fn is_wanted(&self) -> bool {
+        let files = [&self.cert_file, &self.key_file, &self.client_ca_file];
+        let texts = [&self.cert, &self.key, &self.client_ca];
+        files.into_iter().any(Option::is_some)
+            || texts.into_iter().any(Option::is_some)
+            || self.client_auth_type != ClientAuth::NoClientCert
+            // Would admit anybody where only some are meant to be.
+            || !self.client_allowed_sans.is_empty()
+    }
+
     fn check(&self) -> Result<()> {
         for (what, text, file) in [
             ("cert", &self.cert, &self.cert_file),
@@ -239,6 +279,37 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_value_is_as_if_it_were_absent() {
+        for text in [
+            "---\n",
+            "null\n",
+            "basic_auth_users:\n",
+            "tls_server_config:\nhttp_server_config:\nrate_limit:\nbasic_auth_users:\n",
+            "tls_server_config: {}\n",
+            "tls_server_config:\n  cert_file: \"\"\n  key_file: \"\"\n",
+            "tls_server_config: {cert: '', key: '', client_ca: '', client_ca_file: '', client_auth_type: ''}\n",
+            // What says how to speak TLS does not say that it is to be spoken.
+            "tls_server_config:\n  min_version: TLS13\n  cipher_suites:\n  client_allowed_sans:\n",
+            "http_server_config:\n  http2:\n  headers:\n",
+            "rate_limit:\n  interval:\n  burst:\n",
+            "rate_limit: {interval: 0, burst: 0}\n",
+        ] {
+            let config = Config::parse(text).unwrap_or_else(|error| panic!("{text}: {error:#}"));
+            assert!(config.tls_server_config.is_none(), "{text}");
+            assert!(
+                config.basic_auth_users.is_empty() && config.http_server_config.headers.is_empty(),
+                "{text}"
+            );
+            assert_eq!(config.rate_limit.nanoseconds().expect(text), 0, "{text}");
+        }
+        let text = "tls_server_config:\n  cert: ''\n  cert_file: a\n  key: PEM\n  key_file:\n  client_auth_type:\n  \
+                    min_version:\n  max_version:\n  curve_preferences:\n  prefer_server_cipher_suites:\n";
+        let tls = Config::parse(text).expect(text).tls_server_config.expect("there");
+        assert_eq!((tls.cert, tls.key.as_deref()), (None, Some("PEM")));
+        assert_eq!(tls.client_auth_type, ClientAuth::NoClientCert);
+    }
+
+    #[test]
     fn what_the_toolkit_documents_is_taken() {
         let text = "\
 tls_server_config:
@@ -277,12 +348,15 @@ basic_auth_users:
         for (text, why) in [
             ("tls_server_confg: {}".to_owned(), "tls_server_confg"),
             ("tls_server_config: {cert_file: a}".to_owned(), "neither key nor key_file"),
+            ("tls_server_config: {cert_file: a, key_file: \"\"}".to_owned(), "neither key nor key_file"),
+            ("tls_server_config: {min_version: \"\"}".to_owned(), "TLS12"),
             (tls("  cert: c\n"), "both cert and cert_file"),
             (tls("  certfile: c\n"), "certfile"),
             (tls("  client_ca_file: c\n"), "client_ca without client_auth_type"),
             (tls("  client_auth_type: RequireAndVerifyClientCert\n"), "without client_ca"),
             (tls("  client_auth_type: RequireAnyClientCert\n"), "proves nothing"),
             (tls("  client_allowed_sans: [a]\n"), "client_allowed_sans without"),
+            ("tls_server_config: {client_allowed_sans: [a]}".to_owned(), "neither cert nor cert_file"),
             (tls("  max_version: TLS11\n"), "before 1.2"),
             (tls("  min_version: TLS13\n  max_version: TLS12\n"), "above max_version"),
             ("http_server_config: {headers: {Server: x}}".to_owned(), "header Server"),
