@@ -3,6 +3,7 @@
 //! kernel module goes; and waiting for one that is not there.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -62,7 +63,7 @@ pub fn go<A>(
     let stop = &Stop { signals: stop_signals(signals)?, module };
     let _ticks = step.map(|step| tick(Arc::clone(&engine), step)).transpose()?;
     let mut attached = Some(attached);
-    let mut release = || {
+    let release = || {
         attached = None;
         engine.release();
         log::info!("released all probes: showing only what needs none until started again");
@@ -77,17 +78,7 @@ pub fn go<A>(
         }
         end
     } else if let Some(path) = &flags.textfile {
-        let write = || textfile::write(path, &engine.scrape_for_file()?);
-        write()?;
-        notify(&[NotifyState::Ready]);
-        loop {
-            match stop.wait(Some(flags.textfile_interval)) {
-                // It worked before and may work again: a full disk passes.
-                Wake::Time => write().unwrap_or_else(|error| log::error!("{error:#}")),
-                Wake::Release => release(),
-                end => break end,
-            }
-        }
+        keep_writing(path, flags.textfile_interval, &engine, stop, release)?
     } else {
         serve(flags, spec, &engine, doors, stop, release)?
     };
@@ -249,22 +240,60 @@ fn serve(
 ) -> Result<Wake> {
     let _fronts = listen(flags, spec, Arc::clone(engine), doors)?;
     notify(&[NotifyState::Ready]);
-    let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     loop {
-        match stop.wait(watchdog) {
+        match stop.wait(watchdog()) {
             Wake::Time => {
                 // A scrape that hangs holds this lock: then systemd does not hear from us.
                 drop(engine.history.lock());
                 notify(&[NotifyState::Watchdog]);
             }
-            Wake::Signal => {
-                notify(&[NotifyState::Stopping]);
-                return Ok(Wake::Signal);
-            }
             Wake::Release => release(),
-            Wake::Module => return Ok(Wake::Module),
+            end => return Ok(ending(end)),
         }
     }
+}
+
+/// Writes the file at `path` now and every `interval`. Between two writes systemd hears from the
+/// same thread, so it does not while a write or a scrape hangs.
+fn keep_writing(
+    path: &Path,
+    interval: Duration,
+    engine: &Engine,
+    stop: &Stop,
+    mut release: impl FnMut(),
+) -> Result<Wake> {
+    let write = || textfile::write(path, &engine.scrape_for_file()?);
+    write()?;
+    notify(&[NotifyState::Ready]);
+    let mut due = Instant::now() + interval;
+    loop {
+        let left = due.saturating_duration_since(Instant::now());
+        match stop.wait(Some(watchdog().map_or(left, |watchdog| watchdog.min(left)))) {
+            Wake::Time => {
+                if due <= Instant::now() {
+                    // It worked before and may work again: a full disk passes.
+                    write().unwrap_or_else(|error| log::error!("{error:#}"));
+                    due = Instant::now() + interval;
+                }
+                notify(&[NotifyState::Watchdog]);
+            }
+            Wake::Release => release(),
+            end => return Ok(ending(end)),
+        }
+    }
+}
+
+/// How often systemd wants to hear from this process: twice as often as it would kill it.
+fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|interval| interval / 2)
+}
+
+/// Says why the process ends, where it was asked to.
+fn ending(end: Wake) -> Wake {
+    if end == Wake::Signal {
+        notify(&[NotifyState::Stopping]);
+    }
+    end
 }
 
 fn notify(state: &[NotifyState<'_>]) {

@@ -6,7 +6,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use live::block::{self, Device, Diskstats, Frozen};
+use live::block::{self, Device, Diskstats, Frozen, Thaw};
 use live::exporter::Exporter;
 use live::exposition;
 use live::needs::has_module;
@@ -366,15 +366,6 @@ fn in_flight_is_what_sysfs_says() {
         });
     });
     assert_eq!(delta.ios(&device.name, "read"), 5.0);
-}
-
-/// Lets a disk write at the end of what it is there for, also when that fails.
-struct Thaw<'d>(&'d Frozen);
-
-impl Drop for Thaw<'_> {
-    fn drop(&mut self) {
-        self.0.thaw();
-    }
 }
 
 #[live::test(module("loop"), tool("mkfs.ext4"), tool("fsfreeze"), unpreempted)]

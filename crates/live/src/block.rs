@@ -124,11 +124,24 @@ impl Frozen {
         Self { device, mount }
     }
 
+    /// The path of a file in the file system that is frozen.
+    pub fn path(&self, name: &str) -> String {
+        self.mount.folder.path(name)
+    }
+
+    /// Lets it write no longer.
+    ///
+    /// # Panics
+    /// When it did not write anyway.
+    #[track_caller]
+    pub fn freeze(&self) {
+        sh(&format!("fsfreeze --freeze {}", self.path("")));
+    }
+
     /// Lets it write.
     pub fn thaw(&self) {
         // It may have been let already.
-        let _ =
-            std::process::Command::new("fsfreeze").args(["--unfreeze", &self.mount.folder.path("")]).output();
+        let _ = std::process::Command::new("fsfreeze").args(["--unfreeze", &self.path("")]).output();
     }
 }
 
@@ -141,6 +154,16 @@ impl Default for Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         self.thaw();
+    }
+}
+
+/// Lets a disk write at the end of what it is there for, also when that fails.
+#[derive(Debug)]
+pub struct Thaw<'d>(pub &'d Frozen);
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
     }
 }
 

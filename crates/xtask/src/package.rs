@@ -82,7 +82,7 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     let target = fs::read_to_string(root().join("systemd").join(TARGET))?;
     write(&units.join(TARGET), &(target + &also()?), 0o644)?;
     copy_into("systemd", ".rules", &base.join("lib/udev/rules.d"))?;
-    for (folder, suffix) in [("prometheus", ".yml"), ("alerts", ".yml")] {
+    for (folder, suffix) in [("prometheus", ".yml"), ("prometheus", ".conf"), ("alerts", ".yml")] {
         copy_into(folder, suffix, &share.join(folder))?;
     }
     copy(&root().join("grafana/dashboard.json"), &share.join("grafana/dashboard.json"), 0o644)?;

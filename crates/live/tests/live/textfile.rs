@@ -3,13 +3,16 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use live::exporter::try_get;
+use live::block::{Frozen, Thaw};
+use live::exporter::{try_get, unit_becomes};
 use live::exposition::Exposition;
 use live::work::Running;
-use live::{sh, tell, wait_until};
+use live::{Folder, sh, tell, wait_until};
 use rustix::fs::inotify;
 
 fn wait_for(what: &str, condition: impl FnMut() -> bool) {
@@ -20,6 +23,127 @@ fn wait_for(what: &str, condition: impl FnMut() -> bool) {
 fn ours(text: &str) -> BTreeSet<String> {
     let names = text.lines().filter(|line| line.starts_with("ebpf_"));
     names.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
+}
+
+/// How long systemd waits for a word, for tests.
+const WATCHDOG: Duration = Duration::from_secs(2);
+
+/// Systemd, as far as an exporter that writes files sees it.
+struct Listener {
+    socket: UnixDatagram,
+    folder: Folder,
+}
+
+impl Listener {
+    fn new() -> Self {
+        let folder = Folder::new();
+        let socket = UnixDatagram::bind(folder.path("notify")).unwrap();
+        socket.set_read_timeout(Some(WATCHDOG)).unwrap();
+        Self { socket, folder }
+    }
+
+    /// Starts an exporter that writes to `path`, and waits until it is ready.
+    fn start(&self, path: &str, interval: &str) -> Running {
+        let mut command = Command::new("ebpf-syscall-exporter");
+        command.args(["--textfile.path", path, "--textfile.interval", interval]);
+        command.env("NOTIFY_SOCKET", self.folder.path("notify"));
+        command.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string()).env_remove("WATCHDOG_PID");
+        let exporter = Running::start(command.stderr(Stdio::null()));
+        let ready = || self.hears().is_ok_and(|word| word == "READY=1");
+        wait_until("it is ready", Duration::from_secs(60), ready);
+        exporter
+    }
+
+    /// The next word; an error where there is none in time.
+    fn hears(&self) -> io::Result<String> {
+        let mut buffer = [0; 256];
+        let length = self.socket.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned())
+    }
+}
+
+#[live::test(once)]
+fn the_watchdog_hears_from_an_exporter_that_writes_files() {
+    let listener = Listener::new();
+    // Whether it writes more often than it has to be heard, or hardly ever.
+    for interval in ["100ms", "1h"] {
+        let path = listener.folder.path("x.prom");
+        let mut exporter = listener.start(&path, interval);
+        let start = Instant::now();
+        while start.elapsed() < 3 * WATCHDOG {
+            assert_eq!(listener.hears().expect("in time"), "WATCHDOG=1", "{interval}");
+        }
+        sh(&format!("kill -TERM {}", exporter.0.id()));
+        wait_until("it says that it ends", WATCHDOG, || {
+            listener.hears().is_ok_and(|word| word == "STOPPING=1")
+        });
+        assert!(exporter.0.wait().unwrap().success());
+    }
+}
+
+#[live::test(once, module("loop"), tool("mkfs.ext4"), tool("fsfreeze"))]
+fn the_watchdog_does_not_hear_from_one_whose_write_hangs() {
+    let (listener, disk) = (Listener::new(), Frozen::new());
+    disk.thaw();
+    let _exporter = listener.start(&disk.path("x.prom"), "100ms");
+    let _thaw = Thaw(&disk);
+    disk.freeze();
+    let hangs = || listener.hears().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    wait_until("nothing is heard in time", 5 * WATCHDOG, hangs);
+    disk.thaw();
+    assert_eq!(listener.hears().expect("in time"), "WATCHDOG=1");
+}
+
+/// What is taken back of a unit that was changed.
+struct Changed;
+
+impl Drop for Changed {
+    fn drop(&mut self) {
+        // Where it fails the next test does.
+        let _ = Command::new("sh")
+            .args([
+                "-c",
+                "systemctl stop ebpf-diskio-exporter
+                rm -rf /run/systemd/system/ebpf-diskio-exporter.service.d /etc/default/ebpf-diskio-exporter
+                rm -f /var/lib/prometheus/node-exporter/ebpf-diskio.prom; systemctl daemon-reload",
+            ])
+            .status();
+    }
+}
+
+#[live::test(own_machine, once)]
+fn a_unit_writes_files_for_as_long_as_its_watchdog_likes() {
+    const FILE: &str = "/var/lib/prometheus/node-exporter/ebpf-diskio.prom";
+    let _changed = Changed;
+    // As README says, with less patience.
+    sh(&format!(
+        "mkdir -p /var/lib/prometheus/node-exporter
+        echo 'ARGS=--textfile.path={FILE} --textfile.interval=3s' > /etc/default/ebpf-diskio-exporter
+        cd /run/systemd/system; mkdir -p ebpf-diskio-exporter.service.d; cd ebpf-diskio-exporter.service.d
+        cp /usr/share/ebpf-exporters/prometheus/examples/textfile.conf .
+        printf '[Service]\\nWatchdogSec=6s\\n' > watchdog.conf
+        systemctl daemon-reload; systemctl start ebpf-diskio-exporter"
+    ));
+    unit_becomes("ebpf-diskio-exporter", "active");
+    let pid = || sh("systemctl show -P MainPID ebpf-diskio-exporter");
+    let (first, start) = (pid(), Instant::now());
+    let scrapes = || {
+        let text = std::fs::read_to_string(FILE).unwrap_or_default();
+        Exposition::parse(&text).count("ebpf_exporter_scrapes_total", &[])
+    };
+    wait_until("five times the watchdog's patience", Duration::from_secs(120), || {
+        start.elapsed() > Duration::from_secs(30)
+    });
+    assert_eq!((pid(), sh("systemctl show -P NRestarts ebpf-diskio-exporter")), (first, "0".to_owned()));
+    wait_until("it writes", Duration::from_secs(60), || scrapes() >= 6.0);
+    // Whoever runs node_exporter reads it, and nothing is left beside it.
+    assert_eq!(sh(&format!("stat -c '%a %U' {FILE}")), "644 root");
+    assert_eq!(sh("ls -A /var/lib/prometheus/node-exporter | grep -F .ebpf-diskio || :"), "");
+    // It may write nowhere else, and do nothing that its unit did not let it.
+    let status = sh(&format!("cat /proc/{}/status", pid()));
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    assert_eq!((field("CapEff:"), field("NoNewPrivs:")), ("0".repeat(16), "1".to_owned()));
 }
 
 #[live::test(own_machine, once)]
