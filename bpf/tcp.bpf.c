@@ -3,10 +3,11 @@
  * Who retransmits, how many connections, what round-trip times?
  *
  * Hooks: tracepoints inet_sock_set_state, tcp_retransmit_skb, tcp_retransmit_synack,
- * tcp_receive_reset (tp_btf, raw_tp); tcp_connect at its exit; tcp_send_reset where it
- * tells of all resets (6.10), else the three functions that send one; tcp_conn_request
- * and tcp_v{4,6}_syn_recv_sock for the listen queue. Functions by fentry and fexit, else
- * kprobe and kretprobe. All network namespaces of the host at once.
+ * tcp_receive_reset (tp_btf, raw_tp); functions __tcp_retransmit_skb and tcp_retransmit_skb
+ * where that tracepoint has no error and keeps silent about what is not sent; tcp_connect at
+ * its exit; tcp_send_reset where it tells of all resets (6.10), else the three functions that
+ * send one; tcp_conn_request and tcp_v{4,6}_syn_recv_sock for the listen queue. Functions by
+ * fentry and fexit, else kprobe and kretprobe. All network namespaces of the host at once.
  * Cost: a hash insert and delete for each connection; nothing for each packet.
  * Not seen: round-trip times of connections that have not been closed yet; resets that
  * a firewall sends (they are no TCP socket's).
@@ -48,6 +49,56 @@ int retransmit_raw(u64 *ctx)
 	if (tcp_retransmit_error && (int)ctx[2])
 		return 0;
 	return on_retransmit((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1]);
+}
+
+/* With the error: also of what is not sent. */
+SEC("tp_btf/tcp_retransmit_skb")
+int unsent_btf(u64 *ctx)
+{
+	if (!(int)ctx[2])
+		return 0;
+	return on_unsent((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1], ctx[2]);
+}
+
+SEC("raw_tp/tcp_retransmit_skb")
+int unsent_raw(u64 *ctx)
+{
+	if (!(int)ctx[2])
+		return 0;
+	return on_unsent((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1], ctx[2]);
+}
+
+static __always_inline int on_retransmit_exit(u64 *ctx)
+{
+	if (!(int)ctx[3])
+		return 0;
+	return on_unsent((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1], ctx[3]);
+}
+
+/* (sk, skb, segs), and the error. Compilers put a copy of the first into the second. */
+SEC("fexit/__tcp_retransmit_skb")
+int unsent_inner_fexit(u64 *ctx)
+{
+	return on_retransmit_exit(ctx);
+}
+
+SEC("fexit/tcp_retransmit_skb")
+int unsent_outer_fexit(u64 *ctx)
+{
+	return on_retransmit_exit(ctx);
+}
+
+/* At their exit the socket is no longer to be had. */
+SEC("kprobe/__tcp_retransmit_skb")
+int BPF_KPROBE(unsent_inner_kprobe, const struct sock *sk)
+{
+	return on_next_retransmit(sk);
+}
+
+SEC("kprobe/tcp_retransmit_skb")
+int BPF_KPROBE(unsent_outer_kprobe, const struct sock *sk)
+{
+	return on_next_retransmit(sk);
 }
 
 /* (sk, req) */

@@ -31,7 +31,8 @@
 #define TCP_CA_LOSS 4
 #define ICSK_TIME_LOSS_PROBE 5
 
-/* Errors of a connect, asm-generic/errno.h */
+/* asm-generic/errno*.h */
+#define EBUSY 16
 #define ENETUNREACH 101
 #define ETIMEDOUT 110
 #define ECONNREFUSED 111
@@ -68,7 +69,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct tcp_number);
-} opens SEC(".maps"), resets_sent SEC(".maps"), overflows SEC(".maps");
+} opens SEC(".maps"), resets_sent SEC(".maps"), overflows SEC(".maps"), unsent SEC(".maps");
 
 enum tcp_retransmit {
 	TCP_RETRANSMIT_SYN,
@@ -119,10 +120,14 @@ struct {
 	__type(value, struct tcp_number);
 } failures SEC(".maps");
 
-/* A connection that was begun while we looked; removed when its socket is closed. */
+/*
+ * A connection that was begun, or sent something again, while we looked; removed when its
+ * socket is closed.
+ */
 struct tcp_connection {
 	u64 asked; /* SYN sent */
 	u64 established;
+	u64 retransmitted; /* of tcp_sock.total_retrans, what was counted or was there before */
 };
 
 struct {
@@ -170,22 +175,86 @@ static __always_inline void on_failure(const struct sock *sk, bool btf)
 	add(&failures, failure, 1);
 }
 
-/* The entry of a connection that begins: the same socket may connect again. */
-static __always_inline void remember(u64 id, u64 asked, u64 established)
+/* What RetransSegs got from this socket; a SYN-ACK is of no socket. */
+static __always_inline u32 total_retransmits(const struct sock *sk)
 {
-	struct tcp_connection begin = {.asked = asked, .established = established};
+	return BPF_CORE_READ((const struct tcp_sock *)sk, total_retrans);
+}
+
+/* The entry of a connection that begins: the same socket may connect again. */
+static __always_inline void remember(const struct sock *sk, u64 asked, u64 established)
+{
+	struct tcp_connection begin = {
+		.asked = asked,
+		.established = established,
+		.retransmitted = total_retransmits(sk),
+	};
+	u64 id = (u64)sk;
 
 	if (bpf_map_update_elem(&connections, &id, &begin, BPF_ANY))
 		count_event(EVENT_MAP_FULL);
 }
 
-static __always_inline void on_established(struct tcp_counts *c, u64 id)
+static __always_inline void count_destination(const struct sock_common *peer, u64 segments)
 {
+	struct tcp_destination key = {}, other = {};
+	struct tcp_number *n;
+
+	if (BPF_CORE_READ(peer, skc_family) == AF_INET6) {
+		BPF_CORE_READ_INTO(&key.address, peer, skc_v6_daddr);
+	} else {
+		key.address[10] = 0xff;
+		key.address[11] = 0xff;
+		*(u32 *)&key.address[12] = BPF_CORE_READ(peer, skc_daddr);
+	}
+	n = map_lookup_or_fold(&by_dest, &key, &zero_number, &other);
+	if (n)
+		__sync_fetch_and_add(&n->value, segments);
+}
+
+/* What the kernel counted since this was last asked. */
+static __always_inline u64 uncounted_retransmits(const struct sock *sk, struct tcp_connection *conn)
+{
+	u32 total = total_retransmits(sk), uncounted = total - (u32)conn->retransmitted;
+
+	conn->retransmitted = total; /* the socket is locked: nobody else is here */
+	return uncounted;
+}
+
+/* As above; of a connection that we do not know yet, `guess`. */
+static __always_inline u64 uncounted_or(const struct sock *sk, u64 guess)
+{
+	u64 id = (u64)sk;
 	struct tcp_connection *conn = bpf_map_lookup_elem(&connections, &id);
-	u64 now = bpf_ktime_get_ns();
+
+	if (conn)
+		return uncounted_retransmits(sk, conn);
+	remember(sk, 0, 0);
+	return guess;
+}
+
+static __always_inline void count_retransmits(const struct sock *sk, u32 kind, u64 segments)
+{
+	add(&retransmits, kind, segments);
+	count_destination(&sk->__sk_common, segments);
+}
+
+/* Sending failed, and no hook told of it at that time. */
+static __always_inline void count_unheard(const struct sock *sk, u64 segments)
+{
+	if (!segments)
+		return;
+	add(&unsent, 0, segments);
+	count_retransmits(sk, TCP_RETRANSMIT_OTHER, segments);
+}
+
+static __always_inline void on_established(struct tcp_counts *c, const struct sock *sk)
+{
+	u64 id = (u64)sk, now = bpf_ktime_get_ns();
+	struct tcp_connection *conn = bpf_map_lookup_elem(&connections, &id);
 
 	if (!conn) {
-		remember(id, 0, now); /* passive */
+		remember(sk, 0, now); /* passive */
 		return;
 	}
 	if (conn->asked)
@@ -202,6 +271,8 @@ static __always_inline void on_close(struct tcp_counts *c, const struct sock *sk
 	if (old == TCP_LISTEN || old == TCP_CLOSE)
 		return;
 	conn = bpf_map_lookup_elem(&connections, &id);
+	if (conn)
+		count_unheard(sk, uncounted_retransmits(sk, conn));
 	if (old == TCP_SYN_SENT || old == TCP_SYN_RECV)
 		goto out;
 	__sync_fetch_and_add(&c->closes, 1);
@@ -224,7 +295,7 @@ static __always_inline int on_state(const struct sock *sk, u32 old, u32 new, boo
 	if (!c || FIELD(btf, sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
 	if (new == TCP_SYN_SENT)
-		remember((u64)sk, bpf_ktime_get_ns(), 0);
+		remember(sk, bpf_ktime_get_ns(), 0);
 	if (new == TCP_SYN_RECV && old == TCP_LISTEN)
 		__sync_fetch_and_add(&c->passive, 1);
 	if (is_current(new) && !is_current(old))
@@ -232,30 +303,13 @@ static __always_inline int on_state(const struct sock *sk, u32 old, u32 new, boo
 	if (is_current(old) && !is_current(new))
 		__sync_fetch_and_add(&c->left, 1);
 	if (new == TCP_ESTABLISHED)
-		on_established(c, (u64)sk);
+		on_established(c, sk);
 	if (new == TCP_CLOSE) {
 		if (old == TCP_SYN_SENT)
 			on_failure(sk, btf);
 		on_close(c, sk, old);
 	}
 	return 0;
-}
-
-static __always_inline void count_destination(const struct sock_common *peer, u64 segments)
-{
-	struct tcp_destination key = {}, other = {};
-	struct tcp_number *n;
-
-	if (BPF_CORE_READ(peer, skc_family) == AF_INET6) {
-		BPF_CORE_READ_INTO(&key.address, peer, skc_v6_daddr);
-	} else {
-		key.address[10] = 0xff;
-		key.address[11] = 0xff;
-		*(u32 *)&key.address[12] = BPF_CORE_READ(peer, skc_daddr);
-	}
-	n = map_lookup_or_fold(&by_dest, &key, &zero_number, &other);
-	if (n)
-		__sync_fetch_and_add(&n->value, segments);
 }
 
 /* Why a segment is sent again: as the kernel's own counters tell them apart. */
@@ -277,16 +331,47 @@ static __always_inline u32 kind_of(const struct sock *sk, const struct tcp_skb_c
 	return TCP_RETRANSMIT_OTHER;
 }
 
+static __always_inline const struct tcp_skb_cb *control_block(const struct sk_buff *skb)
+{
+	return (const void *)skb + bpf_core_field_offset(struct sk_buff, cb);
+}
+
 /* Segments, not events: one event may send many. */
 static __always_inline int on_retransmit(const struct sock *sk, const struct sk_buff *skb)
 {
-	const struct tcp_skb_cb *cb = (const void *)skb + bpf_core_field_offset(struct sk_buff, cb);
-	u64 segments = BPF_CORE_READ(cb, tcp_gso_segs);
+	const struct tcp_skb_cb *cb = control_block(skb);
+	u64 segments = BPF_CORE_READ(cb, tcp_gso_segs), uncounted;
 
 	if (!segments)
 		segments = 1;
-	add(&retransmits, kind_of(sk, cb), segments);
-	count_destination(&sk->__sk_common, segments);
+	uncounted = uncounted_or(sk, segments);
+	if (uncounted > segments)
+		count_unheard(sk, uncounted - segments);
+	count_retransmits(sk, kind_of(sk, cb), segments);
+	return 0;
+}
+
+/*
+ * Sending again failed. RetransSegs counts what got as far as to the lower layers; a queue
+ * there refuses by a positive number, and what is not even tried ends by a negative one.
+ */
+static __always_inline int on_unsent(const struct sock *sk, const struct sk_buff *skb, int error)
+{
+	const struct tcp_skb_cb *cb = control_block(skb);
+	u64 segments = uncounted_or(sk, error > 0 ? BPF_CORE_READ(cb, tcp_gso_segs) : 0);
+
+	if (!segments)
+		return 0;
+	if (error != -EBUSY)
+		add(&unsent, 0, segments);
+	count_retransmits(sk, kind_of(sk, cb), segments);
+	return 0;
+}
+
+/* Before something is sent again: what is not counted by now failed earlier. */
+static __always_inline int on_next_retransmit(const struct sock *sk)
+{
+	count_unheard(sk, uncounted_or(sk, 0));
 	return 0;
 }
 

@@ -296,6 +296,7 @@ struct request_sock {
 
 struct tcp_sock {
 	u32 srtt_us;
+	u32 total_retrans;
 };
 
 struct inet_connection_sock {

@@ -70,7 +70,8 @@ impl Exporter for Tcp {
         let active = number("opens", CONNECTIONS, &[("direction", "active")], CONNECTIONS_HELP);
         let sent = number("resets_sent", RESETS, &[("direction", "sent")], RESETS_HELP);
         let overflows = "Connections refused because the queue of a listening socket was full.";
-        let retransmitted = "Segments sent again, SYNs and SYN-ACKs included.";
+        let retransmitted = "Segments sent again, SYNs and SYN-ACKs included; also those that could not be sent, as in RetransSegs.";
+        let unsent = "Segments that were to be sent again and could not be sent, as when the queue of a device is full.";
         let syn_recv = &["ack_v4_fentry+ack_v6_fentry", "ack_v4_kprobe+ack_v6_kprobe"];
         let send_reset = &[
             "send_reset_btf",
@@ -81,6 +82,20 @@ impl Exporter for Tcp {
         Spec::new("tcp", 9102, "who retransmits, how many connections, what round-trip times?")
             .required("inet_sock_set_state", &["state_btf", "state_raw"])
             .required("tcp_retransmit_skb", &["retransmit_btf", "retransmit_raw"])
+            .optional(
+                "__tcp_retransmit_skb",
+                &[
+                    "unsent_btf",
+                    "unsent_raw",
+                    "unsent_inner_fexit+unsent_outer_fexit",
+                    "unsent_inner_kprobe+unsent_outer_kprobe",
+                ],
+                &["unsent"],
+            )
+            .shape("unsent_btf", Shape::Arguments(3))
+            .shape("unsent_raw", Shape::Arguments(3))
+            .shape("unsent_inner_fexit", Shape::Arguments(3))
+            .shape("unsent_outer_fexit", Shape::Arguments(3))
             .required("tcp_retransmit_synack", &["synack_btf", "synack_raw"])
             .required("tcp_receive_reset", &["receive_reset_btf", "receive_reset_raw"])
             .optional("tcp_connect", &["connect_fexit", "connect_kretprobe", "connect_state_btf"], &["opens"])
@@ -94,6 +109,7 @@ impl Exporter for Tcp {
             .map(sent)
             .map(number("overflows", "ebpf_tcp_listen_overflows_total", &[], overflows))
             .map(number("retransmits", "ebpf_tcp_retransmits_total", &[], retransmitted))
+            .map(number("unsent", "ebpf_tcp_retransmit_failures_total", &[], unsent))
             .map(
                 number(
                     "retransmits",
@@ -213,7 +229,7 @@ mod tests {
                 ("duration.sum", 100_000_000_000_000.into()),
             ];
             maps.set("counts", &[], &counts)?;
-            for (map, n) in [("opens", 7), ("resets_sent", 4), ("overflows", 1)] {
+            for (map, n) in [("opens", 7), ("resets_sent", 4), ("overflows", 1), ("unsent", 6)] {
                 maps.set(map, &[], &[("value", n.into())])?;
             }
             for kind in 0..7 {

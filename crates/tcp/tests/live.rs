@@ -18,7 +18,7 @@ const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
 const RIGHT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2));
 
 /// The kernel's counters, and ours of the same meaning.
-const TRUTH: [&str; 8] = [
+const TRUTH: [&str; 9] = [
     "Tcp ActiveOpens",
     "Tcp PassiveOpens",
     "Tcp RetransSegs",
@@ -27,9 +27,10 @@ const TRUTH: [&str; 8] = [
     "TcpExt TCPFastRetrans",
     "TcpExt TCPSlowStartRetrans",
     "TcpExt TCPSynRetrans",
+    "TcpExt TCPRetransFail",
 ];
 
-fn ours(delta: &Delta) -> [f64; 8] {
+fn ours(delta: &Delta) -> [f64; 9] {
     let kind = |kind: &str| delta.of("ebpf_tcp_retransmits_by_type_total", &[("type", kind)]);
     [
         delta.of("ebpf_tcp_connections_total", &[("direction", "active")]),
@@ -40,6 +41,7 @@ fn ours(delta: &Delta) -> [f64; 8] {
         kind("fast"),
         kind("slow_start"),
         kind("syn") + kind("synack"),
+        delta.of("ebpf_tcp_retransmit_failures_total", &[]),
     ]
 }
 
@@ -184,6 +186,51 @@ fn aborted_connections_send_resets() {
     });
     assert!(delta.of("ebpf_tcp_resets_total", &[("direction", "sent")]) >= 13.0, "{delta:?}");
     assert!(delta.of("ebpf_tcp_resets_total", &[("direction", "received")]) >= 13.0, "{delta:?}");
+}
+
+/// A connection from left to right; what left sends in it is lost.
+fn unheard(listener: &TcpListener) -> TcpStream {
+    let mut stream = inside("left", || TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    sh("ip -n left neigh replace 10.99.0.2 lladdr 02:00:00:00:00:09 dev cable nud permanent");
+    stream.write_all(&[7; 5000]).unwrap();
+    stream
+}
+
+fn refuse_to_send() {
+    sh("tc -n left qdisc replace dev cable root pfifo limit 0");
+}
+
+fn failed() -> f64 {
+    snmp_of_cable(["TcpExt TCPRetransFail"])[0]
+}
+
+#[live::test]
+fn retransmits_that_the_device_refuses_count() {
+    let _cable = Cable::new("");
+    let listener = inside("right", || TcpListener::bind((RIGHT, 0)).unwrap());
+    let exporter = start(&[]);
+    let delta = measure_with(&exporter, || {
+        let stream = unheard(&listener);
+        refuse_to_send();
+        wait_until("seven were refused", Duration::from_secs(30), || failed() >= 7.0);
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    assert!(delta.of("ebpf_tcp_retransmits_total", &[]) >= 7.0, "{delta:?}");
+}
+
+#[live::test]
+fn refused_retransmits_of_a_connection_of_before_count() {
+    let _cable = Cable::new("");
+    let listener = inside("right", || TcpListener::bind((RIGHT, 0)).unwrap());
+    let stream = unheard(&listener);
+    refuse_to_send();
+    wait_until("three were refused", Duration::from_secs(30), || failed() >= 3.0);
+    measure(|| {
+        let before = failed();
+        wait_until("five more were refused", Duration::from_secs(30), || failed() >= before + 5.0);
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+    });
 }
 
 #[live::test(functions)]
