@@ -19,11 +19,25 @@ pub enum Event {
 }
 
 /// A counter on every CPU, from when it was opened.
+///
+/// The kernel takes an event off a CPU that goes offline, and puts it back on none: what was
+/// counted there is kept, and a CPU that comes back has a new event opened.
 #[derive(Debug)]
 pub struct Counter {
     event: Event,
-    /// CPU and descriptor. A CPU that goes offline keeps what it has counted.
-    cpus: Vec<(u32, File)>,
+    /// CPU, descriptor, and what was last read from it.
+    cpus: Vec<(u32, File, u64)>,
+    /// What was counted on CPUs that have gone.
+    gone: u64,
+}
+
+/// What a [`Counter`] has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// On all CPUs since it was opened.
+    pub total: u64,
+    /// Whether it counted on each CPU all the time since it was last read.
+    pub whole: bool,
 }
 
 impl Counter {
@@ -33,21 +47,48 @@ impl Counter {
     /// When the kernel refuses; needs CAP_PERFMON, or CAP_SYS_ADMIN where
     /// kernel.perf_event_paranoid is 3, which Debian's kernels know.
     pub fn open(event: Event) -> Result<Self> {
-        let mut counter = Self { event, cpus: Vec::new() };
+        let mut counter = Self { event, cpus: Vec::new(), gone: 0 };
         counter.add_cpus()?;
         Ok(counter)
     }
 
-    /// Counts on CPUs that came since.
-    fn add_cpus(&mut self) -> Result<()> {
+    /// Counts on CPUs that came since; returns whether there were any.
+    fn add_cpus(&mut self) -> Result<bool> {
+        let mut came = false;
         for cpu in online(Path::new("/sys/devices/system/cpu/online"))? {
-            if !self.cpus.iter().any(|(known, _)| *known == cpu) {
-                let file = open(self.event, cpu)
-                    .with_context(|| format!("failed to count {:?} on CPU {cpu}", self.event))?;
-                self.cpus.push((cpu, file));
+            if self.cpus.iter().any(|(known, ..)| *known == cpu) {
+                continue;
+            }
+            came = true;
+            match open(self.event, cpu) {
+                Ok(file) => self.cpus.push((cpu, file, 0)),
+                // It went offline meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => {
+                    let what = format!("failed to count {:?} on CPU {cpu}", self.event);
+                    return Err(error).context(what);
+                }
             }
         }
-        Ok(())
+        Ok(came)
+    }
+
+    /// Keeps what was counted on CPUs that went offline; returns whether there were any.
+    fn remove_cpus(&mut self) -> Result<bool> {
+        let before = self.cpus.len();
+        let mut alive = Vec::with_capacity(before);
+        for (cpu, mut file, last) in self.cpus.drain(..) {
+            let read = |file: &mut File| {
+                read(file).with_context(|| format!("failed to read {:?} of CPU {cpu}", self.event))
+            };
+            let (first, second) = (read(&mut file)?, read(&mut file)?);
+            match count(first, second) {
+                Ok(count) => alive.push((cpu, file, count)),
+                Err(count) => self.gone = self.gone.wrapping_add(count.unwrap_or(last)),
+            }
+        }
+        self.cpus = alive;
+        Ok(self.cpus.len() < before)
     }
 
     /// What was counted on all CPUs.
@@ -55,20 +96,41 @@ impl Counter {
     /// # Errors
     /// When a CPU came online and the kernel no longer lets it be counted on: a number
     /// without it would be wrong.
-    pub fn read(&mut self) -> Result<u64> {
-        self.add_cpus()?;
-        let mut total = 0u64;
-        for (cpu, file) in &mut self.cpus {
-            let mut count = [0; 8];
-            file.read_exact(&mut count)
-                .with_context(|| format!("failed to read {:?} of CPU {cpu}", self.event))?;
-            total = total.wrapping_add(u64::from_ne_bytes(count));
-        }
-        Ok(total)
+    pub fn read(&mut self) -> Result<Reading> {
+        let went = self.remove_cpus()?;
+        let came = self.add_cpus()?;
+        let counts = self.cpus.iter().map(|(.., count)| count);
+        Ok(Reading { total: counts.fold(self.gone, |sum, n| sum.wrapping_add(*n)), whole: !went && !came })
     }
 }
 
-fn open(event: Event, cpu: u32) -> Result<File> {
+/// A count, and the time for which it was counted.
+type Sample = (u64, u64);
+
+/// What an event has counted that was read twice. An error when it counts no longer, which
+/// nothing tells but its clock: that stands then, or there is nothing to read.
+fn count(first: Option<Sample>, second: Option<Sample>) -> Result<u64, Option<u64>> {
+    match (first, second) {
+        (Some((_, before)), Some((count, now))) if now > before => Ok(count),
+        _ => Err(second.or(first).map(|(count, _)| count)),
+    }
+}
+
+/// None at the end of the file: of an event that the kernel has given up.
+fn read(file: &mut File) -> std::io::Result<Option<Sample>> {
+    let mut bytes = [0; 16];
+    if file.read(&mut bytes)? < bytes.len() {
+        return Ok(None);
+    }
+    let number = |at: usize| {
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_ne_bytes(number)
+    };
+    Ok(Some((number(0), number(8))))
+}
+
+fn open(event: Event, cpu: u32) -> std::io::Result<File> {
     let config = match event {
         Event::MinorFaults => libbpf_sys::PERF_COUNT_SW_PAGE_FAULTS_MIN,
         Event::MajorFaults => libbpf_sys::PERF_COUNT_SW_PAGE_FAULTS_MAJ,
@@ -77,6 +139,7 @@ fn open(event: Event, cpu: u32) -> Result<File> {
         type_: libbpf_sys::PERF_TYPE_SOFTWARE,
         size: size_of::<libbpf_sys::perf_event_attr>() as u32,
         config: config.into(),
+        read_format: libbpf_sys::PERF_FORMAT_TOTAL_TIME_ENABLED.into(),
         ..Default::default()
     };
     // Any task (-1), no group (-1).
@@ -92,7 +155,7 @@ fn open(event: Event, cpu: u32) -> Result<File> {
         )
     };
     if fd < 0 {
-        return Err(std::io::Error::last_os_error().into());
+        return Err(std::io::Error::last_os_error());
     }
     // SAFETY: it is new, and nobody else has it.
     Ok(unsafe { File::from_raw_fd(fd as i32) })
@@ -116,6 +179,14 @@ fn parse(list: &str) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_whose_clock_stands_counts_no_longer() {
+        assert_eq!(count(Some((5, 10)), Some((7, 11))), Ok(7));
+        assert_eq!(count(Some((5, 10)), Some((5, 10))), Err(Some(5)));
+        assert_eq!(count(Some((5, 10)), None), Err(Some(5)));
+        assert_eq!(count(None, None), Err(None));
+    }
 
     #[test]
     fn lists_of_cpus_are_read() {

@@ -6,55 +6,96 @@ use common::perf::{Counter, Event};
 
 use crate::LATENCY;
 
-/// Who counts minor and major faults.
+/// Minor and major faults.
+type Faults = [u64; 2];
+
+/// Who counts minor and major faults: the kernel, at no cost, and where it cannot the probe
+/// that measures their latency.
 #[derive(Default)]
-pub enum Totals {
-    /// The kernel, at no cost.
-    Kernel { minor: Counter, major: Counter },
-    /// The probe that measures their latency.
-    Probe,
-    /// Nobody: the kernel stopped to let us read them.
-    #[default]
-    Nobody,
+pub struct Totals {
+    /// None where the kernel refuses.
+    kernel: Option<[Counter; 2]>,
+    /// What the kernel said last.
+    counted: Faults,
+    /// What the probe said last; none where it says nothing.
+    measured: Option<Faults>,
+    /// None when nobody has counted for a time: a number without that would be wrong.
+    shown: Option<Faults>,
 }
 
 impl Totals {
     /// Asks the kernel to count; `measured`: the probe is wanted.
     pub fn new(measured: bool) -> Self {
-        let open = || Ok((Counter::open(Event::MinorFaults)?, Counter::open(Event::MajorFaults)?));
-        let refused: anyhow::Error = match open() {
-            Ok((minor, major)) => return Self::Kernel { minor, major },
-            Err(refused) => refused,
-        };
-        if measured {
-            log::info!("page faults are counted by the probe that measures them: {refused:#}");
-            return Self::Probe;
+        let open = || Ok([Counter::open(Event::MinorFaults)?, Counter::open(Event::MajorFaults)?]);
+        let kernel: Result<_, anyhow::Error> = open();
+        match &kernel {
+            Ok(_) => {}
+            Err(refused) if measured => {
+                log::info!("page faults are counted by the probe that measures them: {refused:#}");
+            }
+            Err(refused) => log::warn!(
+                "page faults are not counted: {refused:#}; set kernel.perf_event_paranoid to 2, add \
+                 CAP_SYS_ADMIN, or let --memory.fault-latency be true"
+            ),
         }
-        log::warn!(
-            "page faults are not counted: {refused:#}; set kernel.perf_event_paranoid to 2, add CAP_SYS_ADMIN, \
-             or let --memory.fault-latency be true"
-        );
-        Self::Nobody
+        Self {
+            shown: (kernel.is_ok() || measured).then_some([0, 0]),
+            kernel: kernel.ok(),
+            counted: [0, 0],
+            measured: measured.then_some([0, 0]),
+        }
     }
 
     /// Adds both families, or none.
     pub fn add(&mut self, families: &mut Families) {
-        let (minor, major) = match self {
-            Self::Kernel { minor, major } => match (minor.read(), major.read()) {
-                (Ok(minor), Ok(major)) => (minor, major),
-                (Err(error), _) | (_, Err(error)) => {
-                    log::error!("page faults are no longer counted, restart to count them again: {error:#}");
-                    return *self = Self::Nobody;
-                }
-            },
-            Self::Probe => match (measured("minor", families), measured("major", families)) {
-                (Some(minor), Some(major)) => (minor, major),
-                _ => return,
-            },
-            Self::Nobody => return,
+        let kernel = match self.kernel.as_mut().map(read).transpose() {
+            Ok(reading) => reading,
+            Err(error) => {
+                self.kernel = None;
+                log::warn!("the kernel counts page faults no longer: {error:#}");
+                None
+            }
         };
-        show(minor, major, families);
+        let measured = match [measured("minor", families), measured("major", families)] {
+            [Some(minor), Some(major)] => Some([minor, major]),
+            _ => None,
+        };
+        if let Some([minor, major]) = self.next(kernel, measured) {
+            show(minor, major, families);
+        }
     }
+
+    /// What to show, from what the kernel has counted, and whether on all CPUs, and what the
+    /// probe has.
+    fn next(&mut self, kernel: Option<(Faults, bool)>, measured: Option<Faults>) -> Option<Faults> {
+        let growth = |now: Faults, before: Faults| {
+            [now[0].saturating_sub(before[0]), now[1].saturating_sub(before[1])]
+        };
+        let by_kernel = kernel.map(|(now, whole)| (growth(now, self.counted), whole));
+        let by_probe = measured.zip(self.measured).map(|(now, before)| growth(now, before));
+        let grown = match (by_kernel, by_probe) {
+            (Some((grown, true)), _) | (_, Some(grown)) => Some(grown),
+            (Some((grown, false)), None) => {
+                log::warn!("page faults were not counted on a CPU that came online, until now");
+                Some(grown)
+            }
+            (None, None) => None,
+        };
+        self.counted = kernel.map_or(self.counted, |(now, _)| now);
+        self.measured = measured;
+        if self.shown.is_some() && grown.is_none() {
+            log::error!("page faults are no longer counted, restart to count them again");
+        }
+        self.shown = self.shown.zip(grown).map(|(shown, grown)| [shown[0] + grown[0], shown[1] + grown[1]]);
+        self.shown
+    }
+}
+
+/// What the kernel has counted, and whether on all CPUs.
+fn read(counters: &mut [Counter; 2]) -> anyhow::Result<(Faults, bool)> {
+    let [minor, major] = counters;
+    let (minor, major) = (minor.read()?, major.read()?);
+    Ok(([minor.total, major.total], minor.whole && major.whole))
 }
 
 /// How many faults of `kind` have a latency.
@@ -90,10 +131,14 @@ mod tests {
 
     use super::*;
 
+    fn by_probe() -> Totals {
+        Totals { measured: Some([0, 0]), shown: Some([0, 0]), ..Totals::default() }
+    }
+
     #[test]
     fn faults_are_counted_by_whoever_can() {
         let mut families = Families::default();
-        Totals::Probe.add(&mut families);
+        by_probe().add(&mut families);
         assert!(families.get("ebpf_page_faults_minor_total").is_none(), "absent, not zero");
         for (kind, count) in [("minor", 12), ("major", 3), ("failed", 1)] {
             let histogram = Histogram { unit: Unit::Seconds, buckets: vec![1, count], sum: 0 };
@@ -103,10 +148,31 @@ mod tests {
                 .samples
                 .push(Sample { labels: Labels::of(&[("kind", kind)]), value });
         }
-        Totals::Nobody.add(&mut families);
+        Totals::default().add(&mut families);
         assert!(families.get("ebpf_page_faults_minor_total").is_none());
-        Totals::Probe.add(&mut families);
+        by_probe().add(&mut families);
         assert_eq!(families.total("ebpf_page_faults_minor_total"), Some(12));
         assert_eq!(families.total("ebpf_page_faults_major_total"), Some(3));
+    }
+
+    #[test]
+    fn the_probe_counts_while_a_cpu_comes_and_goes() {
+        let mut totals = by_probe();
+        assert_eq!(totals.next(Some(([10, 1], true)), Some([9, 1])), Some([10, 1]));
+        // The kernel has seen 5 of 20 on the CPU that went and came.
+        assert_eq!(totals.next(Some(([15, 1], false)), Some([29, 2])), Some([30, 2]));
+        assert_eq!(totals.next(Some(([18, 1], true)), Some([32, 2])), Some([33, 2]));
+        // The kernel does not let a CPU be counted on that came late.
+        assert_eq!(totals.next(None, Some([40, 4])), Some([41, 4]));
+        assert_eq!(totals.next(None, Some([41, 4])), Some([42, 4]));
+    }
+
+    #[test]
+    fn without_a_probe_they_are_absent_once_nobody_counts() {
+        let mut totals = Totals { measured: None, ..by_probe() };
+        assert_eq!(totals.next(Some(([10, 1], true)), None), Some([10, 1]));
+        assert_eq!(totals.next(Some(([15, 1], false)), None), Some([15, 1]), "it counts again");
+        assert_eq!(totals.next(None, None), None);
+        assert_eq!(totals.next(None, Some([50, 4])), None, "not a part of them");
     }
 }

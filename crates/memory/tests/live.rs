@@ -156,6 +156,87 @@ fn without_perf_events_the_probe_counts_the_same() {
     assert_eq!(ours, kind_count(&delta, "minor"));
 }
 
+/// CPU 1, which is online again when this is dropped.
+struct Cpu1;
+
+impl Cpu1 {
+    fn set(online: bool) {
+        std::fs::write(CPU1, if online { "1" } else { "0" }).unwrap();
+    }
+
+    /// Touches pages on it: how many faults that takes.
+    fn touch() -> f64 {
+        std::thread::spawn(|| {
+            let mut one = rustix::thread::CpuSet::new();
+            one.set(1);
+            rustix::thread::sched_setaffinity(None, &one).unwrap();
+            let before = own_faults().0;
+            Mapping::anonymous(PAGES).touch();
+            (own_faults().0 - before) as f64
+        })
+        .join()
+        .unwrap()
+    }
+}
+
+impl Drop for Cpu1 {
+    fn drop(&mut self) {
+        Self::set(true);
+    }
+}
+
+const CPU1: &str = "/sys/devices/system/cpu/cpu1/online";
+
+/// Faults on CPU 1: as we count them, and as they are.
+fn faults_of_cpu1(exporter: &Exporter, before: impl FnOnce()) -> Option<(f64, f64)> {
+    let start = exporter.scrape();
+    before();
+    let exact = Cpu1::touch();
+    let delta = Delta(start, exporter.scrape());
+    delta.1.get("ebpf_page_faults_minor_total", &[])?;
+    Some((delta.of("ebpf_page_faults_minor_total", &[]), exact))
+}
+
+fn off_and_on() {
+    Cpu1::set(false);
+    Cpu1::set(true);
+}
+
+#[live::test(functions, file(CPU1), own_machine)]
+fn faults_on_a_cpu_that_goes_and_comes_are_counted() {
+    let _cpu = Cpu1;
+    let exporter = start(&[]);
+    for before in [&(|| {}) as &dyn Fn(), &off_and_on, &|| {}, &off_and_on] {
+        let (ours, exact) = faults_of_cpu1(&exporter, before).expect("there are totals");
+        println!("{ours} minor faults, getrusage {exact}");
+        // Processes are started on a CPU that comes.
+        assert_nearly("minor", ours, exact, 3000.0);
+    }
+}
+
+#[live::test(functions, file(CPU1), own_machine)]
+fn faults_on_a_cpu_that_comes_late_are_counted() {
+    let _cpu = Cpu1;
+    Cpu1::set(false);
+    let exporter = start(&[]);
+    let (ours, exact) = faults_of_cpu1(&exporter, || Cpu1::set(true)).expect("there are totals");
+    println!("{ours} minor faults, getrusage {exact}");
+    assert_nearly("minor", ours, exact, 3000.0);
+}
+
+#[live::test(file(CPU1), own_machine)]
+fn without_a_probe_a_cpu_that_came_back_is_counted_on_again_or_nothing_is_shown() {
+    let _cpu = Cpu1;
+    let bare = start(&["--memory.fault-latency=false"]);
+    let privileged = start(&["--memory.fault-latency=false", "--capabilities.keep=all"]);
+    off_and_on();
+    let started = privileged.scrape().get("ebpf_page_faults_minor_total", &[]);
+    assert!(started.is_some());
+    assert_eq!(faults_of_cpu1(&bare, || {}), None, "stale");
+    let (ours, exact) = faults_of_cpu1(&privileged, || {}).expect("there are totals");
+    nearly("minor", ours, exact);
+}
+
 #[live::test]
 fn latency_is_a_flag() {
     let exporter = start(&["--memory.fault-latency=false"]);
