@@ -14,8 +14,9 @@ use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::probes::Hook;
-use crate::spec::Shape;
+use crate::spec::{Shape, View};
 use crate::types::Types;
+use crate::view;
 
 /// The kernel's own BTF; without it the kernel takes neither tp_btf nor fentry programs.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -33,6 +34,8 @@ pub struct Facts {
     pub kprobes: bool,
     /// Values of the enumerators asked for; those that do not exist are not here.
     pub enumerators: BTreeMap<String, i64>,
+    /// What is hidden from this process, and why.
+    pub hidden: BTreeMap<View, String>,
 }
 
 /// What a function or tracepoint takes and returns.
@@ -97,7 +100,8 @@ impl Facts {
         // libbpf's own message does not name the file's trouble.
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
         let btf = Btf::from_path(path).with_context(|| format!("{} is no BTF file", path.display()))?;
-        let mut facts = Self { own_btf, kprobes: Path::new(KPROBES).exists(), ..Self::default() };
+        let kprobes = Path::new(KPROBES).exists();
+        let mut facts = Self { own_btf, kprobes, hidden: view::hidden(), ..Self::default() };
         let hooks: Vec<&Hook> = hooks.into_iter().collect();
         let tracepoints: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.tracepoint()).collect();
         let functions: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.function()).collect();

@@ -8,7 +8,7 @@
 //! Dependencies point down this list only:
 //! [`exporter`] > [`cli`], [`memory`], [`module`], [`site`], [`web`] > [`http`], [`textfile`], [`privileges`] > [`engine`] >
 //! [`probes`], [`self_metrics`], [`ratio`], [`top`] > [`kernel`], [`maps`], [`render`] > [`layout`],
-//! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`] and [`types`] stand alone.
+//! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`], [`types`] and [`view`] stand alone.
 
 pub mod cli;
 pub mod decode;
@@ -39,6 +39,7 @@ pub mod spec;
 pub mod textfile;
 pub mod top;
 pub mod types;
+pub mod view;
 pub mod web;
 
 pub use exporter::{Exporter, run};

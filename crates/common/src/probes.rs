@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use libbpf_rs::{ErrorKind, Link, Object, OpenObject, ProgramMut};
 
 use crate::kernel::Facts;
-use crate::spec::{Need, Probe, Shape, Spec};
+use crate::spec::{Need, Probe, Shape, Spec, View};
 
 /// Where a program attaches, from its ELF section.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,11 @@ impl Hook {
     /// Whether programs there run when they are asked to, and not at an event.
     pub fn is_iterator(&self) -> bool {
         matches!(self, Self::Other(section) if section.starts_with("iter/"))
+    }
+
+    /// What a program there has to be let see.
+    pub fn view(&self) -> Option<View> {
+        matches!(self, Self::Other(section) if section.starts_with("iter/task")).then_some(View::Tasks)
     }
 
     /// The kind alone, as in `fallback: raw_tp`.
@@ -179,7 +184,15 @@ impl Plan {
             (Some(_), Some(why)) => Some(why.clone()),
             (Some(hook), None) => unavailable(hook, spec.shapes.get(program), facts),
         };
-        let decide = |probe: &Probe| (probe.name.to_string(), verdict(probe, hooks, why_not));
+        let hidden = |view: View| facts.hidden.get(&view).cloned();
+        let decide = |probe: &Probe| {
+            let verdict = match probe.view.and_then(hidden) {
+                Some(why) => Verdict::Unsupported { why },
+                None if probe.view.is_some() => Verdict::Ok { programs: Vec::new() },
+                None => verdict(probe, hooks, why_not),
+            };
+            (probe.name.to_string(), verdict)
+        };
         Self { verdicts: spec.probes.iter().map(decide).collect() }
     }
 
@@ -239,6 +252,9 @@ fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<Stri
             return Some("this kernel has no kprobes".to_owned());
         }
         _ => {}
+    }
+    if let Some(why) = hook.view().and_then(|view| facts.hidden.get(&view)) {
+        return Some(why.clone());
     }
     let (what, name, has) = match (hook.tracepoint(), hook.function()) {
         (Some(name), _) => ("tracepoint", name, facts.tracepoints.get(name)),
@@ -371,6 +387,7 @@ mod tests {
             functions: [("vfs_read".to_owned(), Prototype::of(4))].into(),
             kprobes: true,
             enumerators: BTreeMap::new(),
+            hidden: BTreeMap::new(),
         }
     }
 
@@ -411,6 +428,27 @@ mod tests {
         let verdict = &plan(&facts(), &refused).verdicts[0].1;
         assert_eq!(verdict.programs(), ["issue_raw"]);
         assert_eq!(verdict.to_string(), "fallback: raw_tp (Operation not permitted)");
+    }
+
+    #[test]
+    fn what_is_hidden_leaves_out_what_needs_to_see_it() {
+        let spec =
+            Spec::new("x", 1, "x").optional("tasks", &["walk"], &["cpu"]).sees("/proc", View::Processes);
+        let hooks = [("walk".to_owned(), Hook::parse("iter/task"))].into();
+        let plan = |hidden: &[(View, &str)]| {
+            let hidden = hidden.iter().map(|(view, why)| (*view, (*why).to_owned())).collect();
+            Plan::new(&spec, &hooks, &Facts { hidden, ..facts() }, &Refused::new())
+        };
+        let open = plan(&[]);
+        assert_eq!((open.programs(), open.unfed(&spec)), (["walk"].into(), BTreeSet::new()));
+        assert_eq!(open.verdicts[1].1.to_string(), "ok");
+        let inside = plan(&[(View::Tasks, "a container")]);
+        assert_eq!((inside.programs(), inside.unfed(&spec)), (BTreeSet::new(), ["cpu".to_owned()].into()));
+        assert_eq!(inside.verdicts[0].1.to_string(), "unsupported: a container");
+        assert_eq!(inside.verdicts[1].1.to_string(), "ok");
+        let alone = plan(&[(View::Processes, "hidepid")]);
+        assert_eq!(alone.programs(), ["walk"].into());
+        assert_eq!(alone.verdicts[1].1.to_string(), "unsupported: hidepid");
     }
 
     #[test]

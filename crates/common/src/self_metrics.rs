@@ -125,7 +125,7 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         let labels = || Labels::of(&[("config", config), ("program", &program.name), ("id", &id)]);
         families.gauge(
             "ebpf_exporter_ebpf_program_attached",
-            "Whether the program is attached; 0 for a probe that this kernel does not offer.",
+            "Whether the program is attached; 0 for a probe that the kernel does not offer, or hides from this process.",
             labels(),
             Value::Integer(program.attached.into()),
         );

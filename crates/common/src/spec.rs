@@ -85,8 +85,19 @@ pub struct Probe {
     /// Candidates; the first that the kernel takes is used. Each is a set of programs
     /// that are attached together, such as those at a function's entry and exit.
     pub candidates: Vec<Vec<Text>>,
+    /// What the exporter itself has to be let see; programs' hooks say that by themselves.
+    pub view: Option<View>,
     /// What it means when none can be used.
     pub need: Need,
+}
+
+/// What of a machine may be hidden from a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum View {
+    /// Tasks, over which iterators walk.
+    Tasks,
+    /// Processes, as /proc shows them.
+    Processes,
 }
 
 /// What the lack of a probe means.
@@ -252,7 +263,15 @@ impl Spec {
 
     fn probe(mut self, name: &'static str, candidates: &[&'static str], need: Need) -> Self {
         let candidates = candidates.iter().map(|set| set.split('+').map(Text::from).collect()).collect();
-        self.probes.push(Probe { name: name.into(), candidates, need });
+        self.probes.push(Probe { name: name.into(), candidates, view: None, need });
+        self
+    }
+
+    /// Adds something that the exporter looks at without a program, and that may be hidden from it.
+    #[must_use]
+    pub fn sees(mut self, name: &'static str, view: View) -> Self {
+        let need = Need::Optional { feeds: Vec::new() };
+        self.probes.push(Probe { name: name.into(), candidates: Vec::new(), view: Some(view), need });
         self
     }
 

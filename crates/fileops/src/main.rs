@@ -68,7 +68,7 @@ impl Exporter for Fileops {
         ];
         let spec = Spec::new("fileops", 9109, "which processes open, read and write, how much, how slowly?")
             .required("sched_process_exit", &["exit_btf", "exit_raw"])
-            .required("tasks", &["tasks_iter"])
+            .optional("tasks", &["tasks_iter"], &["usage"])
             .optional(
                 "do_sys_openat2",
                 &["open_fexit", "open_kretprobe", "open_exit_btf"],

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
@@ -375,6 +376,28 @@ fn processes_beyond_the_limit_are_folded_and_counted() {
     assert!(counted.delta.of("ebpf_exporter_folded_events_total", &[]) >= other);
     let opens = counted.delta.1.labels(OPS).iter().filter(|l| l["operation"] == "open").count();
     assert!(opens <= 16, "{opens} names");
+}
+
+#[live::test]
+fn in_a_pid_namespace_numbers_of_all_tasks_are_absent() {
+    let inside = |flags: &[&str]| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "ebpf-fileops-exporter"])
+            .args(flags);
+        command
+    };
+    let (log, exporter) = Exporter::spawn_and_read(&mut inside(&[]));
+    assert!(log.contains("PID namespace"), "{log}");
+    let text = exporter.scrape();
+    for family in ["ebpf_file_read_bytes_total", "ebpf_file_write_bytes_total"] {
+        assert!(text.labels(family).is_empty(), "{family}: {text:?}");
+    }
+    assert!(text.get("ebpf_exporter_scrapes_total", &[]).is_some());
+    assert_eq!(text.get("ebpf_exporter_ebpf_program_attached", &[("program", "tasks")]), Some(0.0));
+    let check = inside(&["--check"]).output().unwrap();
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.success() && said.contains("tasks: unsupported"), "{said}");
 }
 
 live::main!();

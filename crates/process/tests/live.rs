@@ -242,4 +242,26 @@ fn a_changing_top_never_takes_a_counter_down() {
     assert!(before.labels(CPU).len() > 4, "{:?}", before.labels(CPU));
 }
 
+#[live::test]
+fn in_a_pid_namespace_numbers_of_all_tasks_are_absent() {
+    let inside = |flags: &[&str]| {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "ebpf-process-exporter"])
+            .args(flags);
+        command
+    };
+    let (log, exporter) = Exporter::spawn_and_read(&mut inside(&[]));
+    assert!(log.contains("PID namespace"), "{log}");
+    let text = exporter.scrape();
+    for family in [CPU, "ebpf_process_memory_bytes"] {
+        assert!(text.labels(family).is_empty(), "{family}: {text:?}");
+    }
+    assert!(text.get("ebpf_process_forks_total", &[]).is_some());
+    assert_eq!(text.get("ebpf_exporter_ebpf_program_attached", &[("program", "tasks")]), Some(0.0));
+    let check = inside(&["--check"]).output().unwrap();
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.success() && said.contains("tasks: unsupported"), "{said}");
+}
+
 live::main!();

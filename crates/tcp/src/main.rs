@@ -13,7 +13,8 @@ use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
 use common::metric::{Families, Labels, Value};
-use common::spec::{Decode, MapSpec, Shape, Spec};
+use common::spec::{Decode, MapSpec, Shape, Spec, View};
+use common::view::why_not;
 
 common::skeleton!();
 
@@ -32,8 +33,9 @@ const RESETS_HELP: &str =
 
 #[derive(Default)]
 struct Tcp {
-    /// Connections that were there before; less than none when a namespace went with some.
-    before: i64,
+    /// Connections that were there before; less than none when a namespace went with some. None
+    /// where namespaces may be hidden.
+    before: Option<i64>,
 }
 
 impl Exporter for Tcp {
@@ -96,6 +98,7 @@ impl Exporter for Tcp {
             .shape("unsent_raw", Shape::Arguments(3))
             .shape("unsent_inner_fexit", Shape::Arguments(3))
             .shape("unsent_outer_fexit", Shape::Arguments(3))
+            .sees("connections of before", View::Processes)
             .required("tcp_retransmit_synack", &["synack_btf", "synack_raw"])
             .required("tcp_receive_reset", &["receive_reset_btf", "receive_reset_raw"])
             .optional("tcp_connect", &["connect_fexit", "connect_kretprobe", "connect_state_btf"], &["opens"])
@@ -154,10 +157,13 @@ impl Exporter for Tcp {
     }
 
     fn attached(&mut self, live: &Live) -> Result<()> {
+        if why_not(View::Processes).is_some() {
+            return Ok(());
+        }
         // Until nothing happens while the files are read; more often than not the first time.
         for _ in 0..100 {
             let now = come_and_gone(live)?;
-            self.before = namespaces::established()? - now;
+            self.before = Some(namespaces::established()? - now);
             if come_and_gone(live)? == now {
                 break;
             }
@@ -166,14 +172,23 @@ impl Exporter for Tcp {
     }
 
     fn fallback(_: &Self::Flags) -> Result<Option<Reader>> {
-        Ok(Some(Box::new(|families| {
-            active(namespaces::established()?, families);
+        let mut warned = false;
+        Ok(Some(Box::new(move |families| {
+            match why_not(View::Processes) {
+                // Privileges that looked behind it may have been given up since.
+                Some(why) if !warned => log::warn!("connections cannot be counted: {why}"),
+                Some(_) => {}
+                None => active(namespaces::established()?, families),
+            }
+            warned = true;
             Ok(())
         })))
     }
 
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
-        active(self.before + come_and_gone(live)?, families);
+        if let Some(before) = self.before {
+            active(before + come_and_gone(live)?, families);
+        }
         Ok(())
     }
 }

@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 ///
 /// A process's `/proc/PID/net` shows its namespace to everyone, and each namespace's
 /// files have inodes of their own: entering a namespace, or asking which one it is,
-/// would need more privileges. One that has sockets and no process is not seen.
+/// would need more privileges. One that has sockets and no process is not seen. It is for who
+/// calls to know that no processes are hidden.
 ///
 /// # Errors
 /// When /proc cannot be read.

@@ -5,9 +5,10 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::Duration;
 
-use live::exporter::Exporter;
+use live::exporter::{Exporter, until};
 use live::exposition::Delta;
 use live::net::{Cable, inside, snmp, snmp_of_cable};
 use live::truth::{agrees, between};
@@ -282,6 +283,74 @@ fn current_connections_are_the_kernels_also_those_of_before() {
         drop(after);
         wait_until("none is left", limit, || here() == 0.0 && agrees(&exporter));
     });
+}
+
+/// The unit's user and capabilities, with /proc mounted anew.
+fn unprivileged(proc: &str, flags: &str) -> Command {
+    let line = format!(
+        "mount -t proc {proc} proc /proc; ulimit -l unlimited || :; exec setpriv --reuid=65534 --regid=65534 --clear-groups \
+         --inh-caps=-all,+cap_39,+cap_38 --ambient-caps=-all,+cap_39,+cap_38 \
+         --bounding-set=-all,+cap_39,+cap_38 ebpf-tcp-exporter \"$@\" {flags}"
+    );
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-ec", &line, "sh"]);
+    command
+}
+
+#[live::test(unpreempted, tool("setpriv"))]
+fn a_user_who_may_see_processes_counts_the_connections_of_before() {
+    let _cable = Cable::new("");
+    serve(RIGHT, 25, |target| {
+        let connections: Vec<_> = (0..25).map(|_| TcpStream::connect(target).unwrap()).collect();
+        wait_until("both ends are there", Duration::from_secs(20), || {
+            snmp_of_cable(["Tcp CurrEstab"])[0] == 50.0
+        });
+        let exporter = Exporter::spawn(&mut unprivileged("", ""));
+        wait_until("they are counted", Duration::from_secs(20), || {
+            let before = snmp(["Tcp CurrEstab"])[0];
+            let ours = exporter.scrape().get("ebpf_tcp_active_connections", &[]).unwrap();
+            println!("{ours} connections, the kernel {before}");
+            (before..=before + 2.0).contains(&ours)
+        });
+        drop(connections);
+    });
+}
+
+#[live::test(unpreempted, own_machine)]
+fn the_unit_counts_connections_of_all_namespaces() {
+    let unit = "ebpf-tcp-exporter";
+    let _cable = Cable::new("");
+    serve(RIGHT, 25, |target| {
+        let connections: Vec<_> = (0..25).map(|_| TcpStream::connect(target).unwrap()).collect();
+        wait_until("both ends are there", Duration::from_secs(20), || {
+            snmp_of_cable(["Tcp CurrEstab"])[0] == 50.0
+        });
+        sh(&format!("systemctl restart {unit}"));
+        until(9102, "they are counted", |text| {
+            let before = snmp(["Tcp CurrEstab"])[0];
+            let ours = text.get("ebpf_tcp_active_connections", &[]).unwrap_or_default();
+            println!("{ours} connections, the kernel {before}");
+            ours >= 50.0 && (before - 2.0..=before + 2.0).contains(&ours)
+        });
+        drop(connections);
+    });
+    sh(&format!("systemctl stop {unit}"));
+}
+
+#[live::test(tool("setpriv"))]
+fn who_may_not_see_processes_does_not_say_how_many_connections_there_are() {
+    let (log, exporter) = Exporter::spawn_and_read(&mut unprivileged("-o hidepid=2", ""));
+    assert!(log.contains("hidepid"), "{log}");
+    let text = exporter.scrape();
+    assert_eq!(text.get("ebpf_tcp_active_connections", &[]), None);
+    let probe = [("program", "connections of before")];
+    assert_eq!(text.get("ebpf_exporter_ebpf_program_attached", &probe), Some(0.0));
+    assert!(text.get("ebpf_tcp_connections_total", &[("direction", "active")]).is_some());
+    let bare = Exporter::spawn(&mut unprivileged("-o hidepid=2", "--ebpf off"));
+    assert_eq!(bare.scrape().get("ebpf_tcp_active_connections", &[]), None);
+    let check = unprivileged("-o hidepid=2", "--check").output().unwrap();
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.success() && said.contains("connections of before: unsupported"), "{said}");
 }
 
 #[live::test]
