@@ -10,7 +10,8 @@
  * costs two hash look-ups and a walk over its name.
  * A question that a local resolver asks in turn (dnsmasq, systemd-resolved, ...) is not one
  * more look-up: it is counted as upstream. A resolver is a process that answered from port
- * 53; before its first answer its questions are known by being those just asked of it.
+ * 53; before its first answer its questions are known by being those just asked at a socket of its
+ * own.
  * Not seen: names asked over D-Bus, varlink, DNS over TLS, HTTPS or QUIC; mDNS and LLMNR;
  * answers by recvmmsg and io_uring over TCP.
  */
@@ -59,20 +60,25 @@ static __always_inline u64 fold(const u64 *v6)
 	return v6[0] * 31 ^ v6[1];
 }
 
-static __always_inline u64 target_address(const struct sk_buff *skb)
+/* Where a datagram comes from, or goes to, by its IP header. */
+static __always_inline u64 address_in(const void *ip, bool target)
 {
-	const void *ip = BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header);
 	u64 v6[2] = {};
 	u32 v4 = 0;
 	u8 version = 0;
 
 	bpf_probe_read_kernel(&version, sizeof(version), ip);
 	if (version >> 4 == 4) {
-		bpf_probe_read_kernel(&v4, sizeof(v4), ip + 16);
+		bpf_probe_read_kernel(&v4, sizeof(v4), ip + (target ? 16 : 12));
 		return v4;
 	}
-	bpf_probe_read_kernel(v6, sizeof(v6), ip + 24);
+	bpf_probe_read_kernel(v6, sizeof(v6), ip + (target ? 24 : 8));
 	return fold(v6);
+}
+
+static __always_inline u64 address_of(const struct sk_buff *skb, bool target)
+{
+	return address_in(BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header), target);
 }
 
 static __always_inline const void *udp_header(const struct sk_buff *skb)
@@ -117,13 +123,14 @@ static __always_inline int on_send(const struct sk_buff *skb)
 		return 0;
 	q.net = net_of(sk);
 	q.id = id_of(&m);
-	m.address = target_address(skb);
 	if (!is_answer(&m) && d.target == DNS_PORT) {
 		q.port = d.source;
+		q.server = address_of(skb, true);
 		if (read_question(d.payload, d.length, false, &m) || unparsed())
 			on_query(&q, &m);
 	} else if (is_answer(&m) && d.source == DNS_PORT) {
 		q.port = d.target;
+		q.server = address_of(skb, false);
 		on_serve(&q);
 	}
 	return 0;
@@ -139,20 +146,21 @@ static __always_inline int on_receive(const struct sock *sk, const struct sk_buf
 		return 0;
 	q.net = net_of(sk);
 	q.id = id_of(&m);
-	m.address = target_address(skb);
 	if (is_answer(&m) && d.source == DNS_PORT) {
 		q.port = d.target;
+		q.server = address_of(skb, false);
 		on_answer(&q, &m);
 	} else if (!is_answer(&m) && d.target == DNS_PORT) {
 		q.port = d.source;
+		q.server = address_of(skb, true);
 		if (read_question(d.payload, d.length, false, &m) || unparsed())
-			on_served(&q, &m);
+			on_served(&q, &m, (u64)BPF_CORE_READ(sk, sk_socket));
 	}
 	return 0;
 }
 
 /* An ICMP error quotes the datagram that it is about, which one of ours has sent. */
-static __always_inline int on_error(const struct sk_buff *skb, const void *udp)
+static __always_inline int on_error(const struct sk_buff *skb, const void *ip, const void *udp)
 {
 	struct dns_question q = {.transport = DNS_UDP};
 	struct dns_counts *c = all();
@@ -164,6 +172,7 @@ static __always_inline int on_error(const struct sk_buff *skb, const void *udp)
 	    bpf_probe_read_kernel(m.header, sizeof(m.header), d.payload))
 		return 0;
 	q.net = (u64)BPF_CORE_READ(skb, dev, nd_net.net);
+	q.server = address_in(ip, true);
 	q.port = d.source;
 	q.id = id_of(&m);
 	asked = bpf_map_lookup_elem(&outstanding, &q);
@@ -215,9 +224,9 @@ static __always_inline void question_of(const struct sock *sk, struct dns_messag
 
 	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
 		BPF_CORE_READ_INTO(&v6, sk, __sk_common.skc_v6_daddr);
-		m->address = fold(v6);
+		q->server = fold(v6);
 	} else {
-		m->address = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+		q->server = BPF_CORE_READ(sk, __sk_common.skc_daddr);
 	}
 	q->transport = DNS_TCP;
 	q->net = net_of(sk);
@@ -352,7 +361,7 @@ static __always_inline int on_error_v4(const struct sk_buff *skb)
 	u8 length = 0; /* in its lower half, in words */
 
 	bpf_probe_read_kernel(&length, sizeof(length), ip);
-	return on_error(skb, ip + (length & 0xf) * 4);
+	return on_error(skb, ip, ip + (length & 0xf) * 4);
 }
 
 /* (skb, info): the quoted IP header is where data begins. */
@@ -375,7 +384,9 @@ int BPF_KPROBE(error_v4_kprobe, const struct sk_buff *skb)
  */
 static __always_inline int on_error_v6(const struct sk_buff *skb, u32 offset)
 {
-	return on_error(skb, BPF_CORE_READ(skb, data) + offset);
+	const void *ip = BPF_CORE_READ(skb, data);
+
+	return on_error(skb, ip, ip + offset);
 }
 
 SEC("kprobe/__udp6_lib_err")

@@ -72,7 +72,8 @@ struct {
 
 /* A question on its way, as both ends of a conversation can name it. */
 struct dns_question {
-	u64 net; /* struct net *: ports and ids are unique in a namespace only */
+	u64 net;    /* struct net *: ports and ids are unique in a namespace only */
+	u64 server; /* its address, folded into a word: one may ask several at once */
 	u16 port;
 	u16 id;
 	u32 transport;
@@ -98,7 +99,6 @@ struct {
 struct dns_served {
 	u64 arrived;
 	u64 hash;
-	u64 address; /* it was asked at */
 };
 
 /*
@@ -112,10 +112,16 @@ struct {
 	__type(value, struct dns_served);
 } served SEC(".maps");
 
-/* A question that local resolvers were asked last, by its hash. LRU as above. */
+#define DNS_WANTED_OF 4
+
+/*
+ * Local servers that were asked a question, by its hash. LRU as above. Two that are asked at
+ * the same time may overwrite each other: then one of them is known by its first answer.
+ */
 struct dns_wanted {
-	u64 when;
-	u64 address; /* that it was asked at: a resolver does not ask itself */
+	u64 when; /* the last was asked */
+	u64 next;
+	u64 sockets[DNS_WANTED_OF]; /* struct socket * */
 };
 
 struct {
@@ -162,6 +168,35 @@ static __always_inline void add(void *map, u32 key)
 		__sync_fetch_and_add(&n->value, 1);
 }
 
+/* Files of a process that are looked at: a server opens its sockets early. */
+#define DNS_FILES 256
+
+/* Whether the current process has one of the sockets open that were asked. */
+static __always_inline bool was_asked(const struct dns_wanted *w)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	void **files = BPF_CORE_READ(table, fd);
+	u32 n = BPF_CORE_READ(table, max_fds);
+
+	for (u32 i = 0; i < DNS_FILES && i < n; i++) {
+		struct file *file = NULL;
+		u64 data;
+
+		bpf_probe_read_kernel(&file, sizeof(file), files + i);
+		if (!file)
+			continue;
+		data = (u64)BPF_CORE_READ(file, private_data);
+		if (!data)
+			continue;
+		for (int k = 0; k < DNS_WANTED_OF; k++) {
+			if (data == w->sockets[k])
+				return true;
+		}
+	}
+	return false;
+}
+
 /* Whether the current process asks on behalf of others. */
 static __always_inline bool asks_for_others(u32 tgid, const struct dns_message *m, u64 now)
 {
@@ -169,10 +204,10 @@ static __always_inline bool asks_for_others(u32 tgid, const struct dns_message *
 	struct dns_wanted *w;
 	u64 hash = m->hash;
 
-	/* Whoever answers nobody may ask the same as a client by chance. */
+	/* Whoever answers nobody may ask the same as a client by chance, or several servers. */
 	if (!resolver || !(*resolver & RESOLVER_ANSWERS)) {
 		w = bpf_map_lookup_elem(&wanted, &hash);
-		if (!w || now - w->when > WANTED_NS || w->address == m->address)
+		if (!w || now - w->when > WANTED_NS || !was_asked(w))
 			return false;
 	}
 	both = RESOLVER_ASKS | (resolver ? *resolver : 0);
@@ -240,18 +275,26 @@ static __always_inline void on_answer(struct dns_question *q, const struct dns_m
 	bpf_map_delete_elem(&outstanding, q);
 }
 
-/* A local server is asked. */
-static __always_inline void on_served(struct dns_question *q, const struct dns_message *m)
+/* A local server is asked, by a datagram for that struct socket. */
+static __always_inline void on_served(struct dns_question *q, const struct dns_message *m,
+				      u64 socket)
 {
-	u64 now = bpf_ktime_get_ns();
-	struct dns_served s = {.arrived = now, .hash = m->hash, .address = m->address};
-	struct dns_wanted w = {.when = now, .address = m->address};
-	struct dns_wanted *old = bpf_map_lookup_elem(&wanted, &s.hash);
+	u64 now = bpf_ktime_get_ns(), hash = m->hash;
+	struct dns_served s = {.arrived = now, .hash = hash};
+	struct dns_wanted first = {.when = now, .next = 1, .sockets = {socket}};
+	struct dns_wanted *w = bpf_map_lookup_elem(&wanted, &hash);
 
 	bpf_map_update_elem(&served, q, &s, BPF_ANY);
-	/* A resolver may ask another one here: the first that was asked is the one to know. */
-	if (!old || now - old->when > WANTED_NS || old->address == m->address)
-		bpf_map_update_elem(&wanted, &s.hash, &w, BPF_ANY);
+	if (!w || now - w->when > WANTED_NS) {
+		bpf_map_update_elem(&wanted, &hash, &first, BPF_ANY);
+		return;
+	}
+	w->when = now;
+	for (int k = 0; k < DNS_WANTED_OF; k++) {
+		if (w->sockets[k] == socket)
+			return;
+	}
+	w->sockets[w->next++ % DNS_WANTED_OF] = socket;
 }
 
 /*
@@ -264,7 +307,6 @@ static __always_inline void on_serve(struct dns_question *q)
 	u32 *resolver = bpf_map_lookup_elem(&resolvers, &tgid);
 	struct dns_served *s = bpf_map_lookup_elem(&served, q);
 	struct dns_counts *c = all();
-	struct dns_wanted *w;
 	u64 hash, *up;
 
 	if (!resolver || !(*resolver & RESOLVER_ANSWERS)) {
@@ -276,9 +318,6 @@ static __always_inline void on_serve(struct dns_question *q)
 	if (!s || !c)
 		return;
 	hash = s->hash;
-	w = bpf_map_lookup_elem(&wanted, &hash);
-	if (w && w->address == s->address)
-		bpf_map_delete_elem(&wanted, &hash);
 	/* One that asks nobody knows by itself: that is no cache. */
 	if (answers & RESOLVER_ASKS) {
 		up = bpf_map_lookup_elem(&went_up, &hash);

@@ -29,7 +29,6 @@ struct dns_message {
 	u8 header[4]; /* id, flags */
 	u32 type;     /* enum dns_type */
 	u64 hash;
-	u64 address; /* it was sent to, folded into a word */
 };
 
 static __always_inline u32 type_of(u16 number)

@@ -215,6 +215,7 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct mm_struct *mm;
 	struct seccomp seccomp;
+	struct files_struct *files;
 };
 
 struct bpf_iter_meta {
@@ -248,6 +249,16 @@ struct address_space {
 struct file {
 	struct inode *f_inode;
 	struct address_space *f_mapping;
+	void *private_data;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
+struct fdtable {
+	u32 max_fds;
+	void *fd;
 };
 
 struct kiocb {
@@ -288,6 +299,7 @@ struct sock {
 	u32 sk_ack_backlog;
 	u32 sk_max_ack_backlog;
 	u16 sk_protocol;
+	struct socket *sk_socket;
 };
 
 struct request_sock {

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -276,6 +276,79 @@ fn the_same_question_by_many_at_once_is_as_many_look_ups() {
     assert_eq!(delta.of("ebpf_dns_upstream_queries_total", &[]), asked);
     let answers = delta.of("ebpf_dns_cache_hits_total", &[]) + delta.of("ebpf_dns_cache_misses_total", &[]);
     assert_eq!(answers, 6.0);
+}
+
+/// Two name servers that know what they are asked without asking anybody; they end with this value.
+struct Two {
+    _dnsmasq: [Running; 2],
+}
+
+/// Their addresses.
+const TWO: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 55), Ipv4Addr::new(127, 0, 0, 56)];
+
+/// Asks each question of all servers before it reads an answer.
+const ASKER: &str = r#"
+use Socket;
+my ($times, @servers) = @ARGV;
+alarm 60;
+socket(my $asker, PF_INET, SOCK_DGRAM, 0) or die;
+for my $n (0 .. $times - 1) {
+    my $question = pack("n6 C/a* C/a* C n2", 1792 + $n, 256, 1, 0, 0, 0, "q$n", "example", 0, 1, 1);
+    for (@servers) { send($asker, $question, 0, pack_sockaddr_in(53, inet_aton($_))) or die }
+    for (@servers) { defined recv($asker, my $answer, 512, 0) or die }
+}
+"#;
+
+impl Two {
+    /// The second one refuses to answer where `failing`.
+    fn start(failing: bool) -> Self {
+        let server = |address: Ipv4Addr, known: &str| {
+            let arguments = format!(
+                "--keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --no-daemon \
+                 --listen-address={address} --bind-interfaces --address=/{known}/192.0.2.1 --pid-file="
+            );
+            let mut dnsmasq = Command::new("dnsmasq");
+            let dnsmasq =
+                dnsmasq.args(arguments.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::null());
+            let running = Running::start(dnsmasq);
+            wait_until("dnsmasq listens", Duration::from_secs(20), || {
+                sh(&format!("ss -Hlun src {address}:53")).contains(&format!("{address}:53"))
+            });
+            running
+        };
+        let known = if failing { "elsewhere" } else { "example" };
+        Self { _dnsmasq: [server(TWO[0], "example"), server(TWO[1], known)] }
+    }
+
+    /// A process asks both at once, from one port and by one id.
+    fn ask(times: u32) {
+        let mut asker = Command::new("perl");
+        let asker = asker.args(["-e", ASKER, &times.to_string()]).args(TWO.map(|server| server.to_string()));
+        assert!(asker.status().unwrap().success(), "both have answered each time");
+    }
+}
+
+#[live::test(functions, tool("perl"), tool("dnsmasq"))]
+fn who_asks_two_servers_the_same_is_no_resolver() {
+    let _two = Two::start(false);
+    let delta = measure(&[], |_| Two::ask(20));
+    assert_eq!(queries(&delta, "udp", "A"), 40.0, "{delta:?}");
+    assert_eq!(delta.of("ebpf_dns_upstream_queries_total", &[]), 0.0);
+    assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "NOERROR")]), 40.0);
+    assert_eq!(delta.of(&format!("{LATENCY}_count"), &[]), 40.0);
+    assert_eq!(delta.of("ebpf_dns_retries_total", &[]), 0.0);
+    assert_eq!(delta.of("ebpf_dns_unmatched_responses_total", &[]), 0.0);
+}
+
+#[live::test(functions, tool("perl"), tool("dnsmasq"))]
+fn of_two_servers_each_has_its_own_answer() {
+    let _two = Two::start(true);
+    let delta = measure(&[], |_| Two::ask(20));
+    assert_eq!(queries(&delta, "udp", "A"), 40.0, "{delta:?}");
+    assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "NOERROR")]), 20.0, "{delta:?}");
+    assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "REFUSED")]), 20.0, "{delta:?}");
+    assert_eq!(delta.of("ebpf_dns_failures_total", &[]), 20.0);
+    assert_eq!(delta.of("ebpf_dns_unmatched_responses_total", &[]), 0.0);
 }
 
 #[live::test(functions, tool("dig"))]
