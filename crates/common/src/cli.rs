@@ -154,6 +154,9 @@ fn absolute_path(text: &str) -> Result<String, String> {
 /// Whether the host exists is found out by listening.
 fn listen_address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
+        Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
+            Err("an IPv6 address stands in brackets, as in [::1]:9101".to_owned())
+        }
         Some((_, port)) if port.parse::<u16>().is_ok() => Ok(text.to_owned()),
         _ => Err("an address is HOST:PORT or :PORT".to_owned()),
     }
@@ -238,6 +241,8 @@ mod tests {
             &["--nonsense"][..],
             &["--web.listen-address", "localhost"],
             &["--web.listen-address", ":70000"],
+            &["--web.listen-address", "::1:9101"],
+            &["--web.listen-address", "::1"],
             &["--web.telemetry-path", "metrics"],
             &["--web.telemetry-path", "/"],
             &["--textfile.path", "metrics.txt"],
@@ -252,6 +257,15 @@ mod tests {
             let error = parsed(wrong).expect_err(wrong[0]);
             assert_eq!(error.exit_code(), 2, "{wrong:?}");
             assert!(error.to_string().contains(wrong[0].split('=').next().expect("a word")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_in_brackets() {
+        let wrong = parsed(&["--web.listen-address", "::1:9101"]).expect_err("which is the port?");
+        assert!(wrong.to_string().contains("brackets, as in [::1]:9101"), "{wrong}");
+        for right in ["[::1]:9101", "[fe80::1%eth0]:9101", "127.0.0.1:9101", "localhost:9101", ":9101"] {
+            assert_eq!(parsed(&["--web.listen-address", right]).expect(right).listen, [right]);
         }
     }
 

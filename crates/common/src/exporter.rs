@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 use crate::cli::{self, Cli, Common, Ebpf};
 use crate::engine::{Engine, History, Live, Reader, Source};
 use crate::http;
-use crate::kernel::{self, Facts};
+use crate::kernel::Facts;
 use crate::layout;
 use crate::lifetime;
 use crate::maps::LiveMaps;
@@ -26,6 +26,7 @@ use crate::metric::Families;
 use crate::module::Module;
 use crate::probes::{self, Hook, Hooks, Plan, Refused};
 use crate::ratio;
+use crate::remedy::Obstacles;
 use crate::render::Renderer;
 use crate::roster::Rosters;
 use crate::self_metrics::Program;
@@ -219,7 +220,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
             if flags.check {
                 lifetime::print_check(&spec, &plan)?;
             }
-            break anyhow!("cannot run: probe {probe} cannot be attached: {}", remedy(why));
+            break anyhow!("cannot run: probe {probe} cannot be attached: {}", Obstacles::now().explain(why));
         }
         match bring_up::<E>(&mut exporter, open, cli, &spec, &plan, &hooks, facts) {
             Ok((attached, engine)) => {
@@ -237,7 +238,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
     // Whoever lacks the privileges shall have them, and not half the numbers.
     if flags.ebpf == Ebpf::Auto
         && !flags.check
-        && privileges::can_load()
+        && privileges::missing().is_empty()
         && let Some(reader) = E::fallback(&cli.own)?
     {
         log::warn!("{why:#}");
@@ -367,11 +368,11 @@ fn why_not_loaded<E: Exporter>(
         prepare(exporter, &mut open, cli, spec, &[program].into(), facts)?;
         Ok(open.load().err())
     };
-    let why = with_details(&error);
+    let why = logging::with_details(&error);
     // Not a matter of one program when even none cannot be loaded: maps, or permission.
     match alone("") {
         Ok(None) => {}
-        Ok(Some(_)) => return Failure::Refused(anyhow!("cannot run: {}", remedy(&why))),
+        Ok(Some(_)) => return Failure::Refused(anyhow!("cannot run: {}", Obstacles::now().explain(&why))),
         Err(error) => return Failure::Fatal(error),
     }
     let mut refused = Refused::new();
@@ -379,43 +380,13 @@ fn why_not_loaded<E: Exporter>(
         match alone(program) {
             Ok(None) => {}
             Ok(Some(error)) => {
-                refused.insert((*program).to_owned(), with_details(&error));
+                refused.insert((*program).to_owned(), logging::with_details(&error));
             }
             Err(error) => return Failure::Fatal(error),
         }
     }
     if refused.is_empty() {
-        return Failure::Refused(anyhow!("cannot run: {}", remedy(&why)));
+        return Failure::Refused(anyhow!("cannot run: {}", Obstacles::now().explain(&why)));
     }
     Failure::Programs(refused)
-}
-
-/// The error and what libbpf said of it.
-fn with_details(error: &libbpf_rs::Error) -> String {
-    match logging::take_libbpf_warning() {
-        Some(warning) => format!("{error}: {warning}"),
-        None => error.to_string(),
-    }
-}
-
-/// `why`, and what the user can do about it.
-fn remedy(why: &str) -> String {
-    if kernel::locked_down() {
-        return format!(
-            "{why}; kernel lockdown in mode confidentiality forbids eBPF to read kernel memory; \
-             boot with lockdown=integrity"
-        );
-    }
-    let permission = why.contains("not permitted") || why.contains("ermission denied");
-    if permission && !privileges::can_load() {
-        return format!("{why}; run it as root, by its systemd unit, or with CAP_BPF and CAP_PERFMON");
-    }
-    // Before d5299b67dd59 ("bpf: Memcg-based memory accounting for bpf maps", 5.11) maps are
-    // locked memory.
-    if permission && !privileges::may_lock_memory() {
-        return format!(
-            "{why}; raise the limit of locked memory: ulimit -l unlimited, or LimitMEMLOCK=infinity"
-        );
-    }
-    why.to_owned()
 }

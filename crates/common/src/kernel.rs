@@ -4,13 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use flate2::read::GzDecoder;
 use libbpf_rs::ReferencesType;
 use libbpf_rs::btf::types::{Enum, Enum64, Func, FuncProto, Ptr, Typedef};
 use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
 
+use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::probes::Hook;
@@ -92,15 +95,12 @@ impl Facts {
         let path = match external {
             Some(path) => path,
             None if own_btf => Path::new(KERNEL_BTF),
-            None => bail!(
-                "{KERNEL_BTF} does not exist: this kernel was built without CONFIG_DEBUG_INFO_BTF; \
-                 give a BTF file made for it with --btf.path"
-            ),
+            None => bail!("{KERNEL_BTF} does not exist: {}", why_no_btf(has_btf())),
         };
         // libbpf's own message does not name the file's trouble.
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
         let btf = Btf::from_path(path).with_context(|| format!("{} is no BTF file", path.display()))?;
-        let kprobes = Path::new(KPROBES).exists();
+        let kprobes = Path::new(KPROBES).join("type").exists();
         let mut facts = Self { own_btf, kprobes, hidden: view::hidden(), ..Self::default() };
         let hooks: Vec<&Hook> = hooks.into_iter().collect();
         let tracepoints: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.tracepoint()).collect();
@@ -144,7 +144,7 @@ impl Facts {
 
 /// The performance monitoring unit that makes kprobes (e12f03d7031a "perf/core: Implement
 /// the 'perf_kprobe' PMU", 4.17).
-const KPROBES: &str = "/sys/bus/event_source/devices/kprobe/type";
+pub const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// A tracepoint's handler is `typedef void (*btf_trace_NAME)(void *data, ARGUMENTS...)`.
 fn tracepoint(btf: &Btf<'_>, handler: &Typedef<'_>) -> Option<Prototype> {
@@ -189,6 +189,69 @@ fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> 
     values
 }
 
+/// What is known of why the kernel's BTF is not where it should be, and what to do about it.
+fn why_no_btf(has_btf: Option<bool>) -> &'static str {
+    match has_btf {
+        Some(true) => {
+            "this kernel has BTF, which is hidden from this process: let it see /sys/kernel/btf, or give a \
+             copy of that file with --btf.path"
+        }
+        Some(false) => {
+            "this kernel was built without CONFIG_DEBUG_INFO_BTF; give a BTF file made for it with --btf.path"
+        }
+        None => {
+            "either this kernel was built without CONFIG_DEBUG_INFO_BTF, or /sys is hidden from this process; \
+             a BTF file made for this kernel can be given with --btf.path"
+        }
+    }
+}
+
+/// Whether the kernel was built with BTF, as its configuration or its symbols tell, if they do.
+fn has_btf() -> Option<bool> {
+    let mut config = String::new();
+    let packed = fs::File::open("/proc/config.gz").ok();
+    if packed.is_none_or(|file| GzDecoder::new(file).read_to_string(&mut config).is_err()) {
+        let release = uname();
+        let path = format!("/boot/config-{}", release.release().to_string_lossy());
+        config = fs::read_to_string(path).unwrap_or_default();
+    }
+    built_with_btf(&config).or_else(|| has_symbol("__start_BTF").then_some(true))
+}
+
+/// What a kernel's configuration says of BTF.
+fn built_with_btf(config: &str) -> Option<bool> {
+    let said = config.contains("CONFIG_");
+    said.then(|| config.lines().any(|line| line == "CONFIG_DEBUG_INFO_BTF=y"))
+}
+
+fn has_symbol(name: &str) -> bool {
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    symbols.lines().any(|line| line.split(' ').nth(2) == Some(name))
+}
+
+/// Whether maps and programs count as locked memory of their user: until 80ee81e0403c ("bpf:
+/// Eliminate rlimit-based memory accounting infra for bpf maps"), 5.11.
+pub fn charges_locked_memory() -> bool {
+    const CHARGES: &str = "bpf_map_charge_init";
+    match Btf::from_path(KERNEL_BTF) {
+        Ok(btf) => btf.type_by_name::<Func<'_>>(CHARGES).is_some(),
+        Err(_) => has_symbol(CHARGES),
+    }
+}
+
+/// `kernel.perf_event_paranoid`; Debian's kernels have a level above 2.
+pub fn perf_event_paranoid() -> Option<i32> {
+    fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?.trim().parse().ok()
+}
+
+/// Whether bpf(2) is answered by the kernel, to one who has the capabilities: it has no command of
+/// this number, and says so.
+pub fn takes_bpf_calls() -> bool {
+    // SAFETY: a command that does not exist, without an argument.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, i32::MAX, std::ptr::null::<u8>(), 0) };
+    answer == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
+}
+
 /// Whether lockdown forbids eBPF to read the kernel's memory.
 pub fn locked_down() -> bool {
     fs::read_to_string("/sys/kernel/security/lockdown").is_ok_and(|mode| mode.contains("[confidentiality]"))
@@ -203,4 +266,17 @@ pub fn monotonic_ns() -> u64 {
 /// Bytes of a page.
 pub fn page_size() -> u64 {
     rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_btf_is_told_from_one_that_hides_it() {
+        let built = |config| why_no_btf(built_with_btf(config));
+        assert!(built("CONFIG_BPF=y\nCONFIG_DEBUG_INFO_BTF=y\n").contains("is hidden from"));
+        assert!(built("CONFIG_BPF=y\n# CONFIG_DEBUG_INFO_BTF is not set\n").contains("was built without"));
+        assert!(built("").contains("either"));
+    }
 }

@@ -31,6 +31,7 @@ pub mod perf;
 pub mod privileges;
 pub mod probes;
 pub mod ratio;
+pub mod remedy;
 pub mod render;
 pub mod roster;
 pub mod self_metrics;

@@ -32,9 +32,12 @@ pub fn start(level: LogLevel, format: LogFormat) {
     libbpf_rs::set_print(Some((PrintLevel::Debug, from_libbpf)));
 }
 
-/// What libbpf last complained about; forgotten once asked for.
-pub fn take_libbpf_warning() -> Option<String> {
-    LAST_LIBBPF_WARNING.lock().ok()?.take()
+/// The error and what libbpf said of it, which is forgotten then.
+pub fn with_details(error: &libbpf_rs::Error) -> String {
+    match LAST_LIBBPF_WARNING.lock().ok().and_then(|mut last| last.take()) {
+        Some(warning) => format!("{error:#}: {warning}"),
+        None => format!("{error:#}"),
+    }
 }
 
 /// A refused program is for us to judge and to report: libbpf's warnings are details.
@@ -59,8 +62,16 @@ fn note(last: &mut Option<String>, message: &str) {
             *last = Some(format!("{VERDICT}{line}"));
         }
     } else if !last.as_ref().is_some_and(|text| text.starts_with(VERDICT)) {
-        let first = message.lines().next().unwrap_or_default();
-        *last = Some(first.trim_start_matches("libbpf: ").to_owned());
+        let first = message.lines().next().unwrap_or_default().trim_start_matches("libbpf: ");
+        let says_less = ["failed to load object", "failed to load BPF skeleton"];
+        if first.contains("Couldn't load trivial BPF program") {
+            // It goes on with guesses at the reason.
+            *last = Some("the kernel refuses even a program that does nothing".to_owned());
+        } else if !first.contains("try raising 'ulimit -l'")
+            && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
+        {
+            *last = Some(first.to_owned());
+        }
     }
 }
 
@@ -127,6 +138,27 @@ mod tests {
         note(&mut last, log);
         note(&mut last, "libbpf: failed to load object");
         assert_eq!(last.as_deref(), Some("verifier: BPF_STX uses reserved fields"));
+    }
+
+    #[test]
+    fn what_says_less_and_what_libbpf_guesses_is_passed_over() {
+        let mut last = None;
+        note(
+            &mut last,
+            "libbpf: Error in bpf_object__probe_loading(): -EPERM. Couldn't load trivial BPF program. Make sure \
+             your kernel supports BPF (CONFIG_BPF_SYSCALL=y) and/or that RLIMIT_MEMLOCK is set to big enough \
+             value.",
+        );
+        note(&mut last, "libbpf: failed to load BPF skeleton 'x': -EPERM");
+        assert_eq!(last.as_deref(), Some("the kernel refuses even a program that does nothing"));
+        let mut last = None;
+        note(&mut last, "libbpf: map 'x': failed to create: -EPERM");
+        note(
+            &mut last,
+            "libbpf: permission error while running as root; try raising 'ulimit -l'? current value: 64.0 KiB",
+        );
+        note(&mut last, "libbpf: failed to load object 'x'");
+        assert_eq!(last.as_deref(), Some("map 'x': failed to create: -EPERM"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Giving up what is no longer needed once everything is attached.
 
+use std::fs;
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -36,16 +37,33 @@ fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
     Ok(if readable { CapsHashSet::new() } else { [Capability::CAP_BPF].into() })
 }
 
-/// Whether this process may load tracing programs, as far as capabilities go.
-pub fn can_load() -> bool {
-    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
-    has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
+/// Whether this process has that capability in effect.
+pub fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
-/// Whether no limit stands against locked memory, which maps are on older kernels.
-pub fn may_lock_memory() -> bool {
-    getrlimit(Resource::Memlock).current.is_none()
-        || caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).unwrap_or(false)
+/// Capabilities that loading tracing programs asks for and this process lacks.
+pub fn missing() -> Vec<Capability> {
+    let needed = [Capability::CAP_BPF, Capability::CAP_PERFMON];
+    needed.into_iter().filter(|capability| !has(*capability) && !has(Capability::CAP_SYS_ADMIN)).collect()
+}
+
+/// Whether this process is in a user namespace of its own, outside of which it has no capabilities.
+pub fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers: Vec<&str> = map.split_whitespace().collect();
+    !numbers.is_empty() && numbers != ["0", "0", "4294967295"]
+}
+
+/// Whether system calls of this process go through a filter.
+pub fn has_seccomp_filter() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
+}
+
+/// How many bytes of memory may be locked, where there is a limit.
+pub fn lockable() -> Option<u64> {
+    getrlimit(Resource::Memlock).current
 }
 
 fn restrict(keep: &CapsHashSet) -> Result<()> {

@@ -7,7 +7,8 @@ use std::fmt;
 use anyhow::{Context, Result, bail};
 use libbpf_rs::{ErrorKind, Link, Object, OpenObject, ProgramMut};
 
-use crate::kernel::Facts;
+use crate::kernel::{Facts, KERNEL_BTF, KPROBES};
+use crate::logging;
 use crate::spec::{Need, Probe, Shape, Spec, View};
 
 /// Where a program attaches, from its ELF section.
@@ -246,10 +247,10 @@ fn verdict(probe: &Probe, hooks: &Hooks, why_not: impl Fn(&str) -> Option<String
 fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<String> {
     match hook {
         Hook::TpBtf(_) | Hook::Fentry(_) | Hook::Fexit(_) if !facts.own_btf => {
-            return Some("this kernel has no BTF of its own".to_owned());
+            return Some(format!("{KERNEL_BTF} does not exist here"));
         }
         Hook::Kprobe(_) | Hook::Kretprobe(_) if !facts.kprobes => {
-            return Some("this kernel has no kprobes".to_owned());
+            return Some(format!("no kprobes: {KPROBES} does not exist here"));
         }
         _ => {}
     }
@@ -286,7 +287,7 @@ pub fn attach(object: &Object, plan: &Plan) -> Result<BTreeMap<String, Link>, (S
             let link = match Hook::parse(&program.section().to_string_lossy()) {
                 Hook::Kprobe(function) => by_breakpoint(&program, false, &function),
                 Hook::Kretprobe(function) => by_breakpoint(&program, true, &function),
-                _ => program.attach().map_err(|error| format!("{error:#}")),
+                _ => program.attach().map_err(|error| logging::with_details(&error)),
             };
             match link {
                 Ok(link) => links.insert(name, link),
@@ -306,7 +307,7 @@ fn by_breakpoint(program: &ProgramMut<'_>, returns: bool, function: &str) -> Res
         match program.attach_kprobe(returns, format!("{function}{suffix}")) {
             Ok(link) => return Ok(link),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{error:#}")),
+            Err(error) => return Err(logging::with_details(&error)),
         }
     }
     Err(format!("neither kernel nor modules have a function {function}"))
@@ -408,7 +409,10 @@ mod tests {
     fn without_own_btf_the_bare_twin_is_used() {
         let plan = plan(&Facts { own_btf: false, ..facts() }, &Refused::new());
         assert_eq!(plan.programs(), ["issue_raw"].into());
-        assert_eq!(plan.verdicts[0].1.to_string(), "fallback: raw_tp (this kernel has no BTF of its own)");
+        assert_eq!(
+            plan.verdicts[0].1.to_string(),
+            "fallback: raw_tp (/sys/kernel/btf/vmlinux does not exist here)"
+        );
         assert_eq!(plan.unfed(&spec()), ["bios".to_owned()].into());
     }
 
@@ -468,7 +472,10 @@ mod tests {
         assert_eq!(fallback.programs(), ["kin", "kout"].into());
         assert_eq!(fallback.verdicts[0].1.to_string(), "fallback: kprobe (no)");
         let without = plan(&spec, &Facts { kprobes: false, ..facts() }, &refused);
-        assert_eq!(without.verdicts[0].1.to_string(), "unsupported: no; this kernel has no kprobes");
+        assert_eq!(
+            without.verdicts[0].1.to_string(),
+            "unsupported: no; no kprobes: /sys/bus/event_source/devices/kprobe does not exist here"
+        );
         assert_eq!(without.unfed(&spec), ["reads".to_owned()].into());
         let other = plan(&spec.shape("out", Shape::Arguments(3)), &facts(), &Refused::new());
         let why = "fallback: kprobe (function vfs_read has 4 arguments, not 3 on this kernel)";

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the user can do about a refusal: named only where its cause was found out.
+
+use caps::Capability;
+
+use crate::{kernel, privileges};
+
+/// What may stand in the way of eBPF, as far as it does here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Obstacles {
+    /// Capabilities that tracing programs need and this process lacks.
+    pub missing: Vec<Capability>,
+    /// Whether its capabilities are those of a user namespace, for which bpf(2) does not care.
+    pub user_namespace: bool,
+    /// Whether a seccomp filter keeps bpf(2) from the kernel.
+    pub filtered: bool,
+    /// Whether lockdown forbids programs to read the kernel's memory.
+    pub locked_down: bool,
+    /// `kernel.perf_event_paranoid`, where it asks for CAP_SYS_ADMIN, which this process lacks.
+    pub paranoid: Option<i32>,
+    /// Bytes that may be locked, where maps and programs count as locked memory and there is a limit.
+    pub lockable: Option<u64>,
+}
+
+impl Obstacles {
+    /// Those of this process on this kernel.
+    pub fn now() -> Self {
+        let (missing, user_namespace) = (privileges::missing(), privileges::in_user_namespace());
+        // With neither of these the kernel itself has no reason to refuse the call.
+        let filtered = missing.is_empty()
+            && !user_namespace
+            && privileges::has_seccomp_filter()
+            && !kernel::takes_bpf_calls();
+        Self {
+            missing,
+            user_namespace,
+            filtered,
+            locked_down: kernel::locked_down(),
+            paranoid: kernel::perf_event_paranoid()
+                .filter(|level| *level > 2 && !privileges::has(Capability::CAP_SYS_ADMIN)),
+            lockable: privileges::lockable().filter(|_| kernel::charges_locked_memory()),
+        }
+    }
+
+    /// `why`, which the kernel or libbpf said, and what can be done about it.
+    pub fn explain(&self, why: &str) -> String {
+        let remedy = why.split("; ").find_map(|reason| self.remedy(reason));
+        remedy.map_or_else(|| why.to_owned(), |remedy| format!("{why}; {remedy}"))
+    }
+
+    fn remedy(&self, why: &str) -> Option<String> {
+        let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
+        let verifier = why.contains("verifier: ");
+        // The verifier too says EACCES, of programs that are wrong.
+        let permission = !verifier && has(&["not permitted", "ermission denied", "EPERM", "EACCES"]);
+        let unknown = has(&["not implemented", "ENOSYS"]);
+        if permission && self.user_namespace {
+            return Some(
+                "capabilities in a user namespace do not count for eBPF: run it outside of one".to_owned(),
+            );
+        }
+        if permission && !self.missing.is_empty() {
+            let names: Vec<String> = self.missing.iter().map(ToString::to_string).collect();
+            let (be, it) = if names.len() == 1 { ("is", "it") } else { ("are", "them") };
+            return Some(format!(
+                "{} {be} missing: run it as root, by its systemd unit, or with {it}",
+                names.join(" and ")
+            ));
+        }
+        if (permission || unknown) && self.filtered {
+            return Some(
+                "a seccomp filter refuses bpf(2): SystemCallFilter= of the unit or the container's profile \
+                 must allow it"
+                    .to_owned(),
+            );
+        }
+        if permission
+            && why.contains("perf event")
+            && let Some(level) = self.paranoid
+        {
+            return Some(format!("kernel.perf_event_paranoid={level} asks for CAP_SYS_ADMIN to attach it"));
+        }
+        // It takes the helper away that reads.
+        if (permission || verifier && has(&["unknown func", "cannot use helper"])) && self.locked_down {
+            return Some(
+                "kernel lockdown in mode confidentiality forbids eBPF to read kernel memory; boot with \
+                 lockdown=integrity"
+                    .to_owned(),
+            );
+        }
+        if permission && let Some(bytes) = self.lockable {
+            return Some(format!(
+                "maps count as locked memory on this kernel, and the limit is {bytes} bytes: raise it by \
+                 ulimit -l unlimited, or LimitMEMLOCK=infinity"
+            ));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPERM: &str = "Operation not permitted (os error 1)";
+
+    /// All that can be in the way.
+    fn all() -> Obstacles {
+        Obstacles {
+            missing: vec![Capability::CAP_BPF, Capability::CAP_PERFMON],
+            user_namespace: true,
+            filtered: true,
+            locked_down: true,
+            paranoid: Some(3),
+            lockable: Some(65536),
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named_and_nothing_else() {
+        let words = ["user namespace", "CAP_BPF", "seccomp", "paranoid", "lockdown", "locked memory"];
+        let none = Obstacles::default;
+        let cases = [
+            (Obstacles { user_namespace: true, ..none() }, "user namespace"),
+            (Obstacles { missing: vec![Capability::CAP_BPF], ..none() }, "CAP_BPF"),
+            (Obstacles { filtered: true, ..none() }, "seccomp"),
+            (Obstacles { paranoid: Some(3), ..none() }, "paranoid"),
+            (Obstacles { locked_down: true, ..none() }, "lockdown"),
+            (Obstacles { lockable: Some(0), ..none() }, "locked memory"),
+        ];
+        for (obstacles, word) in cases {
+            let said = obstacles.explain(&format!("{EPERM}: failed to create perf event"));
+            let named: Vec<&str> = words.into_iter().filter(|word| said.contains(word)).collect();
+            assert_eq!(named, [word], "{said}");
+        }
+        assert_eq!(Obstacles::default().explain(EPERM), EPERM);
+    }
+
+    #[test]
+    fn what_is_no_matter_of_permission_has_no_remedy() {
+        for why in [
+            "no kprobes: /sys/bus/event_source/devices/kprobe does not exist here",
+            "this kernel has no tracepoint x",
+            "Invalid argument (os error 22): verifier: R1 type=scalar expected=fp",
+            "Permission denied (os error 13): verifier: R1 invalid mem access 'scalar'",
+            "Cannot allocate memory (os error 12)",
+        ] {
+            assert_eq!(all().explain(why), why);
+        }
+    }
+
+    #[test]
+    fn lockdown_is_named_where_it_took_a_helper_away() {
+        let locked = Obstacles { locked_down: true, ..Obstacles::default() };
+        for why in [
+            "verifier: unknown func bpf_probe_read_kernel#113",
+            "verifier: program of this type cannot use helper bpf_probe_read_kernel#113",
+        ] {
+            assert!(locked.explain(why).contains("lockdown=integrity"), "{why}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_missing_is_asked_for() {
+        let lacks = |missing| Obstacles { missing, ..Obstacles::default() }.explain(EPERM);
+        assert!(lacks(vec![Capability::CAP_PERFMON]).contains("; CAP_PERFMON is missing"));
+        let both = lacks(vec![Capability::CAP_BPF, Capability::CAP_PERFMON]);
+        assert!(both.contains("; CAP_BPF and CAP_PERFMON are missing"), "{both}");
+    }
+}
