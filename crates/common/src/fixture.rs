@@ -176,6 +176,8 @@ fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
     page += &format!(
         ".SH FILES\n.TP\n/etc/default/ebpf\\-{name}\\-exporter\n\
          Read by the unit: ARGS=\\-\\-log.level=debug adds flags.\n\
+         .TP\n/etc/default/ebpf\\-exporters\n\
+         Read before it by the units of all exporters: ARGS in the file above replaces ARGS in this one.\n\
          .SH EXIT STATUS\n0: good. 1: cannot run here; the last message says why and what to do. 2: wrong usage.\n\
          .SH SEE ALSO\nThe exporter listens on port {port} unless told otherwise. What it shows is described in\n\
          /usr/share/doc/ebpf\\-exporters/METRICS.md; alerts, scrape jobs and a dashboard are in\n\

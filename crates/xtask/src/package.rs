@@ -25,13 +25,14 @@ if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
 fi
 ";
 
+/// `@MODULES@` are those of the rule that makes units of modules.
 const POSTINST: &str = "\
 #!/bin/sh
 set -e
 if [ \"$1\" = configure ] && [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
 	udevadm control --reload || true
-	udevadm trigger --subsystem-match=module || true
+	udevadm trigger --subsystem-match=module @MODULES@ || true
 	[ -z \"$2\" ] || systemctl try-restart 'ebpf-*-exporter.service' || true
 fi
 ";
@@ -43,6 +44,14 @@ if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
 fi
 ";
+
+/// What makes udevadm look at the modules of a rule, and at no other: each event of a module runs all
+/// rules of the system.
+fn matches(rule: &str) -> Result<String> {
+    let modules = rule.split_once("KERNEL==\"").and_then(|(_, rest)| rest.split_once('"'));
+    let (modules, _) = modules.context("the rule has no KERNEL")?;
+    Ok(modules.split('|').map(|module| format!("--sysname-match={module}")).collect::<Vec<_>>().join(" "))
+}
 
 const TARGET: &str = "ebpf-exporters.target";
 
@@ -189,7 +198,9 @@ fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
         ),
         0o644,
     )?;
-    for (name, script) in [("prerm", PRERM), ("postinst", POSTINST), ("postrm", POSTRM)] {
+    let rule = fs::read_to_string(root().join("systemd/90-ebpf-exporters.rules"))?;
+    let postinst = POSTINST.replace("@MODULES@", &matches(&rule)?);
+    for (name, script) in [("prerm", PRERM), ("postinst", &postinst), ("postrm", POSTRM)] {
         write(&control.join(name), script, 0o755)?;
     }
     let folder = if compression == "-Zxz" { "dist" } else { "target" };
@@ -209,4 +220,16 @@ fn write(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> Result<()> {
     fs::create_dir_all(path.parent().context("no parent folder")?)?;
     fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))?;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn only_modules_of_the_rule_are_looked_at() {
+        let rule = "SUBSYSTEM==\"module\", KERNEL==\"zfs|wireguard\", TAG+=\"systemd\"";
+        assert_eq!(matches(rule).expect("a rule"), "--sysname-match=zfs --sysname-match=wireguard");
+        assert!(matches("SUBSYSTEM==\"module\"").is_err());
+    }
 }
