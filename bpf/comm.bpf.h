@@ -3,8 +3,9 @@
 #define __COMM_BPF_H
 
 /*
- * A process's name as part of a key. Includes nothing on purpose: crates/common/tests/comm_header.rs
- * compiles this file for the build host. FIELD() is core_fixes.bpf.h's.
+ * A process's name as part of a key. Includes nothing on purpose:
+ * crates/common/tests/comm_header.rs compiles this file for the build host. FIELD() is
+ * core_fixes.bpf.h's.
  */
 
 #define COMM_LEN 16 /* TASK_COMM_LEN */
