@@ -22,13 +22,19 @@ pub struct Config {
     #[serde(deserialize_with = "or_default")]
     pub rate_limit: RateLimit,
     /// Users and the bcrypt hashes of their passwords; anybody may ask when there are none.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "texts")]
     pub basic_auth_users: BTreeMap<String, String>,
 }
 
 /// What is given, or what stands for nothing where a key has no value.
 fn or_default<'d, D: Deserializer<'d>, T: Deserialize<'d> + Default>(from: D) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// Texts by name, empty where a name has none.
+fn texts<'d, D: Deserializer<'d>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let texts: BTreeMap<String, Option<String>> = or_default(from)?;
+    Ok(texts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect())
 }
 
 /// A text that is not empty.
@@ -72,7 +78,7 @@ pub struct Http {
     /// Accepted and without effect: HTTP/1.1 is what is spoken.
     pub http2: Option<bool>,
     /// Headers of every answer.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "texts")]
     pub headers: BTreeMap<String, String>,
 }
 
@@ -302,6 +308,9 @@ mod tests {
             );
             assert_eq!(config.rate_limit.nanoseconds().expect(text), 0, "{text}");
         }
+        // Whose hash is none is refused where hashes are looked at.
+        let users = Config::parse("basic_auth_users:\n  alice:\n").expect("valid").basic_auth_users;
+        assert_eq!(users.get("alice").map(String::as_str), Some(""));
         let text = "tls_server_config:\n  cert: ''\n  cert_file: a\n  key: PEM\n  key_file:\n  client_auth_type:\n  \
                     min_version:\n  max_version:\n  curve_preferences:\n  prefer_server_cipher_suites:\n";
         let tls = Config::parse(text).expect(text).tls_server_config.expect("there");

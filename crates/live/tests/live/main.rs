@@ -190,14 +190,14 @@ fn names(command: &mut Command, remedies: &[&str]) {
     assert!(!said.contains("BPF skeleton"), "it says what was refused: {said}");
 }
 
-/// Nobody, with these capabilities.
-fn with_capabilities(capabilities: &str) -> Command {
+/// What an exporter says of its probes to nobody, with these capabilities.
+fn with_capabilities(capabilities: &str, exporter: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     for set in ["inh-caps", "ambient-caps", "bounding-set"] {
         command.arg(format!("--{set}=-all{capabilities}"));
     }
-    command.args(["ebpf-diskio-exporter", "--check"]);
+    command.args([&format!("ebpf-{exporter}-exporter"), "--check"]);
     command
 }
 
@@ -221,9 +221,9 @@ fn without_bpf() -> std::io::Result<()> {
 
 #[live::test(tool("setpriv"), tool("prlimit"))]
 fn a_remedy_is_named_only_where_its_cause_is_there() {
-    names(&mut with_capabilities(""), &["CAP_BPF", "CAP_PERFMON"]);
-    names(&mut with_capabilities(",+bpf"), &["CAP_PERFMON"]);
-    names(&mut with_capabilities(",+perfmon"), &["CAP_BPF"]);
+    names(&mut with_capabilities("", "diskio"), &["CAP_BPF", "CAP_PERFMON"]);
+    names(&mut with_capabilities(",+bpf", "diskio"), &["CAP_PERFMON"]);
+    names(&mut with_capabilities(",+perfmon", "diskio"), &["CAP_BPF"]);
     // A limit of locked memory is not what is in their way.
     names(
         Command::new("prlimit").arg("--memlock=65536").args(["setpriv", "--bounding-set=-all"]).args([
@@ -243,13 +243,27 @@ fn a_remedy_is_named_only_where_its_cause_is_there() {
     // Where maps count as locked memory, a limit that cannot be raised is in the way, and nowhere else.
     let mut limited = Command::new("prlimit");
     limited.args(["--memlock=0"]).arg("setpriv");
-    let unprivileged = with_capabilities(",+bpf,+perfmon");
+    let unprivileged = with_capabilities(",+bpf,+perfmon", "diskio");
     limited.args(unprivileged.get_args());
     if sh("grep -c ' bpf_map_charge_init$' /proc/kallsyms || :") == "0" {
         let output = limited.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     } else {
         names(&mut limited, &["locked memory"]);
+    }
+}
+
+/// Debian's kernels have a level of their own, above those that others have.
+#[live::test(kprobes, module("zfs"), tool("setpriv"))]
+fn a_setting_that_asks_for_more_is_named() {
+    sh("modprobe zfs");
+    let level: i32 = sh("cat /proc/sys/kernel/perf_event_paranoid").parse().unwrap();
+    let mut command = with_capabilities(",+bpf,+perfmon", "zfs-arc");
+    if level > 2 {
+        names(&mut command, &["CAP_SYS_ADMIN"]);
+    } else {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
