@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::encode::{Format, encode};
 use crate::layout::{Contents, Layouts};
 use crate::maps::{LiveMaps, MapSource};
-use crate::metric::{Families, Labels, Value};
+use crate::metric::{Families, FamilyKind, Labels, Value};
 use crate::ratio::Window;
 use crate::render::{Renderer, Unknown, number};
 use crate::roster::Rosters;
@@ -29,8 +29,6 @@ pub struct Engine {
     pub config: String,
     /// The kernel module that it waits for; none once there is something to read.
     pub waiting_for: Option<String>,
-    /// What is in the kernel.
-    pub live: Live,
     /// The bound spec.
     pub renderer: Renderer,
     /// The loaded programs; none once they were released.
@@ -51,6 +49,10 @@ pub trait Source: Send {
     fn gather(&mut self, live: &Live) -> Result<()>;
     /// Who the entries of maps are.
     fn rosters(&self) -> &Rosters;
+    /// What reads on without programs, where that is another than the exporter's fallback.
+    fn release(&mut self) -> Option<Reader> {
+        None
+    }
     /// After maps were read.
     ///
     /// # Errors
@@ -64,18 +66,79 @@ pub type Reader = Box<dyn FnMut(&mut Families) -> Result<()> + Send>;
 /// A source that has nothing in the kernel.
 struct WithoutPrograms(Reader);
 
+impl WithoutPrograms {
+    fn rosters() -> &'static Rosters {
+        static NOBODY: Rosters = BTreeMap::new();
+        &NOBODY
+    }
+}
+
 impl Source for WithoutPrograms {
     fn gather(&mut self, _: &Live) -> Result<()> {
         Ok(())
     }
 
     fn rosters(&self) -> &Rosters {
-        static NOBODY: Rosters = BTreeMap::new();
-        &NOBODY
+        Self::rosters()
     }
 
     fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
         (self.0)(families)
+    }
+}
+
+/// Makes what reads what can be told without a program, if anything can.
+pub type Fallback = Box<dyn FnOnce() -> Result<Option<Reader>> + Send>;
+
+/// What goes on once programs are released. Its counters begin where those of the programs
+/// ended: it may count from another moment, such as the machine's start.
+struct Continued {
+    reader: Reader,
+    /// What was shown before.
+    shown: Counters,
+    /// What the reader read first.
+    first: Option<Counters>,
+}
+
+/// Counters by name and labels.
+type Counters = BTreeMap<(String, Labels), Value>;
+
+fn counters(families: Families) -> Counters {
+    let counters = families.into_sorted().into_iter().filter(|family| family.kind != FamilyKind::Gauge);
+    let samples = counters.flat_map(|family| {
+        family.samples.into_iter().map(move |sample| ((family.name.clone(), sample.labels), sample.value))
+    });
+    samples.collect()
+}
+
+impl Source for Continued {
+    fn gather(&mut self, _: &Live) -> Result<()> {
+        Ok(())
+    }
+
+    fn rosters(&self) -> &Rosters {
+        WithoutPrograms::rosters()
+    }
+
+    fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
+        let mut read = Families::default();
+        (self.reader)(&mut read)?;
+        let first = self.first.get_or_insert_with(|| counters(read.clone()));
+        for mut family in read.into_sorted() {
+            if family.kind != FamilyKind::Gauge {
+                for sample in &mut family.samples {
+                    let series = (family.name.clone(), sample.labels.clone());
+                    if let Some(first) = first.get(&series) {
+                        sample.value.reduce(first);
+                    }
+                    if let Some(shown) = self.shown.get(&series) {
+                        sample.value.merge(shown);
+                    }
+                }
+            }
+            families.family(&family.name, &family.help, family.kind).samples.extend(family.samples);
+        }
+        Ok(())
     }
 }
 
@@ -146,8 +209,12 @@ impl Live {
 /// What is remembered from one scrape to the next.
 #[derive(Default)]
 pub struct History {
+    /// What is in the kernel.
+    pub live: Live,
     /// The exporter; none for an engine that tells of itself only.
     pub source: Option<Box<dyn Source>>,
+    /// What takes its place once programs are released.
+    pub fallback: Option<Fallback>,
     /// Ratios' earlier counters.
     pub windows: Vec<Window>,
     /// What was shown of families that show only their greatest series.
@@ -181,7 +248,6 @@ impl Default for Engine {
         Self {
             config: String::new(),
             waiting_for: None,
-            live: Live::default(),
             renderer: Renderer::default(),
             programs: Mutex::default(),
             without_exporter_metrics: false,
@@ -238,7 +304,8 @@ impl Engine {
     pub fn tick(&self) -> Result<()> {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         if history.windows.is_empty() {
-            return history.source.as_mut().map_or(Ok(()), |source| source.gather(&self.live));
+            let History { live, source, .. } = &mut *history;
+            return source.as_mut().map_or(Ok(()), |source| source.gather(live));
         }
         let families = self.read(&mut history)?;
         let now = Instant::now();
@@ -246,29 +313,46 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes on without the programs, which hold what they are attached to: what they
-    /// counted is not shown any more. To be called once their links are gone.
+    /// Goes on without programs, maps and iterators, which are closed: with what can be read
+    /// without them, or with nothing but what the exporter tells of itself. To be called once
+    /// the programs' links are gone.
     pub fn release(&self) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.released {
+            return;
+        }
+        let shown = self.read(&mut history).map(counters).unwrap_or_else(|error| {
+            log::warn!("counters begin anew: {error:#}");
+            Counters::new()
+        });
+        let own = history.source.as_mut().and_then(|source| source.release());
+        let fallback = || history.fallback.take().map_or(Ok(None), |fallback| fallback());
+        let reader = own.map_or_else(fallback, |reader| Ok(Some(reader))).unwrap_or_else(|error| {
+            log::warn!("{error:#}");
+            None
+        });
         history.released = true;
-        history.windows.clear();
+        history.live = Live::default();
+        history.windows.iter_mut().for_each(Window::forget);
+        history.source =
+            reader.map(|reader| -> Box<dyn Source> { Box::new(Continued { reader, shown, first: None }) });
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.live.probes.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn read(&self, history: &mut History) -> Result<Families> {
         let mut families = Families::default();
         let nobody = Rosters::new();
         let mut rosters = &nobody;
-        if let Some(source) = &mut history.source {
-            source.gather(&self.live)?;
+        let History { live, source, released, unknown, .. } = history;
+        if let Some(source) = source {
+            source.gather(live)?;
             rosters = source.rosters();
         }
-        if !history.released {
-            self.renderer.render(&self.live.maps, rosters, &mut families, &mut history.unknown)?;
+        if !*released {
+            self.renderer.render(&live.maps, rosters, &mut families, unknown)?;
         }
-        if let Some(source) = &mut history.source {
-            source.extra(&self.live, &mut families)?;
+        if let Some(source) = source {
+            source.extra(live, &mut families)?;
         }
         Ok(families)
     }
@@ -283,8 +367,8 @@ impl Engine {
         self_metrics::identity(families, &self.config, mode);
         let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         let misses = self_metrics::programs(families, &self.config, &programs)?;
-        self_metrics::events(families, &self.config, &self.live.layouts, &self.live.maps, misses)?;
-        self_metrics::map_fill(families, &self.live.maps)?;
+        self_metrics::events(families, &self.config, &history.live.layouts, &history.live.maps, misses)?;
+        self_metrics::map_fill(families, &history.live.maps)?;
         families.counter(
             "ebpf_exporter_decoder_errors_total",
             "Distinct keys and values that had no meaning, up to 1024; their label is unknown:N.",

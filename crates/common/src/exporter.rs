@@ -44,7 +44,7 @@ pub trait Exporter: Default + Send + 'static {
     /// The generated skeleton's builder.
     type Builder: for<'o> SkelBuilder<'o> + Default;
     /// Flags of its own; [`cli::NoFlags`] for none.
-    type Flags: Args + Clone + Default;
+    type Flags: Args + Clone + Default + Send + 'static;
 
     /// What it attaches and what it reads. Name, port and summary are those of default flags.
     fn spec(flags: &Self::Flags) -> Spec;
@@ -122,6 +122,12 @@ pub trait Exporter: Default + Send + 'static {
         Ok(None)
     }
 
+    /// Reads on once the programs are released, by what was opened while there were privileges.
+    /// None: as [`Exporter::fallback`] does.
+    fn release(&mut self) -> Option<Reader> {
+        None
+    }
+
     /// Adds what no map tells, at every scrape.
     ///
     /// # Errors
@@ -139,6 +145,10 @@ impl<E: Exporter> Source for E {
 
     fn rosters(&self) -> &Rosters {
         Exporter::rosters(self)
+    }
+
+    fn release(&mut self) -> Option<Reader> {
+        Exporter::release(self)
     }
 
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
@@ -224,8 +234,11 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
         }
         match bring_up::<E>(&mut exporter, open, cli, &spec, &plan, &hooks, facts) {
             Ok((attached, engine)) => {
-                engine.history.lock().unwrap_or_else(PoisonError::into_inner).source =
-                    Some(Box::new(exporter));
+                let own = cli.own.clone();
+                let mut history = engine.history.lock().unwrap_or_else(PoisonError::into_inner);
+                history.source = Some(Box::new(exporter));
+                history.fallback = Some(Box::new(move || E::fallback(&own)));
+                drop(history);
                 let steps = [E::interval(&cli.own), (!spec.ratios.is_empty()).then_some(ratio::STEP)];
                 let step = steps.into_iter().flatten().min();
                 return lifetime::go(flags, &spec, &plan, attached, engine, step, module, doors, signals);
@@ -341,14 +354,16 @@ fn bring_up<'o, E: Exporter>(
     live.probes = Mutex::new(attached.map(|(probe, _)| probe.clone()).collect());
     exporter.attached(&live)?;
     let programs = Program::list(object, plan, hooks)?;
+    let renderer = Renderer::new(spec, &live.layouts, &plan.unfed(spec))?;
+    let mut history = History::new(spec);
+    history.live = live;
     let engine = Engine {
         config: spec.name.to_string(),
         waiting_for: None,
-        renderer: Renderer::new(spec, &live.layouts, &plan.unfed(spec))?,
-        live,
+        renderer,
         programs: Mutex::new(programs),
         without_exporter_metrics: cli.common.disable_exporter_metrics,
-        history: Mutex::new(History::new(spec)),
+        history: Mutex::new(history),
     };
     Ok(((skeleton, links), engine))
 }

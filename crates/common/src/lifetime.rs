@@ -5,8 +5,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,11 @@ pub fn go<A>(
     }
     memory::give_back();
     // Threads started from here on have what is left.
-    privileges::drop(flags.keep.as_ref(), &spec.keeps, &engine.live.maps)?;
+    privileges::drop(
+        flags.keep.as_ref(),
+        &spec.keeps,
+        &engine.history.lock().unwrap_or_else(PoisonError::into_inner).live.maps,
+    )?;
     let engine = Arc::new(engine);
     let stop = &Stop { signals: stop_signals(signals)?, module };
     let _ticks = step.map(|step| tick(Arc::clone(&engine), step)).transpose()?;

@@ -138,6 +138,23 @@ impl Value {
             _ => {}
         }
     }
+
+    /// Takes an earlier value of the same counter from it; 0 where that is greater.
+    pub fn reduce(&mut self, earlier: &Self) {
+        match (self, earlier) {
+            (Self::Integer(a), Self::Integer(b)) | (Self::Nanoseconds(a), Self::Nanoseconds(b)) => {
+                *a = a.saturating_sub(*b);
+            }
+            (Self::Float(a), Self::Float(b)) => *a = (*a - b).max(0.0),
+            (Self::Histogram(a), Self::Histogram(b)) => {
+                for (a, b) in a.buckets.iter_mut().zip(&b.buckets) {
+                    *a = a.saturating_sub(*b);
+                }
+                a.sum = a.sum.saturating_sub(b.sum);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The families of one scrape.

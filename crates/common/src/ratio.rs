@@ -44,6 +44,11 @@ impl Window {
         }
     }
 
+    /// Begins anew: the counters are read from elsewhere.
+    pub fn forget(&mut self) {
+        self.past.clear();
+    }
+
     /// Adds the gauge; nothing where neither counter grew, or they are not there.
     pub fn add(&self, families: &mut Families) {
         let Some((part, sum)) = self.counters(families) else { return };

@@ -109,6 +109,11 @@ impl Exporter for Memory {
         Ok(Some(Box::new(move |families| without_programs(&mut totals, families))))
     }
 
+    fn release(&mut self) -> Option<Reader> {
+        let mut totals = std::mem::take(&mut self.totals);
+        Some(Box::new(move |families| without_programs(&mut totals, families)))
+    }
+
     fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
         without_programs(&mut self.totals, families)
     }

@@ -94,6 +94,49 @@ fn without_ebpf_connections_are_the_same() {
     assert!(without_it >= Some(4.0), "{without_it:?}");
 }
 
+/// What of BPF a process has open.
+fn bpf_descriptors(pid: u32) -> Vec<String> {
+    let folder = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let targets = folder.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets.map(|target| target.display().to_string()).filter(|target| target.contains("bpf")).collect()
+}
+
+#[live::test]
+fn what_is_released_is_closed_and_the_rest_goes_on() {
+    for (name, goes_on) in [
+        ("tcp", "ebpf_tcp_active_connections"),
+        ("diskio", "ebpf_disk_io_bytes_total"),
+        ("memory", "ebpf_page_faults_minor_total"),
+        ("schedlat", "ebpf_exporter_scrapes_total"),
+    ] {
+        let exporter = Exporter::start(name, &[]);
+        let before = exporter.scrape();
+        assert!(bpf_descriptors(exporter.pid()).len() > 2, "{name}");
+        sh(&format!("kill -USR1 {}", exporter.pid()));
+        wait_until("all is closed", Duration::from_secs(30), || bpf_descriptors(exporter.pid()).is_empty());
+        let after = exporter.scrape();
+        assert_eq!(after.get(MODE, &[("mode", "fallback")]), Some(1.0), "{name}");
+        assert!(after.get(goes_on, &[]).is_some(), "{name}: {after:?}");
+        if name == "tcp" {
+            let now = || exporter.scrape().get(goes_on, &[]).unwrap();
+            let few = now();
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let _streams: Vec<_> = (0..50)
+                .map(|_| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+                .collect();
+            // Others come and go.
+            assert!((80.0..120.0).contains(&(now() - few)), "{few} and {}", now());
+        }
+        // Counters go on from where they were, whatever their source counts from.
+        for (metric, labels) in after.series() {
+            if metric.ends_with("_total") && !metric.starts_with("ebpf_exporter_") {
+                let (was, is) = (before.count(metric, &labels), after.count(metric, &labels));
+                assert!((was..was + 1e9).contains(&is), "{metric} {labels:?}: {was}, then {is}");
+            }
+        }
+    }
+}
+
 #[live::test(disk("/"), own_machine, once)]
 fn where_bpf_is_refused_it_says_so_and_does_what_it_can() {
     let refused = |name: &str| {
