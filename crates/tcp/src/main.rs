@@ -3,6 +3,7 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/tcp.bpf.c`.
 
+mod connections;
 mod namespaces;
 
 use std::process::ExitCode;
@@ -12,9 +13,10 @@ use common::engine::{Live, Reader};
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
-use common::metric::{Families, Labels, Value};
+use common::metric::Families;
 use common::spec::{Decode, MapSpec, Shape, Spec, View};
-use common::view::why_not;
+
+use connections::Current;
 
 common::skeleton!();
 
@@ -33,9 +35,7 @@ const RESETS_HELP: &str =
 
 #[derive(Default)]
 struct Tcp {
-    /// Connections that were there before; less than none when a namespace went with some. None
-    /// where namespaces may be hidden.
-    before: Option<i64>,
+    current: Current,
 }
 
 impl Exporter for Tcp {
@@ -157,54 +157,17 @@ impl Exporter for Tcp {
     }
 
     fn attached(&mut self, live: &Live) -> Result<()> {
-        if why_not(View::Processes).is_some() {
-            return Ok(());
-        }
-        // Until nothing happens while the files are read; more often than not the first time.
-        for _ in 0..100 {
-            let now = come_and_gone(live)?;
-            self.before = Some(namespaces::established()? - now);
-            if come_and_gone(live)? == now {
-                break;
-            }
-        }
+        self.current = Current::now(live)?;
         Ok(())
     }
 
     fn fallback(_: &Self::Flags) -> Result<Option<Reader>> {
-        let mut warned = false;
-        Ok(Some(Box::new(move |families| {
-            match why_not(View::Processes) {
-                // Privileges that looked behind it may have been given up since.
-                Some(why) if !warned => log::warn!("connections cannot be counted: {why}"),
-                Some(_) => {}
-                None => active(namespaces::established()?, families),
-            }
-            warned = true;
-            Ok(())
-        })))
+        Ok(Some(connections::reader()))
     }
 
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
-        if let Some(before) = self.before {
-            active(before + come_and_gone(live)?, families);
-        }
-        Ok(())
+        self.current.show(live, families)
     }
-}
-
-fn active(connections: i64, families: &mut Families) {
-    families.gauge(
-        "ebpf_tcp_active_connections",
-        "Connections that are established, or whose other end has closed, in all network namespaces.",
-        Labels::none(),
-        Value::Integer(connections.try_into().unwrap_or_default()),
-    );
-}
-
-/// Connections that came since we look, less those that went.
-fn come_and_gone(live: &Live) -> Result<i64> {
-    Ok(live.total("counts", "established")? as i64 - live.total("counts", "left")? as i64)
 }
 
 fn number(
@@ -265,7 +228,7 @@ mod tests {
         });
         let counted = || {
             let mut families = Families::default();
-            active(12, &mut families);
+            connections::active(12, &mut families);
             families
         };
         let text = text.expect("rendered") + &encode(counted(), Format::Text);
