@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use flate2::read::GzDecoder;
 use libbpf_rs::ReferencesType;
 use libbpf_rs::btf::types::{Enum, Enum64, Func, FuncProto, Ptr, Typedef};
 use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
@@ -206,16 +205,13 @@ fn why_no_btf(has_btf: Option<bool>) -> &'static str {
     }
 }
 
-/// Whether the kernel was built with BTF, as its configuration or its symbols tell, if they do.
+/// Whether the kernel was built with BTF, as its symbols or its configuration tell, if they do.
 fn has_btf() -> Option<bool> {
-    let mut config = String::new();
-    let packed = fs::File::open("/proc/config.gz").ok();
-    if packed.is_none_or(|file| GzDecoder::new(file).read_to_string(&mut config).is_err()) {
-        let release = uname();
-        let path = format!("/boot/config-{}", release.release().to_string_lossy());
-        config = fs::read_to_string(path).unwrap_or_default();
+    if has_symbol("__start_BTF") {
+        return Some(true);
     }
-    built_with_btf(&config).or_else(|| has_symbol("__start_BTF").then_some(true))
+    let path = format!("/boot/config-{}", uname().release().to_string_lossy());
+    built_with_btf(&fs::read_to_string(path).unwrap_or_default())
 }
 
 /// What a kernel's configuration says of BTF.

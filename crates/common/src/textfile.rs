@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The exposition as a file for node_exporter's textfile collector.
 
-use std::fs::Permissions;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::collections::hash_map::RandomState;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::hash::BuildHasher;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -14,24 +16,31 @@ use anyhow::{Context, Result};
 /// When the folder cannot be written; the old file is as it was then.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     let name = path.file_name().context("the path has no file name")?.to_string_lossy();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Hidden and of another ending: the collector does not look at it. Of a random name and made
-    // by O_EXCL, which follows no link: others may write into the folder too.
-    let temporary = tempfile::Builder::new().prefix(&format!(".{name}.")).rand_bytes(12).tempfile_in(folder);
-    let written = temporary.and_then(|mut temporary| {
-        temporary.as_file().set_permissions(Permissions::from_mode(0o644))?;
-        temporary.write_all(text.as_bytes())?;
-        temporary.as_file().sync_all()?;
-        Ok(temporary)
-    });
-    let temporary = written.with_context(|| format!("failed to write into {}", folder.display()))?;
-    temporary.persist(path).with_context(|| format!("failed to rename to {}", path.display()))?;
-    Ok(())
+    // Hidden and of another ending: the collector does not look at it. Of a random name and new, so
+    // that no link is followed: others may write into the folder too.
+    let temporary = path.with_file_name(format!(".{name}.{:016x}", RandomState::new().hash_one(0)));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let file = file.with_context(|| format!("failed to make {}", temporary.display()))?;
+    let written =
+        fill(file, text).with_context(|| format!("failed to write {}", temporary.display())).and_then(|()| {
+            fs::rename(&temporary, path).with_context(|| format!("failed to rename to {}", path.display()))
+        });
+    if written.is_err() {
+        // Nobody else can do anything about it.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn fill(mut file: File, text: &str) -> io::Result<()> {
+    // Whatever the mask is.
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
