@@ -9,8 +9,12 @@
  * Accessors take `btf`: true where the verifier knows the pointer's type (tp_btf,
  * fentry), so that a plain load will do; false in a raw_tp twin, where memory is
  * read by a helper. It is a constant at every call and costs nothing.
+ *
+ * FIELD(btf, task, cgroups, dfl_cgrp) is task->cgroups->dfl_cgrp: each pointer on the way is an
+ * argument of its own. Of `cgroups->dfl_cgrp` the helper would read the last step alone, and the
+ * first would be a plain load, which the verifier refuses in a twin.
  */
-#define FIELD(btf, ptr, field) ((btf) ? (ptr)->field : BPF_CORE_READ(ptr, field))
+#define FIELD(btf, ptr, ...) ((btf) ? ___arrow(ptr, __VA_ARGS__) : BPF_CORE_READ(ptr, __VA_ARGS__))
 
 /*
  * a54895fa057c ("block: remove the request_queue to argument request based

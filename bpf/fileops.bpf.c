@@ -104,7 +104,7 @@ static __always_inline void key_of(struct task_struct *task, struct fileops_key 
 {
 	read_comm(key->comm, task, btf);
 	if (fileops_cgroup)
-		key->cgroup = FIELD(btf, task, cgroups->dfl_cgrp->kn->id);
+		key->cgroup = FIELD(btf, task, cgroups, dfl_cgrp, kn, id);
 }
 
 static __always_inline void *entry_of(void *map, struct task_struct *task, const void *zero,

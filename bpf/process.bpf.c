@@ -200,7 +200,7 @@ static __always_inline int on_free(struct task_struct *task, bool btf)
 static __always_inline int on_exit(struct task_struct *task, bool btf)
 {
 	struct signal_struct *signal = FIELD(btf, task, signal);
-	u64 started = FIELD(btf, task, group_leader->start_time);
+	u64 started = FIELD(btf, task, group_leader, start_time);
 	struct process_counts *c = all();
 
 	account(task, true, btf);

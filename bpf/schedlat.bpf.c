@@ -68,7 +68,7 @@ TASK_SLOTS(tasks, struct schedlat_task);
  */
 static __always_inline u64 waited_ns(struct task_struct *next, u64 queued, bool btf)
 {
-	u64 now = FIELD(btf, next, se.cfs_rq->rq->clock);
+	u64 now = FIELD(btf, next, se.cfs_rq, rq, clock);
 	u64 before = FIELD(btf, next, sched_info.run_delay);
 	u32 tid = FIELD(btf, next, pid);
 	struct schedlat_task *task = tasks_take(tid, (u64)next);
@@ -86,7 +86,7 @@ static __always_inline u64 waited_ns(struct task_struct *next, u64 queued, bool 
 
 static __always_inline void observe_cgroup(struct task_struct *next, u64 ns, bool btf)
 {
-	u64 id = FIELD(btf, next, cgroups->dfl_cgrp->kn->id), other = 0;
+	u64 id = FIELD(btf, next, cgroups, dfl_cgrp, kn, id), other = 0;
 	struct schedlat_waits *w = bpf_map_lookup_elem(&cgroups, &id);
 
 	if (!w) {
@@ -100,7 +100,7 @@ static __always_inline void observe_cgroup(struct task_struct *next, u64 ns, boo
 /* No room: its tasks' waits are counted as folded, one by one. */
 static __always_inline int on_mkdir(struct cgroup *cgroup, bool btf)
 {
-	u64 id = FIELD(btf, cgroup, kn->id);
+	u64 id = FIELD(btf, cgroup, kn, id);
 
 	bpf_map_update_elem(&cgroups, &id, &zero_waits, BPF_NOEXIST);
 	return 0;

@@ -60,6 +60,11 @@ pub struct Common {
     #[arg(long, conflicts_with_all = ["once", "textfile"])]
     pub check: bool,
 
+    /// With --check: load every program that has its hook here, not only those that are chosen,
+    /// and attach none. For tests.
+    #[arg(long = "check.programs", requires = "check", hide = true)]
+    pub check_programs: bool,
+
     /// Attach, wait for DURATION or for SIGINT, print one scrape or write it to --textfile.path, and exit.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = duration)]
     pub once: Option<Option<Duration>>,

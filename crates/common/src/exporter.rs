@@ -225,6 +225,9 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
                 spec.module.as_deref(),
             )?),
         };
+        if flags.check_programs {
+            return check_programs(&exporter, cli, &spec, &hooks, facts, &refused);
+        }
         let plan = Plan::new(&spec, &hooks, facts, &refused);
         if let Some((probe, why)) = plan.missing(&spec) {
             if flags.check {
@@ -368,6 +371,48 @@ fn bring_up<'o, E: Exporter>(
     Ok(((skeleton, links), engine))
 }
 
+/// Why the kernel refuses a program, or, where there is none of that name, the maps.
+fn load_alone<E: Exporter>(
+    exporter: &E,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    program: &str,
+    facts: &Facts,
+) -> Result<Option<libbpf_rs::Error>> {
+    let mut storage = MaybeUninit::uninit();
+    let mut open = open::<E>(&mut storage, &cli.common)?;
+    prepare(exporter, &mut open, cli, spec, &[program].into(), facts)?;
+    Ok(open.load().err())
+}
+
+/// Loads each candidate of each probe, and prints what became of it.
+fn check_programs<E: Exporter>(
+    exporter: &E,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    hooks: &Hooks,
+    facts: &Facts,
+    unusable: &Refused,
+) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    let programs = spec.probes.iter().flat_map(|probe| probe.candidates.iter().flatten());
+    for program in programs.collect::<BTreeSet<_>>() {
+        let verdict = match probes::why_not(program, spec, hooks, facts, unusable) {
+            Some(why) => format!("no hook: {why}"),
+            None => match load_alone(exporter, cli, spec, program, facts)? {
+                None => "loads".to_owned(),
+                Some(error) => {
+                    code = ExitCode::FAILURE;
+                    format!("refused: {}", logging::with_details(&error))
+                }
+            },
+        };
+        let hook = hooks.get(&**program).map(ToString::to_string).unwrap_or_default();
+        lifetime::print(format_args!("{program} at {hook}: {verdict}"))?;
+    }
+    Ok(code)
+}
+
 /// libbpf loads all or nothing: loads each program alone, to learn which are refused.
 fn why_not_loaded<E: Exporter>(
     exporter: &E,
@@ -377,12 +422,7 @@ fn why_not_loaded<E: Exporter>(
     wanted: &BTreeSet<&str>,
     facts: &Facts,
 ) -> Failure {
-    let alone = |program: &str| -> Result<Option<libbpf_rs::Error>> {
-        let mut storage = MaybeUninit::uninit();
-        let mut open = open::<E>(&mut storage, &cli.common)?;
-        prepare(exporter, &mut open, cli, spec, &[program].into(), facts)?;
-        Ok(open.load().err())
-    };
+    let alone = |program: &str| load_alone(exporter, cli, spec, program, facts);
     let why = logging::with_details(&error);
     // Not a matter of one program when even none cannot be loaded: maps, or permission.
     match alone("") {

@@ -2,6 +2,7 @@
 //! From attached to ended: serving, writing or printing until a signal comes or the
 //! kernel module goes; and waiting for one that is not there.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -311,10 +312,17 @@ fn notify(state: &[NotifyState<'_>]) {
 /// # Errors
 /// When standard output is closed.
 pub fn print_check(spec: &Spec, plan: &Plan) -> Result<()> {
-    let mut out = io::stdout().lock();
     for (probe, (name, verdict)) in spec.probes.iter().zip(&plan.verdicts) {
         let optional = if probe.need == Need::Required { "" } else { " (optional)" };
-        writeln!(out, "{name}: {verdict}{optional}").context("failed to write to standard output")?;
+        print(format_args!("{name}: {verdict}{optional}"))?;
     }
     Ok(())
+}
+
+/// Prints a line.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn print(line: fmt::Arguments<'_>) -> Result<()> {
+    writeln!(io::stdout().lock(), "{line}").context("failed to write to standard output")
 }

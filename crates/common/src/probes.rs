@@ -82,6 +82,11 @@ impl Hook {
         matches!(self, Self::Other(section) if section.starts_with("iter/task")).then_some(View::Tasks)
     }
 
+    /// Whether the kernel itself has to know the types of what it hands to such a program.
+    fn needs_btf(&self) -> bool {
+        self.is_iterator() || matches!(self, Self::TpBtf(_) | Self::Fentry(_) | Self::Fexit(_))
+    }
+
     /// The kind alone, as in `fallback: raw_tp`.
     pub fn kind(&self) -> &str {
         match self {
@@ -180,11 +185,7 @@ pub struct Plan {
 impl Plan {
     /// Decides from facts and from what was refused before. Pure.
     pub fn new(spec: &Spec, hooks: &Hooks, facts: &Facts, refused: &Refused) -> Self {
-        let why_not = |program: &str| match (hooks.get(program), refused.get(program)) {
-            (None, _) => Some("the object has no such program".to_owned()),
-            (Some(_), Some(why)) => Some(why.clone()),
-            (Some(hook), None) => unavailable(hook, spec.shapes.get(program), facts),
-        };
+        let why_not = |program: &str| why_not(program, spec, hooks, facts, refused);
         let hidden = |view: View| facts.hidden.get(&view).cloned();
         let decide = |probe: &Probe| {
             let verdict = match probe.view.and_then(hidden) {
@@ -223,6 +224,21 @@ impl Plan {
     }
 }
 
+/// Why `program` cannot be used, as far as is known before it is loaded.
+pub fn why_not(
+    program: &str,
+    spec: &Spec,
+    hooks: &Hooks,
+    facts: &Facts,
+    refused: &Refused,
+) -> Option<String> {
+    match (hooks.get(program), refused.get(program)) {
+        (None, _) => Some("the object has no such program".to_owned()),
+        (Some(_), Some(why)) => Some(why.clone()),
+        (Some(hook), None) => unavailable(hook, spec.shapes.get(program), facts),
+    }
+}
+
 fn verdict(probe: &Probe, hooks: &Hooks, why_not: impl Fn(&str) -> Option<String>) -> Verdict {
     let mut reasons: Vec<String> = Vec::new();
     for candidate in &probe.candidates {
@@ -246,7 +262,7 @@ fn verdict(probe: &Probe, hooks: &Hooks, why_not: impl Fn(&str) -> Option<String
 /// Why a program for a hook of that `shape` cannot attach to `hook`, as far as facts tell.
 fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<String> {
     match hook {
-        Hook::TpBtf(_) | Hook::Fentry(_) | Hook::Fexit(_) if !facts.own_btf => {
+        hook if hook.needs_btf() && !facts.own_btf => {
             return Some(format!("{KERNEL_BTF} does not exist here"));
         }
         Hook::Kprobe(_) | Hook::Kretprobe(_) if !facts.kprobes => {
@@ -407,7 +423,9 @@ mod tests {
 
     #[test]
     fn without_own_btf_the_bare_twin_is_used() {
-        let plan = plan(&Facts { own_btf: false, ..facts() }, &Refused::new());
+        let without = Facts { own_btf: false, ..facts() };
+        let plan = plan(&without, &Refused::new());
+        assert!(unavailable(&Hook::parse("iter/task"), None, &without).is_some());
         assert_eq!(plan.programs(), ["issue_raw"].into());
         assert_eq!(
             plan.verdicts[0].1.to_string(),

@@ -15,7 +15,7 @@ use live::cgroup::Group;
 use live::exporter::Exporter;
 use live::exposition::Delta;
 use live::truth::own_io;
-use live::{Folder, sh};
+use live::{Folder, sh, wait_until};
 
 const OPS: &str = "ebpf_file_ops_total";
 
@@ -194,7 +194,7 @@ fn writes_of_a_thread_that_becomes_the_process_are_counted_once() {
         (0..307).for_each(|_| nothing.write_all(b"x").unwrap());
     };
     live::work::thread_that_execs(c"second", work, || {
-        live::wait_until("they were counted", Duration::from_secs(60), || {
+        wait_until("they were counted", Duration::from_secs(60), || {
             writes(&Delta(first.clone(), exporter.scrape()), "second") == 307.0
         });
     });
@@ -348,14 +348,20 @@ fn pipes_and_sockets_have_no_latency() {
 fn control_groups_are_a_flag() {
     let group = Group::new("copier");
     let counted = measure(&["--fileops.latency", "off", "--fileops.cgroup"], || {
+        // Without cargo's folders, in all of which a shell would look for what it is linked with.
         let dd = "exec dd if=/dev/zero of=/dev/null bs=1 count=211 status=none";
-        assert!(group.shell(dd).status().unwrap().success());
+        assert!(group.shell(dd).env_remove("LD_LIBRARY_PATH").status().unwrap().success());
+        let opens = "for n in $(seq 211); do : < /dev/null; done";
+        assert!(group.shell(opens).env_remove("LD_LIBRARY_PATH").status().unwrap().success());
     });
     assert_eq!(counted.delta.1.get("ebpf_file_read_latency_microseconds_count", &[]), None);
     let labels = [("process", "dd"), ("cgroup", group.name()), ("operation", "write")];
     let writes = counted.delta.of(OPS, &labels);
     // The shell writes a little before it becomes dd, and has its name in the end.
     assert!((211.0..=216.0).contains(&writes), "{writes}");
+    let sh = [("process", "sh"), ("cgroup", group.name()), ("operation", "open")];
+    let opens = counted.delta.of(OPS, &sh);
+    assert!((211.0..=221.0).contains(&opens), "{opens}");
 }
 
 #[live::test(functions)]

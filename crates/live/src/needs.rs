@@ -175,8 +175,9 @@ fn has_kprobes() -> bool {
     Path::new("/sys/bus/event_source/devices/kprobe").exists()
 }
 
-/// Some kernels load such a program and refuse to attach it: only doing it tells.
-fn has_fentry() -> bool {
+/// Whether [`fentry`] is met, for tests that do without. Some kernels load such a program and refuse
+/// to attach it: only doing it tells.
+pub fn has_fentry() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| attach_to_function().is_some())
 }

@@ -108,11 +108,34 @@ fn headers(breaches: &mut Vec<String>) -> Result<()> {
         if c.contains(path) && version.iter().any(|word| text.contains(word)) {
             breaches.push(format!("{}: asks for the kernel's version instead of its shape", shown(path)));
         }
+        for read in direct_reads(&text) {
+            breaches.push(format!("{}: a pointer on the way is read directly: {read}", shown(path)));
+        }
         if path.extension().is_some_and(|extension| extension == "h") && !text.contains("#ifndef __") {
             breaches.push(format!("{}: no include guard", shown(path)));
         }
     }
     Ok(())
+}
+
+/// Reads by helper of which only the last step is one: `->` in an argument is a plain load.
+fn direct_reads(text: &str) -> Vec<&str> {
+    let macros = ["FIELD(", "BPF_CORE_READ("];
+    let starts = macros.iter().flat_map(|name| text.match_indices(name));
+    // Those of other names end in one of these.
+    let starts = starts.filter(|(at, _)| {
+        !text[..*at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_')
+    });
+    let reads = starts.filter_map(|(at, name)| {
+        let mut depth = 1;
+        let rest = &text[at + name.len()..];
+        let end = rest.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        })?;
+        Some(&text[at..=at + name.len() + end])
+    });
+    reads.filter(|read| read.contains("->")).collect()
 }
 
 /// All units have the same lines from the one that says so to the next empty one.
@@ -174,4 +197,18 @@ fn alerts(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
 
 fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::direct_reads;
+
+    #[test]
+    fn an_arrow_in_a_read_by_helper_is_found() {
+        let text = "id = FIELD(btf, task, cgroups->dfl_cgrp, kn);\n\
+                    a = BPF_CORE_READ(\n(struct x *)(p->y), z); b = BPF_CORE_READ(p, y, z) + p->y;\n\
+                    FIELD(btf, f(x), pid)->y; OFFSET_FIELD(p->y);";
+        let found = ["FIELD(btf, task, cgroups->dfl_cgrp, kn)", "BPF_CORE_READ(\n(struct x *)(p->y), z)"];
+        assert_eq!(direct_reads(text), found);
+    }
 }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Exporters as their users have them: flags and refusals, units of the package, a real Prometheus,
 //! with diskio as the example; then all exporters together on a busy machine. What works without
-//! eBPF is in `fallback.rs`, what is imported elsewhere in `prometheus.rs` and
+//! eBPF is in `fallback.rs`, which programs load in `programs.rs`, what is imported elsewhere in `prometheus.rs` and
 //! `textfile.rs`, what installing does in `package.rs`, TLS in `web.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
 mod package;
+mod programs;
 mod prometheus;
 mod textfile;
 mod web;

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every program of every exporter, chosen here or not, with every setting of its flags: what has its
+//! hook here passes the verifier.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::process::{Command, Output};
+
+use live::{Folder, needs, sh, tell};
+
+/// The exporters in `PATH`.
+fn exporters() -> BTreeSet<String> {
+    let path = env::var_os("PATH").unwrap();
+    let entries = env::split_paths(&path).filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let exporters: BTreeSet<String> =
+        names.filter(|name| name.starts_with("ebpf-") && name.ends_with("-exporter")).collect();
+    assert!(exporters.len() >= 15, "{exporters:?}");
+    exporters
+}
+
+/// Every setting of the flags that are an exporter's own and have a few values: those of `--help`.
+/// The exporter's name begins theirs.
+fn settings(exporter: &str) -> Vec<Vec<String>> {
+    let own = format!("--{}.", exporter.trim_start_matches("ebpf-").trim_end_matches("-exporter"));
+    let help = sh(&format!("{exporter} --help"));
+    let mut all = vec![Vec::new()];
+    for flag in help.split("\n      ").filter(|flag| flag.starts_with(&own)) {
+        let name = flag.split_whitespace().next().unwrap();
+        let values = flag.split_once("[possible values: ").map(|(_, rest)| rest.split(']').next().unwrap());
+        let choices: Vec<Option<String>> = match values {
+            Some(values) => values.split(", ").map(|value| Some(format!("{name}={value}"))).collect(),
+            None if flag.contains('<') => continue,
+            None => vec![None, Some(name.to_owned())],
+        };
+        let with = |choice: &Option<String>| {
+            let with = |setting: &Vec<String>| setting.iter().chain(choice).cloned().collect();
+            all.iter().map(with).collect::<Vec<_>>()
+        };
+        all = choices.iter().flat_map(with).collect();
+    }
+    all
+}
+
+/// A command, `"$@"` in a shell line that ends in it.
+fn run(line: &str, command: &[&str]) -> Output {
+    Command::new("unshare").args(["-m", "sh", "-ec", line, "sh"]).args(command).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Whether an exporter's module is not there; one that can be loaded is.
+fn lacks_module(said: &str) -> bool {
+    let Some((_, rest)) = said.split_once("cannot run: kernel module ") else { return false };
+    let module = rest.split(' ').next().unwrap();
+    if !needs::has_module(module) {
+        return true;
+    }
+    sh(&format!("modprobe {module}"));
+    false
+}
+
+/// Whether a line tells of a program that should load and does not. Kernels that attach none to
+/// functions may refuse them before the verifier has seen them.
+fn is_fault(line: &str) -> bool {
+    let by_verifier = line.contains("verifier: ");
+    let at_function = line.contains(" at fentry/") || line.contains(" at fexit/");
+    line.contains(": refused: ") && (by_verifier || !at_function || needs::has_fentry())
+}
+
+/// Loads all programs of all exporters by a shell line that ends in the exporter's; returns those
+/// that the kernel took.
+fn loaded(line: &str, flags: &[&str]) -> BTreeSet<String> {
+    let mut loaded = BTreeSet::new();
+    let mut refused = Vec::new();
+    for exporter in exporters() {
+        for setting in settings(&exporter) {
+            let own = setting.iter().map(String::as_str);
+            let words = [exporter.as_str(), "--check", "--check.programs", "--log.level", "debug"];
+            let words: Vec<&str> = words.into_iter().chain(flags.iter().copied()).chain(own).collect();
+            let mut output = run(line, &words);
+            if lacks_module(&text(&output.stderr)) {
+                tell(&format!("{exporter} is not tried: its module is not there"));
+                break;
+            }
+            if text(&output.stderr).contains("cannot run: kernel module ") {
+                output = run(line, &words);
+            }
+            let said = text(&output.stdout);
+            let mine = said.lines().filter_map(|line| line.strip_suffix(": loads"));
+            loaded.extend(mine.filter_map(|line| Some(format!("{exporter} {}", line.split(' ').next()?))));
+            let names: Vec<&str> = said.lines().filter(|line| is_fault(line)).collect();
+            if said.is_empty() || !names.is_empty() {
+                let log = text(&output.stderr);
+                let ends =
+                    log.lines().filter(|line| line.contains("PROG LOAD LOG") || line.contains("level=error"));
+                let ends = ends.map(|line| {
+                    let lines: Vec<&str> = line.split("\\n").collect();
+                    lines[lines.len().saturating_sub(12)..].join("\n")
+                });
+                let ends: Vec<String> = ends.collect();
+                refused.push(format!("{exporter} {setting:?}: {names:#?}\n{}", ends.join("\n")));
+            }
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+    loaded
+}
+
+#[live::test]
+fn every_program_that_has_its_hook_loads() {
+    let loaded = loaded("exec \"$@\"", &[]);
+    // Both twins, though one is chosen.
+    for program in ["switch_btf", "switch_raw"] {
+        assert!(loaded.contains(&format!("ebpf-schedlat-exporter {program}")), "{loaded:?}");
+    }
+}
+
+/// A kernel without BTF of its own, for which the user brings some.
+const HIDE: &str = "mount -t tmpfs none /sys/kernel/btf; exec \"$@\"";
+
+#[live::test]
+fn bare_twins_do_where_the_kernel_has_no_btf() {
+    let folder = Folder::new();
+    let btf = folder.path("vmlinux.btf");
+    sh(&format!("cp /sys/kernel/btf/vmlinux {btf}"));
+    let flags = ["--btf.path", btf.as_str()];
+    let loaded = loaded(HIDE, &flags);
+    let mut runs = BTreeSet::new();
+    for exporter in exporters() {
+        let mut command = vec![exporter.as_str(), "--check"];
+        command.extend(flags);
+        let output = run(HIDE, &command);
+        let said = text(&output.stderr);
+        if lacks_module(&said) {
+            continue;
+        }
+        let lacks = ["has no BTF of its own", "has no kprobes"].iter().any(|why| said.contains(why));
+        assert!(output.status.success() || lacks && !said.contains("verifier"), "{exporter}: {said}");
+        if output.status.success() {
+            runs.insert(exporter);
+        }
+    }
+    tell(&format!("without BTF of the kernel's own run {runs:?}"));
+    for exporter in ["ebpf-schedlat-exporter", "ebpf-process-exporter"] {
+        assert!(runs.contains(exporter), "{runs:?}");
+        assert!(loaded.iter().any(|program| program.starts_with(exporter)), "{loaded:?}");
+    }
+}
