@@ -2,7 +2,8 @@
 /*
  * How long do runnable tasks wait for a CPU?
  *
- * Hooks: sched_switch, and for --schedlat.cgroup cgroup_mkdir, as tp_btf and as raw_tp.
+ * Hooks: sched_switch, and for --schedlat.cgroup cgroup_mkdir and cgroup_rmdir, as tp_btf and as
+ * raw_tp.
  * The scheduler itself stamps when a task was queued and adds up what it waited
  * (sched_info), for wake-ups and preemptions alike; the stamps are read when the task
  * gets its CPU.
@@ -38,7 +39,8 @@ struct {
 /*
  * Not preallocated: a value is 1.6 kB per CPU, and few of the possible keys are used.
  * Entries are made when a group is, never at a switch: allocating may wake up kswapd, and
- * that takes the run queue's lock, which a switch holds. Group 0 is what finds no room.
+ * that takes the run queue's lock, which a switch holds. They go with their group. Group 0 is
+ * what finds no room.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -97,12 +99,28 @@ static __always_inline void observe_cgroup(struct task_struct *next, u64 ns, boo
 		hist_observe_us(&w->latency, ns);
 }
 
+/* Trees of version 1 have ids of their own, each the same ones. */
+static __always_inline bool is_of_version_1(struct cgroup *cgroup, bool btf)
+{
+	return FIELD(btf, cgroup, root, hierarchy_id);
+}
+
 /* No room: its tasks' waits are counted as folded, one by one. */
 static __always_inline int on_mkdir(struct cgroup *cgroup, bool btf)
 {
 	u64 id = FIELD(btf, cgroup, kn, id);
 
-	bpf_map_update_elem(&cgroups, &id, &zero_waits, BPF_NOEXIST);
+	if (!is_of_version_1(cgroup, btf))
+		bpf_map_update_elem(&cgroups, &id, &zero_waits, BPF_NOEXIST);
+	return 0;
+}
+
+static __always_inline int on_rmdir(struct cgroup *cgroup, bool btf)
+{
+	u64 id = FIELD(btf, cgroup, kn, id);
+
+	if (!is_of_version_1(cgroup, btf))
+		bpf_map_delete_elem(&cgroups, &id);
 	return 0;
 }
 
@@ -149,6 +167,18 @@ SEC("raw_tp/cgroup_mkdir")
 int mkdir_raw(u64 *ctx)
 {
 	return on_mkdir((struct cgroup *)ctx[0], false);
+}
+
+SEC("tp_btf/cgroup_rmdir")
+int rmdir_btf(u64 *ctx)
+{
+	return on_rmdir((struct cgroup *)ctx[0], true);
+}
+
+SEC("raw_tp/cgroup_rmdir")
+int rmdir_raw(u64 *ctx)
+{
+	return on_rmdir((struct cgroup *)ctx[0], false);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -31,6 +31,7 @@ struct bpf_iter_meta;
 struct bvec_iter;
 struct cfs_rq;
 struct cgroup;
+struct cgroup_root;
 struct css_set;
 struct fdtable;
 struct file;
@@ -196,6 +197,11 @@ struct kernfs_node {
 
 struct cgroup {
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct cgroup_root {
+	s32 hierarchy_id;
 };
 
 struct css_set {

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bytes of a key to a label value that a shell user knows.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::net::Ipv6Addr;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
+use crate::cgroups::Paths;
 use crate::render::number;
 use crate::spec::Decode;
 
 /// Decodes labels, remembering what had to be asked for.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    cgroups: Mutex<Cgroups>,
+    cgroups: Mutex<Paths>,
 }
 
 /// A label value, or what is shown for one without meaning.
@@ -44,9 +41,18 @@ impl Decoder {
                 Some((_, name)) => Ok(name.to_string()),
                 None => errno(n),
             },
-            Decode::Cgroup => Ok(self.cgroups.lock().unwrap_or_else(PoisonError::into_inner).path(n)),
+            Decode::Cgroup => Ok(self.cgroups().path(n)),
             Decode::Address => address(bytes),
         }
+    }
+
+    /// Forgets what no label has asked for since the last time.
+    pub fn forget_unused(&self) {
+        self.cgroups().forget_unused();
+    }
+
+    fn cgroups(&self) -> MutexGuard<'_, Paths> {
+        self.cgroups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,58 +132,6 @@ fn address(bytes: &[u8]) -> Decoded {
         return Ok(crate::render::OTHER.to_owned());
     }
     Ok(address.to_canonical().to_string())
-}
-
-/// Where control groups of version 2 are mounted, alone or beside those of version 1.
-const CGROUPS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-
-/// Paths of control groups by id, which is the inode number of their folder
-/// (67c0496e87d1 "kernfs: convert kernfs_node->id from union kernfs_node_id to u64", 5.5).
-#[derive(Debug, Default)]
-struct Cgroups {
-    paths: BTreeMap<u64, String>,
-}
-
-/// Label of control groups that were gone before anybody asked.
-const GONE: &str = "gone";
-
-impl Cgroups {
-    /// A path stays known after its group is gone: ids are not used again.
-    fn path(&mut self, id: u64) -> String {
-        if id == 0 {
-            return crate::render::OTHER.to_owned();
-        }
-        if !self.paths.contains_key(&id) {
-            self.find();
-        }
-        self.paths.entry(id).or_insert_with(|| GONE.to_owned()).clone()
-    }
-
-    /// Learns about all groups that there are now.
-    fn find(&mut self) {
-        if let Some(root) = CGROUPS.iter().map(Path::new).find(|root| root.join("cgroup.procs").exists()) {
-            self.walk(root, root.to_owned());
-        }
-    }
-
-    fn walk(&mut self, root: &Path, folder: PathBuf) {
-        // A group that goes meanwhile is one that is gone.
-        let Ok(data) = fs::metadata(&folder) else { return };
-        let path = folder.strip_prefix(root).unwrap_or(&folder);
-        self.paths.insert(data.ino(), format!("/{}", path.display()));
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.walk(root, entry.path());
-            }
-        }
-    }
-}
-
-/// The ids of all control groups of version 2, from the root down.
-pub fn cgroup_ids() -> Vec<u64> {
-    let mut cgroups = Cgroups::default();
-    cgroups.find();
-    cgroups.paths.into_keys().collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! [`probes`], [`self_metrics`], [`ratio`], [`top`] > [`kernel`], [`maps`], [`render`] > [`layout`],
 //! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`], [`types`] and [`view`] stand alone.
 
+pub mod cgroups;
 pub mod cli;
 pub mod decode;
 pub mod encode;

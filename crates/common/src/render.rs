@@ -102,6 +102,7 @@ impl Renderer {
                 families.family(&metric.name, &metric.help, kind).samples.extend(samples);
             }
         }
+        self.decoder.forget_unused();
         Ok(())
     }
 }

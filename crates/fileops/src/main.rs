@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use common::cgroups::Sweeper;
 use common::decode::syscall_slots;
 use common::engine::Live;
 use common::exporter::{Exporter, OpenOf};
@@ -25,7 +26,7 @@ struct Flags {
     #[arg(long = "fileops.latency", value_name = "MODE", value_enum, default_value_t = Latency::Auto)]
     latency: Latency,
 
-    /// Also tell control groups apart.
+    /// Also tell control groups apart; of those that are gone series end when others need the room.
     #[arg(long = "fileops.cgroup")]
     cgroup: bool,
 }
@@ -39,7 +40,10 @@ enum Latency {
 }
 
 #[derive(Default)]
-struct Fileops;
+struct Fileops {
+    by_cgroup: bool,
+    groups: Sweeper,
+}
 
 impl Exporter for Fileops {
     type Builder = skel::FileopsSkelBuilder;
@@ -88,6 +92,10 @@ impl Exporter for Fileops {
         if flags.latency == Latency::Off { spec } else { with_latency(spec, flags.latency) }
     }
 
+    fn new(flags: &Flags) -> Result<Self> {
+        Ok(Self { by_cgroup: flags.cgroup, groups: Sweeper::default() })
+    }
+
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.task_accounts_loaded_ns = monotonic_ns();
@@ -112,6 +120,9 @@ impl Exporter for Fileops {
     }
 
     fn gather(&mut self, live: &Live) -> Result<()> {
+        if self.by_cgroup {
+            self.groups.sweep(live, &[("usage", "cgroup"), ("opens", "cgroup")])?;
+        }
         live.iterate("tasks_iter").map(drop)
     }
 }

@@ -364,6 +364,26 @@ fn control_groups_are_a_flag() {
     assert!((211.0..=221.0).contains(&opens), "{opens}");
 }
 
+#[live::test(cgroup2)]
+fn control_groups_that_are_gone_give_back_their_room() {
+    let flags = ["--fileops.latency", "off", "--fileops.cgroup", "--max-series", "256"];
+    let exporter = Exporter::start("fileops", &flags);
+    let opens = |group: &Group| {
+        assert!(group.shell(": < /dev/null").status().unwrap().success());
+        let labels = [("process", "sh"), ("cgroup", group.name()), ("operation", "open")];
+        exporter.scrape().get(OPS, &labels)
+    };
+    let first = Group::new("first");
+    assert!(opens(&first).is_some());
+    for _ in 0..300 {
+        assert!(Group::new("short").shell(":").status().unwrap().success());
+    }
+    // What is folded tells of the need.
+    let group = Group::new("new");
+    wait_until("the new group has a series", Duration::from_secs(10), || opens(&group).is_some());
+    assert!(opens(&first).is_some(), "a group that is there keeps its series");
+}
+
 #[live::test(functions)]
 fn latency_is_a_flag() {
     let counted = measure(&["--fileops.latency", "on"], || ());

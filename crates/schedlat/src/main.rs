@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use common::decode::cgroup_ids;
+use common::cgroups::{self, Sweeper};
 use common::engine::Live;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
@@ -27,6 +27,7 @@ struct Flags {
 #[derive(Default)]
 struct Schedlat {
     by_cgroup: bool,
+    groups: Sweeper,
 }
 
 impl Exporter for Schedlat {
@@ -48,16 +49,18 @@ impl Exporter for Schedlat {
         }
         let cgroups = MapSpec::new("cgroups").bounded().sparse().label("cgroup", "", Decode::Cgroup);
         let spec = spec.required("cgroup_mkdir", &["mkdir_btf", "mkdir_raw"]);
+        let spec = spec.required("cgroup_rmdir", &["rmdir_btf", "rmdir_raw"]);
         spec.map(cgroups.histogram(
             "ebpf_sched_cgroup_runqueue_latency_microseconds",
             "latency",
             Unit::Microseconds,
-            "As ebpf_sched_runqueue_latency_microseconds, by control group (version 2).",
+            "As ebpf_sched_runqueue_latency_microseconds, by control group (version 2); when a group is \
+             removed its series ends, and what it waited is in the sum of all only.",
         ))
     }
 
     fn new(flags: &Flags) -> Result<Self> {
-        Ok(Self { by_cgroup: flags.cgroup })
+        Ok(Self { by_cgroup: flags.cgroup, groups: Sweeper::default() })
     }
 
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
@@ -71,13 +74,26 @@ impl Exporter for Schedlat {
     }
 
     fn attached(&mut self, live: &Live) -> Result<()> {
-        let groups = if self.by_cgroup { cgroup_ids() } else { Vec::new() };
-        for id in groups {
-            // Without room its waits are folded, which is what was asked for.
-            live.maps.insert_zero("cgroups", &live.key("cgroups", &[("", id.into())])?)?;
-        }
-        Ok(())
+        if self.by_cgroup { insert(live, cgroups::ids()) } else { Ok(()) }
     }
+
+    fn gather(&mut self, live: &Live) -> Result<()> {
+        if !self.by_cgroup {
+            return Ok(());
+        }
+        // There may be room, or memory, that there was not when they were made.
+        insert(live, self.groups.sweep(live, &[("cgroups", "")])?)
+    }
+}
+
+/// Makes entries of groups that have none yet, as far as there is room: waits of others are folded.
+fn insert(live: &Live, groups: impl IntoIterator<Item = u64>) -> Result<()> {
+    for id in groups {
+        if !live.maps.insert_zero("cgroups", &live.key("cgroups", &[("", id.into())])?)? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -150,4 +150,24 @@ fn more_control_groups_than_fit_are_folded() {
     assert_eq!(delta.of("ebpf_exporter_lost_events_total", &[]), 0.0);
 }
 
+#[live::test(cgroup2)]
+fn control_groups_that_are_gone_give_back_their_room() {
+    const ROOM: usize = 256;
+    let exporter = start(&["--schedlat.cgroup", "--max-series", &ROOM.to_string()]);
+    for _ in 0..10 * ROOM {
+        drop(Group::new("short"));
+    }
+    let group = Group::new("new");
+    // Per-CPU memory for so many groups in a row may run short for a moment.
+    wait_until("the new group has a series", Duration::from_secs(10), || {
+        assert!(group.shell("sleep 0.01; sleep 0.01").status().unwrap().success());
+        let count = exporter.scrape().get(&format!("{BY_CGROUP}_count"), &[("cgroup", group.name())]);
+        count.is_some_and(|count| count > 0.0)
+    });
+    let entries = || exporter.scrape().get("ebpf_exporter_map_entries", &[("map", "cgroups")]).unwrap();
+    let before = entries();
+    drop(group);
+    assert_eq!(entries(), before - 1.0);
+}
+
 live::main!();

@@ -5,7 +5,7 @@
 //! events are scraped. A name that ZFS never knew was read from a wrong place in memory:
 //! its entry is taken away before it is shown.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -18,14 +18,18 @@ use crate::kstat;
 /// Bytes of a pool's name in a key, the NUL included (`bpf/zfs.bpf.h`).
 pub const POOL_BYTES: usize = 64;
 
+/// How long a name is known that was forgotten, so that late events of it puzzle nobody. Names
+/// that come and go are as many as this is long.
+const OF_LATE: Duration = Duration::from_secs(600);
+
 /// The names of one kind.
 #[derive(Debug, Default)]
 pub struct Names {
     grace: Duration,
     /// When each was last there.
     seen: BTreeMap<String, Instant>,
-    /// All that ever were.
-    ever: BTreeSet<String>,
+    /// When each was last there that was of late.
+    of_late: BTreeMap<String, Instant>,
     /// Whether a name was found that nobody ever knew.
     warned: bool,
 }
@@ -39,10 +43,11 @@ impl Names {
     /// Takes note of the names that are there now.
     pub fn update(&mut self, names: impl IntoIterator<Item = String>, now: Instant) {
         for name in names {
-            self.ever.insert(name.clone());
+            self.of_late.insert(name.clone(), now);
             self.seen.insert(name, now);
         }
         self.seen.retain(|_, seen| now.duration_since(*seen) <= self.grace);
+        self.of_late.retain(|_, seen| now.duration_since(*seen) <= self.grace + OF_LATE);
     }
 
     /// Whether it is there, or was until a while ago.
@@ -90,7 +95,7 @@ impl Names {
             }
             live.maps.delete(map, &key)?;
             // $import is a pool for as long as it is looked at before an import.
-            if !self.ever.contains(&name) && !name.starts_with('$') && !self.warned {
+            if !self.of_late.contains_key(&name) && !name.starts_with('$') && !self.warned {
                 self.warned = true;
                 log::error!(
                     "map {map} has events of {name:?}, which ZFS does not know: they are left out; if there are \
@@ -125,8 +130,10 @@ mod tests {
         names.update(["tank".to_owned()], start + Duration::from_secs(9));
         assert!(names.seen.contains_key("old"));
         names.update(["tank".to_owned()], start + Duration::from_secs(11));
-        assert!(!names.seen.contains_key("old") && names.ever.contains("old"));
+        assert!(!names.seen.contains_key("old") && names.of_late.contains_key("old"));
         assert!(names.seen.contains_key("tank"));
+        names.update(["tank".to_owned()], start + Duration::from_secs(20) + OF_LATE);
+        assert!(!names.of_late.contains_key("old"));
     }
 
     #[test]
