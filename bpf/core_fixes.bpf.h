@@ -99,8 +99,9 @@ static __always_inline bool is_compat_call(struct pt_regs *regs, bool btf)
 
 /*
  * f1a7941243c1 ("mm: convert mm's rss stats into percpu_counter"), 6.2: an array in a
- * struct became an array of per-CPU counters, exact to a batch for each CPU. May go with
- * 6.1. Pages of files, anonymous ones and shared memory; swapped ones are in between.
+ * struct became an array of per-CPU counters: what all share, and what each CPU has not yet
+ * added to that. May go with 6.1. Pages of files, anonymous ones and shared memory; swapped
+ * ones are in between.
  */
 struct mm_struct___pre_6_2 {
 	struct {
@@ -110,17 +111,90 @@ struct mm_struct___pre_6_2 {
 	} rss_stat;
 } __attribute__((preserve_access_index));
 
+/* What a thread has not yet added to that: up to 64 changes. */
+struct task_struct___pre_6_2 {
+	struct {
+		s32 count[4];
+	} rss_stat;
+} __attribute__((preserve_access_index));
+
 struct percpu_counter {
 	s64 count;
+	s32 *counters; /* not there where there is one CPU only */
 } __attribute__((preserve_access_index));
 
 struct mm_struct___6_2 {
 	struct percpu_counter rss_stat[4];
 } __attribute__((preserve_access_index));
 
-/* Read by helper: 6.1's verifier refuses to walk into an array of typedefs. */
-static __always_inline u64 resident_pages(struct mm_struct *mm)
+struct bpf_array___per_cpu {
+	u32 elem_size;
+	void *pptrs[];
+} __attribute__((preserve_access_index));
+
+/* By way of memory: the verifier lets nobody calculate with a pointer that it knows. */
+static __always_inline u64 number_of(void *pointer)
 {
+	u64 number = 0;
+
+	bpf_probe_read_kernel(&number, sizeof(number), &pointer);
+	return number;
+}
+
+/* Where the first value of a per-CPU array is, by which the kernel finds it on each CPU. */
+static __always_inline u64 per_cpu_base(void *array)
+{
+	u64 at = number_of(array) + bpf_core_field_offset(struct bpf_array___per_cpu, pptrs);
+	u64 base = 0;
+
+	bpf_probe_read_kernel(&base, sizeof(base), (const void *)at);
+	return base;
+}
+
+/*
+ * What the CPUs hold of counters of a process. A CPU's part lies as far from the counter's
+ * per-CPU address as the value of `array` on that CPU from the array's: no symbol tells that
+ * distance to who may not see addresses of symbols.
+ */
+static __always_inline s64 unshared_pages(struct mm_struct___6_2 *mm, void *array, u32 cpus)
+{
+	u32 zero = 0, cpu;
+	void *first = bpf_map_lookup_percpu_elem(array, &zero, 0), *here;
+	u64 first_distance = number_of(first) - per_cpu_base(array), distance, parts[3];
+	s64 pages = 0;
+
+	if (!first)
+		return 0;
+	parts[0] = (u64)BPF_CORE_READ(mm, rss_stat[0].counters);
+	parts[1] = (u64)BPF_CORE_READ(mm, rss_stat[1].counters);
+	parts[2] = (u64)BPF_CORE_READ(mm, rss_stat[3].counters);
+	for (cpu = 0; cpu < cpus; cpu++) {
+		s32 part[3] = {};
+
+		here = bpf_map_lookup_percpu_elem(array, &zero, cpu);
+		if (!here)
+			break;
+		distance = (u64)here;
+		/* As assembly: of two pointers nothing but the difference may be taken. */
+		asm volatile("%0 -= %1" : "+r"(distance) : "r"(first));
+		distance += first_distance;
+		bpf_probe_read_kernel(&part[0], sizeof(s32), (const void *)(parts[0] + distance));
+		bpf_probe_read_kernel(&part[1], sizeof(s32), (const void *)(parts[1] + distance));
+		bpf_probe_read_kernel(&part[2], sizeof(s32), (const void *)(parts[2] + distance));
+		pages += (s64)part[0] + part[1] + part[2];
+	}
+	return pages;
+}
+
+/*
+ * `array` is a per-CPU one, `cpus` the number of possible CPUs as the verifier knows it.
+ * Read by helper: 6.1's verifier refuses to walk into an array of typedefs. Before 6.2 what
+ * further threads of the process have not yet added is left out.
+ */
+static __always_inline u64 resident_pages(struct task_struct *leader, struct mm_struct *mm,
+					  void *array, u32 cpus)
+{
+	struct task_struct___pre_6_2 *thread = (void *)leader;
 	struct mm_struct___pre_6_2 *old = (void *)mm;
 	struct mm_struct___6_2 *new = (void *)mm;
 	s64 pages;
@@ -133,6 +207,13 @@ static __always_inline u64 resident_pages(struct mm_struct *mm)
 		pages = BPF_CORE_READ(new, rss_stat[0].count) +
 			BPF_CORE_READ(new, rss_stat[1].count) +
 			BPF_CORE_READ(new, rss_stat[3].count);
+	if (bpf_core_field_exists(thread->rss_stat.count))
+		pages += (s64)BPF_CORE_READ(thread, rss_stat.count[0]) +
+			 BPF_CORE_READ(thread, rss_stat.count[1]) +
+			 BPF_CORE_READ(thread, rss_stat.count[3]);
+	if (!bpf_core_field_exists(old->rss_stat.count) &&
+	    bpf_core_field_exists(struct percpu_counter, counters))
+		pages += unshared_pages(new, array, cpus);
 	return pages > 0 ? pages : 0;
 }
 

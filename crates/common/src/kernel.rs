@@ -264,6 +264,15 @@ pub fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 
+/// How many CPUs this machine can have, those included that are not there now.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn possible_cpus() -> Result<u32> {
+    let cpus = libbpf_rs::num_possible_cpus().context("failed to count possible CPUs")?;
+    Ok(cpus as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use libbpf_rs::{MapCore, MapType, Object};
 use rustix::io::Errno;
 
+use crate::kernel::possible_cpus;
 use crate::layout::Layouts;
 
 /// Where the contents of maps come from: the kernel, or a test's fixture.
@@ -200,14 +201,13 @@ impl MapSource for LiveMaps {
 impl LiveMap {
     fn of(map: &impl MapCore) -> Result<Self> {
         let kind = map.map_type();
-        let cpus = || libbpf_rs::num_possible_cpus().context("failed to count possible CPUs");
         Ok(Self {
             fd: map.as_fd().try_clone_to_owned().context("failed to copy a map descriptor")?,
             kind,
             key_size: map.key_size() as usize,
             value_size: map.value_size() as usize,
             capacity: map.max_entries(),
-            copies: if kind.is_percpu() { cpus()? } else { 1 },
+            copies: if kind.is_percpu() { possible_cpus()? as usize } else { 1 },
         })
     }
 

@@ -12,7 +12,7 @@ use common::decode::until_nul;
 use common::engine::Live;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
-use common::kernel::{Facts, page_size};
+use common::kernel::{Facts, page_size, possible_cpus};
 use common::metric::{Families, Labels, Value};
 use common::render::{OTHER, number};
 use common::spec::{Decode, MapSpec, Spec};
@@ -102,6 +102,7 @@ impl Exporter for Process {
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.task_accounts_loaded_ns = common::kernel::monotonic_ns();
+        settings.process_cpus = possible_cpus()?;
         Ok(())
     }
 
