@@ -81,8 +81,10 @@ impl Exporter for Schedlat {
         if !self.by_cgroup {
             return Ok(());
         }
-        // There may be room, or memory, that there was not when they were made.
-        insert(live, self.groups.sweep(live, &[("cgroups", "")])?)
+        // There may be room, or memory, that there was not when they were made. If not, more is folded,
+        // and the next scrape tries again rather than that this one fails.
+        let groups = self.groups.sweep(live, &[("cgroups", "")])?;
+        insert(live, groups).or(Ok(()))
     }
 }
 
