@@ -149,7 +149,8 @@ static __always_inline int on_enter(struct pt_regs *regs, u64 id, bool btf)
 
 static __always_inline void count_error(u32 slot, s64 result)
 {
-	struct syscall_error key = {.slot = slot, .error = -result}, other = {.slot = SYSCALL_OTHER};
+	struct syscall_error key = {.slot = slot, .error = -result},
+			     other = {.slot = SYSCALL_OTHER};
 	struct syscall_count *count;
 
 	if (!syscall_errors || result >= 0 || result < -MAX_ERRNO)
@@ -162,10 +163,10 @@ static __always_inline void count_error(u32 slot, s64 result)
 /* Whether a task returns from the call that made it. */
 static __always_inline bool is_born(u32 slot, s64 result)
 {
-	return !result && (slot == syscall_forks[0] || slot == syscall_forks[1] ||
-			   slot == syscall_forks[2] || slot == syscall_forks[3] ||
-			   slot == syscall_forks[4] || slot == syscall_forks[5] ||
-			   slot == syscall_forks[6] || slot == syscall_forks[7]);
+	return !result &&
+	       (slot == syscall_forks[0] || slot == syscall_forks[1] || slot == syscall_forks[2] ||
+		slot == syscall_forks[3] || slot == syscall_forks[4] || slot == syscall_forks[5] ||
+		slot == syscall_forks[6] || slot == syscall_forks[7]);
 }
 
 /*
@@ -203,8 +204,7 @@ static __always_inline int on_exit(struct pt_regs *regs, s64 result, bool btf)
 	if (syscall_latency) {
 		latency = map_lookup_or_spill(&latencies, &spilled_latencies, &slot, &zero_latency);
 		if (latency)
-			hist_observe_us(&latency->latency,
-					elapsed_ns(entered, bpf_ktime_get_ns()));
+			hist_observe_us(&latency->latency, elapsed_ns(entered, bpf_ktime_get_ns()));
 		else
 			count_event(EVENT_MAP_FULL);
 	}

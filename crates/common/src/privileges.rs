@@ -43,9 +43,14 @@ pub fn has(capability: Capability) -> bool {
 }
 
 /// Capabilities that loading tracing programs asks for and this process lacks.
-pub fn missing() -> Vec<Capability> {
-    let needed = [Capability::CAP_BPF, Capability::CAP_PERFMON];
-    needed.into_iter().filter(|capability| !has(*capability) && !has(Capability::CAP_SYS_ADMIN)).collect()
+pub fn missing() -> &'static [&'static str] {
+    let admin = has(Capability::CAP_SYS_ADMIN);
+    match (admin || has(Capability::CAP_BPF), admin || has(Capability::CAP_PERFMON)) {
+        (true, true) => &[],
+        (false, true) => &["CAP_BPF"],
+        (true, false) => &["CAP_PERFMON"],
+        (false, false) => &["CAP_BPF", "CAP_PERFMON"],
+    }
 }
 
 /// Whether this process is in a user namespace of its own, outside of which it has no capabilities.

@@ -9,7 +9,7 @@ use crate::{kernel, privileges};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Obstacles {
     /// Capabilities that tracing programs need and this process lacks.
-    pub missing: Vec<Capability>,
+    pub missing: &'static [&'static str],
     /// Whether its capabilities are those of a user namespace, for which bpf(2) does not care.
     pub user_namespace: bool,
     /// Whether a seccomp filter keeps bpf(2) from the kernel.
@@ -60,11 +60,10 @@ impl Obstacles {
             );
         }
         if permission && !self.missing.is_empty() {
-            let names: Vec<String> = self.missing.iter().map(ToString::to_string).collect();
-            let (be, it) = if names.len() == 1 { ("is", "it") } else { ("are", "them") };
+            let (be, it) = if self.missing.len() == 1 { ("is", "it") } else { ("are", "them") };
             return Some(format!(
                 "{} {be} missing: run it as root, by its systemd unit, or with {it}",
-                names.join(" and ")
+                self.missing.join(" and ")
             ));
         }
         if (permission || unknown) && self.filtered {
@@ -107,7 +106,7 @@ mod tests {
     /// All that can be in the way.
     fn all() -> Obstacles {
         Obstacles {
-            missing: vec![Capability::CAP_BPF, Capability::CAP_PERFMON],
+            missing: &["CAP_BPF", "CAP_PERFMON"],
             user_namespace: true,
             filtered: true,
             locked_down: true,
@@ -122,7 +121,7 @@ mod tests {
         let none = Obstacles::default;
         let cases = [
             (Obstacles { user_namespace: true, ..none() }, "user namespace"),
-            (Obstacles { missing: vec![Capability::CAP_BPF], ..none() }, "CAP_BPF"),
+            (Obstacles { missing: &["CAP_BPF"], ..none() }, "CAP_BPF"),
             (Obstacles { filtered: true, ..none() }, "seccomp"),
             (Obstacles { paranoid: Some(3), ..none() }, "paranoid"),
             (Obstacles { locked_down: true, ..none() }, "lockdown"),
@@ -163,8 +162,8 @@ mod tests {
     #[test]
     fn only_what_is_missing_is_asked_for() {
         let lacks = |missing| Obstacles { missing, ..Obstacles::default() }.explain(EPERM);
-        assert!(lacks(vec![Capability::CAP_PERFMON]).contains("; CAP_PERFMON is missing"));
-        let both = lacks(vec![Capability::CAP_BPF, Capability::CAP_PERFMON]);
+        assert!(lacks(&["CAP_PERFMON"]).contains("; CAP_PERFMON is missing"));
+        let both = lacks(&["CAP_BPF", "CAP_PERFMON"]);
         assert!(both.contains("; CAP_BPF and CAP_PERFMON are missing"), "{both}");
     }
 }

@@ -109,15 +109,15 @@ impl Renderer {
 
 /// Keys and values that had no meaning, each of them once however often it is read.
 #[derive(Debug, Default)]
-pub struct Unknown(BTreeSet<(String, Vec<u8>)>);
+pub struct Unknown(BTreeSet<String>);
 
 impl Unknown {
     /// How many are remembered; others are not counted any more.
     const MOST: usize = 1024;
 
-    fn note(&mut self, what: String, bytes: &[u8]) {
+    fn note(&mut self, what: String) {
         if self.0.len() < Self::MOST {
-            self.0.insert((what, bytes.to_owned()));
+            self.0.insert(what);
         }
     }
 
@@ -181,7 +181,7 @@ impl BoundMap {
             spec.labels.iter().for_each(|(name, value)| labels.push(name, value));
             match metric.value(value) {
                 Some(value) => samples.push(Sample { labels, value }),
-                None => unknown.note(spec.name.to_string(), labels.as_str().as_bytes()),
+                None => unknown.note(format!("{} {}", spec.name, labels.as_str())),
             }
         }
     }
@@ -194,7 +194,7 @@ impl BoundMap {
                 Side::Value => field.bytes(value),
             };
             let text = decoder.label(&label.decode, bytes).unwrap_or_else(|instead| {
-                unknown.note(format!("{}.{}", self.spec.map, label.name), bytes);
+                unknown.note(format!("{}.{} {bytes:?}", self.spec.map, label.name));
                 instead
             });
             labels.push(&label.name, &text);
