@@ -320,19 +320,19 @@ fn a_user_who_may_see_processes_counts_the_connections_of_before() {
 fn the_unit_counts_connections_of_all_namespaces() {
     let unit = "ebpf-tcp-exporter";
     let _cable = Cable::new("");
-    serve(RIGHT, 25, |target| {
-        let connections: Vec<_> = (0..25).map(|_| TcpStream::connect(target).unwrap()).collect();
-        wait_until("both ends are there", Duration::from_secs(20), || {
-            snmp_of_cable(["Tcp CurrEstab"])[0] == 50.0
-        });
-        sh(&format!("systemctl restart {unit}"));
-        until(9102, "they are counted", |text| {
-            let before = snmp(["Tcp CurrEstab"])[0];
-            let ours = text.get("ebpf_tcp_active_connections", &[]).unwrap_or_default();
-            println!("{ours} connections, the kernel {before}");
-            ours >= 50.0 && (before - 2.0..=before + 2.0).contains(&ours)
-        });
-        drop(connections);
+    let listener = inside("right", || TcpListener::bind((RIGHT, 0)).unwrap());
+    let target = listener.local_addr().unwrap();
+    let connect = || (0..25).map(|_| TcpStream::connect(target).unwrap()).collect::<Vec<_>>();
+    let _connections = inside("left", connect);
+    wait_until("both ends are there", Duration::from_secs(20), || {
+        snmp_of_cable(["Tcp CurrEstab"])[0] == 50.0
+    });
+    sh(&format!("systemctl restart {unit}"));
+    until(9102, "they are counted", |text| {
+        let before = snmp(["Tcp CurrEstab"])[0];
+        let ours = text.get("ebpf_tcp_active_connections", &[]).unwrap_or_default();
+        println!("{ours} connections, the kernel {before}");
+        ours >= 50.0 && (before - 2.0..=before + 2.0).contains(&ours)
     });
     sh(&format!("systemctl stop {unit}"));
 }
