@@ -146,6 +146,6 @@ mod tests {
     #[test]
     fn without_flags_calls_are_counted_and_nothing_else() {
         let text = render::<Syscall>(&Flags::default(), |_| Ok(())).expect("rendered");
-        assert!(!text.contains("latency") && !text.contains("errors"), "{text}");
+        assert!(!text.contains("_latency") && !text.contains("_errors"), "{text}");
     }
 }
