@@ -66,20 +66,14 @@ pub type Reader = Box<dyn FnMut(&mut Families) -> Result<()> + Send>;
 /// A source that has nothing in the kernel.
 struct WithoutPrograms(Reader);
 
-impl WithoutPrograms {
-    fn rosters() -> &'static Rosters {
-        static NOBODY: Rosters = BTreeMap::new();
-        &NOBODY
-    }
-}
-
 impl Source for WithoutPrograms {
     fn gather(&mut self, _: &Live) -> Result<()> {
         Ok(())
     }
 
     fn rosters(&self) -> &Rosters {
-        Self::rosters()
+        static NOBODY: Rosters = BTreeMap::new();
+        &NOBODY
     }
 
     fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
@@ -89,16 +83,6 @@ impl Source for WithoutPrograms {
 
 /// Makes what reads what can be told without a program, if anything can.
 pub type Fallback = Box<dyn FnOnce() -> Result<Option<Reader>> + Send>;
-
-/// What goes on once programs are released. Its counters begin where those of the programs
-/// ended: it may count from another moment, such as the machine's start.
-struct Continued {
-    reader: Reader,
-    /// What was shown before.
-    shown: Counters,
-    /// What the reader read first.
-    first: Option<Counters>,
-}
 
 /// Counters by name and labels.
 type Counters = BTreeMap<(String, Labels), Value>;
@@ -111,19 +95,14 @@ fn counters(families: Families) -> Counters {
     samples.collect()
 }
 
-impl Source for Continued {
-    fn gather(&mut self, _: &Live) -> Result<()> {
-        Ok(())
-    }
-
-    fn rosters(&self) -> &Rosters {
-        WithoutPrograms::rosters()
-    }
-
-    fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
+/// `reader`, whose counters begin where those that were `shown` before ended: it may count from
+/// another moment, such as the machine's start.
+fn continued(mut reader: Reader, shown: Counters) -> Reader {
+    let mut first: Option<Counters> = None;
+    Box::new(move |families| {
         let mut read = Families::default();
-        (self.reader)(&mut read)?;
-        let first = self.first.get_or_insert_with(|| counters(read.clone()));
+        reader(&mut read)?;
+        let first = first.get_or_insert_with(|| counters(read.clone()));
         for mut family in read.into_sorted() {
             if family.kind != FamilyKind::Gauge {
                 for sample in &mut family.samples {
@@ -131,7 +110,7 @@ impl Source for Continued {
                     if let Some(first) = first.get(&series) {
                         sample.value.reduce(first);
                     }
-                    if let Some(shown) = self.shown.get(&series) {
+                    if let Some(shown) = shown.get(&series) {
                         sample.value.merge(shown);
                     }
                 }
@@ -139,7 +118,7 @@ impl Source for Continued {
             families.family(&family.name, &family.help, family.kind).samples.extend(family.samples);
         }
         Ok(())
-    }
+    })
 }
 
 /// An object in the kernel: what exporters read.
@@ -335,7 +314,7 @@ impl Engine {
         history.live = Live::default();
         history.windows.iter_mut().for_each(Window::forget);
         history.source =
-            reader.map(|reader| -> Box<dyn Source> { Box::new(Continued { reader, shown, first: None }) });
+            reader.map(|reader| -> Box<dyn Source> { Box::new(WithoutPrograms(continued(reader, shown))) });
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

@@ -2,9 +2,7 @@
 //! `bpf/comm.bpf.h`, compiled for this machine: one name is one key, whatever is behind its NUL.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
+mod harness;
 
 const HARNESS: &str = r#"
 #include <stdbool.h>
@@ -39,27 +37,7 @@ int main(void)
 
 /// The keys of contents of `comm`, read by the helper and by plain loads.
 fn keys(comms: &[[u8; 16]]) -> Vec<[[u8; 16]; 2]> {
-    let folder = tempfile::tempdir().unwrap();
-    let (source, binary) = (folder.path().join("harness.c"), folder.path().join("harness"));
-    std::fs::write(&source, HARNESS).unwrap();
-    let headers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bpf");
-    let status = Command::new("cc")
-        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing", "-I"])
-        .args([&headers, &source])
-        .arg("-o")
-        .arg(&binary)
-        .status()
-        .expect("cc starts");
-    assert!(status.success(), "cc: {status}");
-    let mut child = Command::new(&binary)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the harness starts");
-    let (input, mut stdin) = (comms.concat(), child.stdin.take().unwrap());
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap().stdout;
-    writer.join().unwrap().expect("all names were taken");
+    let output = harness::run(HARNESS, &["-fno-strict-aliasing"], comms.concat());
     let pairs = output.chunks_exact(32);
     pairs.map(|pair| [pair[..16].try_into().unwrap(), pair[16..].try_into().unwrap()]).collect()
 }

@@ -3,12 +3,10 @@
 //! boundary, beside it, at random values, at 0 and at `u64::MAX`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
-use std::io::Write;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
 use common::hist::{OCTAVES, PER_OCTAVE, SLOTS, Unit};
 use num_bigint::BigUint;
+
+mod harness;
 
 const HARNESS: &str = r#"
 #include <stdio.h>
@@ -82,29 +80,9 @@ fn values() -> Vec<u64> {
 }
 
 fn compiled(values: &[u64]) -> Vec<String> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (source, binary) = (folder.path().join("harness.c"), folder.path().join("harness"));
-    std::fs::write(&source, HARNESS).expect("written");
-    let headers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bpf");
-    let status = Command::new("cc")
-        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-I"])
-        .args([&headers, &source])
-        .arg("-o")
-        .arg(&binary)
-        .status()
-        .expect("cc starts");
-    assert!(status.success(), "cc: {status}");
-    let mut child = Command::new(&binary)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the harness starts");
     let input = values.iter().map(|v| format!("{v}\n")).collect::<String>();
-    let mut stdin = child.stdin.take().expect("piped");
-    let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-    let output = child.wait_with_output().expect("the harness ends");
-    writer.join().expect("no panic").expect("all values were taken");
-    String::from_utf8(output.stdout).expect("text").lines().map(ToOwned::to_owned).collect()
+    let output = harness::run(HARNESS, &[], input.into_bytes());
+    String::from_utf8(output).expect("text").lines().map(ToOwned::to_owned).collect()
 }
 
 #[test]

@@ -433,6 +433,7 @@ pub fn bus_error() {
 pub fn interrupted_fault(pause: Duration) {
     static PAUSE_MS: AtomicU64 = AtomicU64::new(0);
     extern "C" fn handler(_: i32) {
+        // The time that must not be taken for the fault's.
         thread::sleep(Duration::from_millis(PAUSE_MS.load(Ordering::Relaxed)));
     }
     /// linux/userfaultfd.h: UFFDIO_API, UFFDIO_REGISTER, UFFDIO_ZEROPAGE and their arguments.

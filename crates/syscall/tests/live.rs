@@ -226,6 +226,7 @@ fn threads_with_like_ids_keep_their_calls_apart() {
                 }
                 while !done.load(Ordering::Relaxed) {
                     system_call(RARE.1, [0; 3], 1);
+                    // No wait for anything: leaves the CPU to the thread that waits.
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });
