@@ -193,7 +193,7 @@ fn writes_of_a_thread_that_becomes_the_process_are_counted_once() {
         let mut nothing = OpenOptions::new().write(true).open("/dev/null").unwrap();
         (0..307).for_each(|_| nothing.write_all(b"x").unwrap());
     };
-    live::work::thread_that_execs(c"second", work, || {
+    live::threads::second_that_execs(c"second", work, || {
         wait_until("they were counted", Duration::from_secs(60), || {
             writes(&Delta(first.clone(), exporter.scrape()), "second") == 307.0
         });

@@ -22,6 +22,7 @@ pub mod exposition;
 mod harness;
 pub mod needs;
 pub mod net;
+pub mod threads;
 pub mod truth;
 pub mod wireguard;
 pub mod work;

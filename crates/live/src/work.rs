@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Workloads that do exactly what they say.
 
-use std::ffi::CStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write, pipe};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write, pipe};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::{Child, Command};
@@ -174,88 +172,6 @@ pub fn processes(count: usize) {
     for _ in 0..count {
         assert!(Command::new("true").status().expect("true starts").success());
     }
-}
-
-/// A process of that name, whose second thread does `work` and, once `ready` returns, starts the
-/// program `true` in the process's place.
-///
-/// # Panics
-/// When any of that fails.
-pub fn thread_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) {
-    let (reader, mut writer) = pipe().expect("a pipe");
-    let mut process = Command::new("/nothing/is/started/by/the/first/thread");
-    let as_thread = move || {
-        let mut reader = reader.try_clone()?;
-        // SAFETY: a name that ends, of this thread and of those that it starts.
-        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
-        let thread = thread::spawn(move || {
-            work();
-            // That may also be the end: then nobody waits for a result.
-            let _ = reader.read(&mut [0]);
-            Command::new("true").exec()
-        });
-        Err(thread.join().unwrap_or_else(|_| ErrorKind::Other.into()))
-    };
-    // SAFETY: it allocates, which the C library allows in the child of a process with threads.
-    unsafe { process.pre_exec(as_thread) };
-    thread::scope(|scope| {
-        let process = scope.spawn(move || process.status());
-        let result = catch_unwind(AssertUnwindSafe(ready));
-        // Whatever came of that: the scope waits for the process.
-        writer.write_all(&[0]).expect("the process is told");
-        let status = process.join().expect("no panic").expect("the thread starts a program");
-        assert!(status.success(), "{status}");
-        result.unwrap_or_else(|panic| resume_unwind(panic));
-    });
-}
-
-/// Runs `work`, told its number, in `count` threads at the same time whose ids are `distance`
-/// apart.
-///
-/// # Panics
-/// When the kernel gives no such ids, or `work` does.
-#[track_caller]
-pub fn threads_apart(count: u32, distance: u32, work: impl Fn(u32) + Sync) {
-    const LIMIT: &str = "/proc/sys/kernel/pid_max";
-    const LAST: &str = "/proc/sys/kernel/ns_last_pid";
-    /// Somebody else may be quicker.
-    const TRIES: u32 = 1000;
-    let before = fs::read_to_string(LIMIT).expect("there is a limit");
-    fs::write(LIMIT, "4194304").expect("a higher limit");
-    let (barrier, work) = (Barrier::new(count as usize), &work);
-    thread::scope(|scope| {
-        let (mut first, mut starts) = (None::<u32>, Vec::new());
-        for number in 0..count {
-            let wanted = first.map(|first| first + number * distance);
-            let made = (0..TRIES).find_map(|_| {
-                if let Some(wanted) = wanted {
-                    fs::write(LAST, (wanted - 1).to_string()).expect("the next id is set");
-                }
-                let (tell, told) = mpsc::channel();
-                // Gone, and no thread waits, should another not be made.
-                let (start, started) = mpsc::channel();
-                starts.push(start);
-                let barrier = &barrier;
-                scope.spawn(move || {
-                    let id = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-                    let _ = tell.send(id);
-                    if wanted.is_none_or(|wanted| wanted == id) && started.recv().is_ok() {
-                        barrier.wait();
-                        work(number);
-                    }
-                });
-                let id = told.recv().expect("a thread begins");
-                wanted.is_none_or(|wanted| wanted == id).then_some(id)
-            });
-            first = first.or(Some(made.expect("a thread of that id")));
-        }
-        // Those that have another id are gone.
-        for start in &starts {
-            let _ = start.send(());
-        }
-        // Lower than the ids in use is allowed.
-        fs::write(LIMIT, before.trim()).expect("the limit of before");
-    });
 }
 
 /// Bytes of a page.

@@ -185,7 +185,7 @@ fn cpu_time_of_a_thread_that_becomes_the_process_is_counted_once() {
             std::hint::spin_loop();
         }
     };
-    live::work::thread_that_execs(c"second", busy, || {
+    live::threads::second_that_execs(c"second", busy, || {
         live::wait_until("it was counted as what it is", Duration::from_secs(60), || {
             let ours: f64 = under(&["second"], &Delta(first.clone(), exporter.scrape()));
             ours >= 0.5

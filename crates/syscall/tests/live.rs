@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use live::exporter::Exporter;
 use live::exposition::Delta;
-use live::work::{compat_system_call, system_call, threads_apart, without_workers};
+use live::threads::with_ids_apart;
+use live::work::{compat_system_call, system_call, without_workers};
 
 /// A call that hardly anybody else makes, and its number for 32-bit programs.
 const RARE: (&str, i64, i32) = ("sched_get_priority_max", libc::SYS_sched_get_priority_max, 159);
@@ -219,7 +220,7 @@ fn threads_with_like_ids_keep_their_calls_apart() {
     for (threads, distance) in [(2, 65_536), (4, 16_384)] {
         let delta = measure(&["--syscall.latency", "--syscall.errors"], || {
             let done = AtomicBool::new(false);
-            threads_apart(threads, distance, |number| {
+            with_ids_apart(threads, distance, |number| {
                 if number == 0 {
                     wait_for_semaphore(WAITS, Duration::from_millis(5));
                     done.store(true, Ordering::Relaxed);
@@ -241,7 +242,7 @@ fn what_has_no_room_is_counted_as_lost() {
     const THREADS: u32 = 7;
     let exporter = Exporter::start("syscall", &["--syscall.latency", "--syscall.errors"]);
     let before = exporter.scrape();
-    threads_apart(THREADS, 16_384, |_| wait_for_semaphore(1, Duration::from_millis(200)));
+    with_ids_apart(THREADS, 16_384, |_| wait_for_semaphore(1, Duration::from_millis(200)));
     let delta = Delta(before, exporter.scrape());
     let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
     let (latencies, errors) = waits(&delta);
@@ -254,7 +255,7 @@ fn what_has_no_room_is_counted_as_lost() {
 #[live::test]
 fn a_thread_that_executes_a_program_is_in_one_call() {
     let delta = measure(&["--syscall.latency"], || {
-        live::work::thread_that_execs(c"threaded", || (), || ());
+        live::threads::second_that_execs(c"threaded", || (), || ());
     });
     let calls = calls(&delta, "execve", "native");
     let returns = delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", "execve")]);

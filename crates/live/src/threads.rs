@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Threads whose ids are what a test is about.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io::{ErrorKind, Read, Write, pipe};
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
+use std::sync::{Barrier, mpsc};
+use std::thread;
+
+/// The highest id that the kernel gives out, and one.
+const LIMIT: &str = "/proc/sys/kernel/pid_max";
+/// The id after which the kernel looks for a free one: pid_namespaces(7).
+const LAST: &str = "/proc/sys/kernel/ns_last_pid";
+
+/// A process of that name, whose second thread does `work` and, once `ready` returns, starts the
+/// program `true` in the process's place.
+///
+/// # Panics
+/// When any of that fails.
+pub fn second_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) {
+    let (reader, mut writer) = pipe().expect("a pipe");
+    let mut process = Command::new("/nothing/is/started/by/the/first/thread");
+    let as_thread = move || {
+        let mut reader = reader.try_clone()?;
+        // SAFETY: a name that ends, of this thread and of those that it starts.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        let thread = thread::spawn(move || {
+            work();
+            // That may also be the end: then nobody waits for a result.
+            let _ = reader.read(&mut [0]);
+            Command::new("true").exec()
+        });
+        Err(thread.join().unwrap_or_else(|_| ErrorKind::Other.into()))
+    };
+    // SAFETY: it allocates, which the C library allows in the child of a process with threads.
+    unsafe { process.pre_exec(as_thread) };
+    thread::scope(|scope| {
+        let process = scope.spawn(move || process.status());
+        let result = catch_unwind(AssertUnwindSafe(ready));
+        // Whatever came of that: the scope waits for the process.
+        writer.write_all(&[0]).expect("the process is told");
+        let status = process.join().expect("no panic").expect("the thread starts a program");
+        assert!(status.success(), "{status}");
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+}
+
+/// [`LIMIT`] as high as can be, and as before when this is dropped.
+struct Raised {
+    before: String,
+}
+
+impl Raised {
+    fn now() -> Self {
+        let before = fs::read_to_string(LIMIT).expect("there is a limit");
+        fs::write(LIMIT, "4194304").expect("a higher limit");
+        Self { before }
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        // Lower than the ids in use is allowed. Where it fails, the run says what was left behind.
+        let _ = fs::write(LIMIT, self.before.trim());
+    }
+}
+
+/// Runs `work`, told its number, in `count` threads at the same time whose ids are `distance`
+/// apart.
+///
+/// # Panics
+/// When the kernel gives no such ids, or `work` does.
+#[track_caller]
+pub fn with_ids_apart(count: u32, distance: u32, work: impl Fn(u32) + Sync) {
+    /// Above those of a machine with the kernel's default limit.
+    const FIRST: u32 = 1 << 20;
+    /// Somebody has one of the ids.
+    const FIRSTS: u32 = 1000;
+    /// Somebody else starts a thread in between.
+    const TRIES: u32 = 20;
+    let raised = Raised::now();
+    let (barrier, work) = (&Barrier::new(count as usize), &work);
+    thread::scope(|scope| {
+        // The thread waits for a word, and ends without `work` where none can come.
+        let begin = |number, wanted: u32| {
+            (0..TRIES).find_map(|_| {
+                fs::write(LAST, (wanted - 1).to_string()).expect("the next id is set");
+                let (tell, told) = mpsc::channel();
+                let (start, started) = mpsc::channel::<()>();
+                scope.spawn(move || {
+                    let _ = tell.send(rustix::thread::gettid().as_raw_nonzero().get() as u32);
+                    if started.recv().is_ok() {
+                        barrier.wait();
+                        work(number);
+                    }
+                });
+                (told.recv().expect("a thread begins") == wanted).then_some(start)
+            })
+        };
+        let all_from = |first| (0..count).map(|number| begin(number, first + number * distance)).collect();
+        let starts: Vec<_> = (FIRST..FIRST + FIRSTS).find_map(all_from).expect("ids that are free");
+        for start in starts {
+            start.send(()).expect("it waits");
+        }
+    });
+    drop(raised);
+}
