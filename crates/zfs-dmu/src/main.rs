@@ -27,7 +27,7 @@ const MAP: &str = "datasets";
 
 const OPS: &str = "ebpf_zfs_dmu_ops_total";
 const OPS_HELP: &str =
-    "Reads and writes of a dataset's files, or of a volume: one for each request, as in its kstat.";
+    "Reads and writes of a dataset's files, or of a volume: one for each request, as in its kstat. The label dataset is empty for one that came and went between two scrapes.";
 const BYTES: &str = "ebpf_zfs_dmu_bytes_total";
 const BYTES_HELP: &str = "Bytes that these moved.";
 
@@ -38,7 +38,7 @@ type Dataset = (String, u64);
 struct ZfsDmu {
     zfs: Zfs,
     datasets: Names,
-    /// As they were called when they were last there.
+    /// As they were called when they were last there; empty where a scrape never met them.
     names: BTreeMap<Dataset, String>,
     rosters: Rosters,
 }
@@ -64,7 +64,7 @@ impl Exporter for ZfsDmu {
     }
 
     fn new(flags: &Flags) -> Result<Self> {
-        Ok(Self { zfs: Zfs::new(flags)?, datasets: Names::new(flags.grace), ..Self::default() })
+        Ok(Self { zfs: Zfs::new(flags)?, datasets: flags.names(), ..Self::default() })
     }
 
     fn unusable(&self) -> Refused {
@@ -93,25 +93,29 @@ impl Exporter for ZfsDmu {
         })?;
         let mut there = Vec::new();
         for dataset in keys.keys().map(|key| dataset(key)) {
-            if let Some(name) = kstat::dataset_name(&dataset.0, dataset.1)? {
+            let Some(pool) = kstat::whole_name(&dataset.0)? else { continue };
+            if let Some(name) = kstat::dataset_name(&pool, dataset.1)? {
                 there.push(identity(&dataset));
                 self.names.insert(dataset, name);
             }
         }
         self.datasets.update(there, Instant::now());
-        self.datasets.sweep(live, MAP, keys.keys().cloned(), |key| match dataset(key) {
-            (other, _) if other == OTHER => other,
+        let name = |key: &[u8]| match dataset(key) {
+            (other, 0) if other == OTHER => other,
             dataset => identity(&dataset),
-        })?;
+        };
+        // What is left is of pools that are known. No dataset has the id 0.
+        self.datasets.sweep(live, MAP, keys.keys().cloned(), name, |name| !name.ends_with(" 0"))?;
         let known = &self.datasets;
         self.names.retain(|dataset, _| known.has(&identity(dataset)));
         let roster = self.rosters.entry(MAP.to_owned()).or_default();
         roster.entries.clear();
         for (key, idle) in keys {
             let dataset = dataset(&key);
-            if let Some(name) = self.names.get(&dataset) {
+            if known.has(&identity(&dataset)) {
+                let name = self.names.get(&dataset).map_or("", String::as_str);
                 roster.entries.insert(key, labels(&dataset.0, name, &dataset.1.to_string()));
-            } else if dataset.0 == OTHER && !idle {
+            } else if dataset == (OTHER.to_owned(), 0) && !idle {
                 roster.entries.insert(key, labels(OTHER, OTHER, OTHER));
             }
         }

@@ -127,6 +127,33 @@ fn a_renamed_dataset_has_its_new_name_at_once() {
 }
 
 #[live::test(kprobes, module("zfs"), spare_disks)]
+fn a_dataset_that_comes_and_goes_between_two_scrapes_is_counted() {
+    let exporter = start(&[]);
+    let pool = Pool::create("tank", DISKS[0]);
+    sh("zfs create tank/brief");
+    let id = objset("tank", "tank/brief").1.to_string();
+    sh("dd if=/dev/zero of=/tank/brief/file bs=128k count=7 status=none; zfs destroy tank/brief");
+    let text = exporter.scrape();
+    let labels = [("pool", "tank"), ("dataset", ""), ("objset_id", &id), ("operation", "write")];
+    assert_eq!(text.get(OPS, &labels), Some(7.0), "{text:?}");
+    assert_eq!(text.get(BYTES, &labels), Some(7.0 * 131_072.0));
+    drop(pool);
+}
+
+#[live::test(kprobes, module("zfs"), spare_disks)]
+fn datasets_of_a_pool_with_a_long_name_are_counted() {
+    let exporter = start(&[]);
+    let name = format!("t{}", "o".repeat(80));
+    let pool = Pool::create(&name, DISKS[0]);
+    sh(&format!("dd if=/dev/zero of=/{name}/file bs=128k count=7 status=none"));
+    let text = exporter.scrape();
+    // As much of the pool's name as there is room for.
+    let labels = [("pool", &name[..63]), ("dataset", &name), ("operation", "write")];
+    assert_eq!(text.get(OPS, &labels), Some(7.0), "{text:?}");
+    drop(pool);
+}
+
+#[live::test(kprobes, module("zfs"), spare_disks)]
 fn datasets_beyond_the_limit_are_folded_and_counted() {
     let exporter = start(&["--max-series", "16"]);
     let pool = Pool::create("tank", DISKS[0]);

@@ -125,6 +125,21 @@ fn the_write_throttle_is_seen_with_the_dirty_data() {
 }
 
 #[live::test(kprobes, module("zfs"), spare_disks)]
+fn a_pool_that_comes_and_goes_between_two_scrapes_is_counted() {
+    let exporter = start(&["--zfs.grace", "2s"]);
+    let pool = Pool::create("brief", DISKS[0]);
+    sh("dd if=/dev/urandom of=/brief/file bs=128k count=8 status=none");
+    pool.sync();
+    drop(pool);
+    let labels = [("pool", "brief")];
+    let text = exporter.scrape();
+    assert!(text.get("ebpf_zfs_txg_syncs_total", &labels).is_some_and(|syncs| syncs >= 1.0), "{text:?}");
+    wait_until("its series are gone", Duration::from_secs(30), || {
+        exporter.scrape().get("ebpf_zfs_txg_syncs_total", &labels).is_none()
+    });
+}
+
+#[live::test(kprobes, module("zfs"), spare_disks)]
 fn series_of_a_pool_that_is_gone_disappear() {
     let exporter = start(&["--zfs.grace", "2s"]);
     let pool = Pool::create("shortlived", DISKS[0]);

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::names;
+
 const ROOT: &str = "/proc/spl/kstat/zfs";
 
 /// The values of a named kstat (`/proc/spl/kstat/zfs/NAME`), as text; none when it does not
@@ -41,6 +43,14 @@ fn parse(text: &str) -> BTreeMap<String, String> {
 pub fn pools() -> Result<Vec<String>> {
     let folders = list(Path::new(ROOT))?.into_iter().filter(|path| path.is_dir());
     Ok(folders.filter_map(|path| name(&path)).filter(|name| !name.starts_with('$')).collect())
+}
+
+/// The pool that is imported now whose name begins as `cut`, a name in a key, says: all of it.
+///
+/// # Errors
+/// When pools cannot be read.
+pub fn whole_name(cut: &str) -> Result<Option<String>> {
+    Ok(pools()?.into_iter().find(|pool| names::cut(pool) == cut))
 }
 
 /// Ids of the datasets of `pool` that have numbers: those mounted, and volumes.

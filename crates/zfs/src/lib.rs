@@ -39,6 +39,13 @@ impl Default for Flags {
     }
 }
 
+impl Flags {
+    /// No names yet.
+    pub fn names(&self) -> Names {
+        Names::new(self.grace, self.layout.is_none())
+    }
+}
+
 /// What a ZFS exporter knows of the module on this machine.
 #[derive(Debug, Default)]
 pub struct Zfs {
@@ -55,7 +62,7 @@ impl Zfs {
     /// # Errors
     /// When the user gave a layout that is not one of this machine's module.
     pub fn new(flags: &Flags) -> Result<Self> {
-        let pools = Names::new(flags.grace);
+        let pools = flags.names();
         Ok(match layout::of_this_machine(flags.layout.as_deref()) {
             Ok(layout) => Self { layout: Some(layout), unknown: String::new(), pools },
             Err(error) if flags.layout.is_some() => return Err(error),

@@ -2,10 +2,12 @@
 //! Names that events were counted under, against the names that ZFS knows.
 //!
 //! A series stays for a while after what it is named after is gone, so that its last
-//! events are scraped. A name that ZFS never knew was read from a wrong place in memory:
-//! its entry is taken away before it is shown.
+//! events are scraped. That is also so for a pool that came and went between two scrapes, where
+//! the layout of ZFS's structs is certain. By a layout that a user gave, a name that ZFS does not
+//! know may have been read from a wrong place in memory: its entry is taken away before it is
+//! shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -26,8 +28,12 @@ const OF_LATE: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct Names {
     grace: Duration,
+    /// Whether a name that ZFS does not know may be of something that came and went.
+    is_certain: bool,
     /// When each was last there.
     seen: BTreeMap<String, Instant>,
+    /// Those that were forgotten last, whose entries go.
+    expired: BTreeSet<String>,
     /// When each was last there that was of late.
     of_late: BTreeMap<String, Instant>,
     /// Whether a name was found that nobody ever knew.
@@ -35,9 +41,10 @@ pub struct Names {
 }
 
 impl Names {
-    /// None; those that go are forgotten after `grace`.
-    pub fn new(grace: Duration) -> Self {
-        Self { grace, ..Self::default() }
+    /// None; those that go are forgotten after `grace`. `is_certain`: the layout by which they are
+    /// read is that of the module in use.
+    pub fn new(grace: Duration, is_certain: bool) -> Self {
+        Self { grace, is_certain, ..Self::default() }
     }
 
     /// Takes note of the names that are there now.
@@ -46,7 +53,10 @@ impl Names {
             self.of_late.insert(name.clone(), now);
             self.seen.insert(name, now);
         }
-        self.seen.retain(|_, seen| now.duration_since(*seen) <= self.grace);
+        let is_over = |seen: &Instant| now.duration_since(*seen) > self.grace;
+        self.expired =
+            self.seen.iter().filter(|(_, seen)| is_over(seen)).map(|(name, _)| name.clone()).collect();
+        self.seen.retain(|name, _| !self.expired.contains(name));
         self.of_late.retain(|_, seen| now.duration_since(*seen) <= self.grace + OF_LATE);
     }
 
@@ -71,13 +81,14 @@ impl Names {
         }
         self.update(kstat::pools()?.iter().map(|name| cut(name)), Instant::now());
         for (map, pool, keys) in known {
-            self.sweep(live, map, keys, |key| text(pool.bytes(key)))?;
+            self.sweep(live, map, keys, |key| text(pool.bytes(key)), is_pool)?;
         }
         Ok(())
     }
 
-    /// Removes those of `keys` from `map` whose name is not known, or no longer. The keys have to
-    /// have been read before the names were: what came since is too new to be known.
+    /// Removes those of `keys` from `map` whose name is not known, or no longer. One that
+    /// `is_plausible` is taken for something that came and went. The keys have to have been read
+    /// before the names were: what came since is too new to be known.
     ///
     /// # Errors
     /// When the map cannot be written.
@@ -87,15 +98,22 @@ impl Names {
         map: &str,
         keys: impl IntoIterator<Item = Vec<u8>>,
         name: impl Fn(&[u8]) -> String,
+        is_plausible: impl Fn(&str) -> bool,
     ) -> Result<()> {
+        let now = Instant::now();
         for key in keys {
             let name = name(&key);
             if name == OTHER || self.seen.contains_key(&name) {
                 continue;
             }
+            if self.is_certain && is_plausible(&name) && !self.expired.contains(&name) {
+                self.seen.insert(name, now);
+                continue;
+            }
             live.maps.delete(map, &key)?;
             // $import is a pool for as long as it is looked at before an import.
-            if !self.of_late.contains_key(&name) && !name.starts_with('$') && !self.warned {
+            let was_known = self.of_late.contains_key(&name) || self.expired.contains(&name);
+            if !was_known && !name.starts_with('$') && !self.warned {
                 self.warned = true;
                 log::error!(
                     "map {map} has events of {name:?}, which ZFS does not know: they are left out; if there are \
@@ -105,6 +123,13 @@ impl Names {
         }
         Ok(())
     }
+}
+
+/// Whether a pool may be called so (OpenZFS's pool_namecheck(): a letter, then letters, digits and
+/// `-_.: `).
+fn is_pool(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(|char| char.is_ascii_alphanumeric() || "-_.: ".contains(char))
 }
 
 /// The name as far as it fits into a key.
@@ -124,7 +149,7 @@ mod tests {
 
     #[test]
     fn names_stay_for_a_while() {
-        let mut names = Names::new(Duration::from_secs(10));
+        let mut names = Names::new(Duration::from_secs(10), false);
         let start = Instant::now();
         names.update(["tank".to_owned(), "old".to_owned()], start);
         names.update(["tank".to_owned()], start + Duration::from_secs(9));
@@ -134,6 +159,16 @@ mod tests {
         assert!(names.seen.contains_key("tank"));
         names.update(["tank".to_owned()], start + Duration::from_secs(20) + OF_LATE);
         assert!(!names.of_late.contains_key("old"));
+    }
+
+    #[test]
+    fn pools_have_names_that_zfs_allows() {
+        for name in ["t", "tank", "rpool-2_a.b:c d"] {
+            assert!(is_pool(name), "{name}");
+        }
+        for name in ["", "$import", "1tank", "t\u{fffd}", "tank/home", "t\n"] {
+            assert!(!is_pool(name), "{name:?}");
+        }
     }
 
     #[test]
