@@ -79,7 +79,9 @@ struct zfs_metaslab_task {
 	struct task_slot slot;
 	u64 spa;
 	u64 mc;
-	u64 bytes;
+	u64 bytes; /* asked for */
+	u64 most;  /* that are taken if they are there */
+	u64 given; /* where the function says how many; 0: nowhere */
 };
 TASK_SLOTS(tasks, struct zfs_metaslab_task);
 
@@ -110,7 +112,7 @@ static __always_inline u32 class_of(u64 spa, u64 mc)
 	return ZFS_METASLAB_CLASSES;
 }
 
-static __always_inline int on_alloc(u64 spa, u64 mc, u64 bytes)
+static __always_inline int on_alloc(u64 spa, u64 mc, u64 bytes, u64 most, u64 given)
 {
 	u32 tid = current_tid();
 	struct zfs_metaslab_task *t = tasks_take(tid, tid);
@@ -121,7 +123,24 @@ static __always_inline int on_alloc(u64 spa, u64 mc, u64 bytes)
 	t->spa = spa;
 	t->mc = mc;
 	t->bytes = bytes;
+	t->most = most;
+	t->given = given;
 	return 0;
+}
+
+/* Of a block of the intent log or of a gang, which take what there is, more than asked for. */
+static __always_inline u64 bytes_given(const struct zfs_metaslab_task *t)
+{
+	u64 bytes = t->bytes;
+
+	if (!t->given || t->most == t->bytes)
+		return bytes;
+	if (bpf_probe_read_kernel(&bytes, sizeof(bytes), (const void *)t->given) ||
+	    bytes < t->bytes || bytes > t->most) {
+		count_event(EVENT_IMPLAUSIBLE);
+		return t->bytes;
+	}
+	return bytes;
 }
 
 static __always_inline int on_alloc_end(int error)
@@ -145,17 +164,34 @@ static __always_inline int on_alloc_end(int error)
 				__sync_fetch_and_add(&a->failed, 1);
 			} else {
 				__sync_fetch_and_add(&a->succeeded, 1);
-				__sync_fetch_and_add(&a->bytes, t->bytes);
+				__sync_fetch_and_add(&a->bytes, bytes_given(t));
 			}
 		}
 	}
 	return 0;
 }
 
-SEC("kprobe/metaslab_alloc_range")
-int BPF_KPROBE(range, u64 spa, u64 mc, u64 bytes)
+/* An argument of a function at its entry that is on the stack, the first of all being 0. */
+static __always_inline u64 stack_argument(const struct pt_regs *ctx, u32 number)
 {
-	return on_alloc(spa, mc, bytes);
+#if defined(__TARGET_ARCH_x86)
+	u64 at = PT_REGS_SP(ctx) + sizeof(u64) * (number - 6 + 1); /* behind the return address */
+#elif defined(__TARGET_ARCH_arm64)
+	u64 at = PT_REGS_SP(ctx) + sizeof(u64) * (number - 8);
+#else
+#error "where are arguments on the stack?"
+#endif
+	u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (const void *)at);
+	return value;
+}
+
+/* (spa, class, psize, max_psize, bp, ndvas, txg, hintbp, flags, zal, allocator, tag, actual) */
+SEC("kprobe/metaslab_alloc_range")
+int BPF_KPROBE(range, u64 spa, u64 mc, u64 bytes, u64 most)
+{
+	return on_alloc(spa, mc, bytes, most, stack_argument(ctx, 12));
 }
 
 SEC("kretprobe/metaslab_alloc_range")
@@ -167,7 +203,7 @@ int BPF_KRETPROBE(range_end, int error)
 SEC("kprobe/metaslab_alloc")
 int BPF_KPROBE(alloc, u64 spa, u64 mc, u64 bytes)
 {
-	return on_alloc(spa, mc, bytes);
+	return on_alloc(spa, mc, bytes, bytes, 0);
 }
 
 SEC("kretprobe/metaslab_alloc")

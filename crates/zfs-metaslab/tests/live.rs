@@ -65,6 +65,31 @@ fn a_pool_is_as_full_as_zpool_list_says() {
 }
 
 #[live::test(kprobes, module("zfs"), spare_disks)]
+fn bytes_of_the_intent_log_are_those_given() {
+    const ALLOCATED: &str = "zil_itx_metaslab_slog_alloc";
+    let pool = Pool::create("tank", &format!("{} log {}", DISKS[0], DISKS[1]));
+    // Only at the end of a block that is full do both agree.
+    let mut theirs = 0.0;
+    let delta = measured(|| {
+        let before = kstat("zil", ALLOCATED);
+        sh("for bytes in 1k 5000 9k 60k 100k; do
+                dd if=/dev/zero of=/tank/log bs=$bytes count=20 oflag=sync status=none
+            done");
+        theirs = kstat("zil", ALLOCATED) - before;
+    });
+    let ours = delta.of("ebpf_zfs_metaslab_alloc_bytes_total", &[("pool", "tank"), ("class", "log")]);
+    let blocks = delta.of(SUCCESS, &[("pool", "tank"), ("class", "log")]);
+    println!("{blocks} blocks of {ours} bytes, ZFS {theirs}");
+    assert!(blocks >= 20.0);
+    // Before 2.2 ZFS does not say.
+    if theirs > 0.0 {
+        // The last block is counted by ZFS when it is written: 128 KiB at most.
+        assert!(ours >= theirs && ours - theirs <= 131_072.0, "{ours} bytes, ZFS {theirs}");
+    }
+    drop(pool);
+}
+
+#[live::test(kprobes, module("zfs"), spare_disks)]
 fn the_logs_classes_miss_without_harm() {
     let _pool = Pool::create("tank", DISKS[0]);
     let delta = measured(|| drop(sh("dd if=/dev/zero of=/tank/log bs=8k count=50 oflag=sync status=none")));
