@@ -329,9 +329,13 @@ static __always_inline void count_device(struct zfs_zio_done *d)
 	stats = map_lookup_or_fold(&devices, &d->device, &zero_device, &other_device);
 	if (!stats)
 		return;
-	/* Queue and device together: ZFS takes it for what it puts into a queue. */
+	/*
+	 * Queue and device together: ZFS takes it for what it puts into a queue. A distributed
+	 * spare has none: it hands its operations on to the disks that it is spread over.
+	 */
 	READ_MEMBER(delta, d->zio, zio, io_delta);
-	hist_observe_s(&stats->latency, delta);
+	if (delta)
+		hist_observe_s(&stats->latency, delta);
 	__sync_fetch_and_add(&stats->ops, 1);
 	__sync_fetch_and_add(&stats->bytes, d->size);
 }

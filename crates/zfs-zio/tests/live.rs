@@ -190,6 +190,30 @@ fn a_device_that_is_offline_makes_no_errors() {
 }
 
 #[live::test(kprobes, module("zfs"), spare_disks)]
+fn a_distributed_spare_has_no_latency_of_its_own() {
+    let exporter = start();
+    let disks = ["a", "b", "c", "d"].map(|disk| format!("/var/tmp/small-{disk}")).join(" ");
+    sh(&format!("truncate -s 300M {disks}"));
+    let pool = Pool::create("tank", &format!("draid1:2d:4c:1s {disks}"));
+    sh("zpool offline tank /var/tmp/small-b; zpool replace tank /var/tmp/small-b draid1-0-0");
+    wait_until("the spare is in use", Duration::from_secs(60), || {
+        sh("zpool status tank").contains("resilvered ")
+    });
+    let before = exporter.scrape();
+    sh("dd if=/dev/urandom of=/tank/file bs=128k count=50 status=none");
+    quiet(&pool);
+    let delta = Delta(before, exporter.scrape());
+    let of = |metric, vdev: &str| delta.of(metric, &[("vdev", vdev), ("type", "write")]);
+    let latencies = "ebpf_zfs_zio_device_latency_seconds_count";
+    assert!(of(OPS, "draid1-0-0") > 0.0, "{delta:?}");
+    assert_eq!(of(latencies, "draid1-0-0"), 0.0);
+    assert!(of(OPS, "/var/tmp/small-a") > 0.0);
+    assert_eq!(of(latencies, "/var/tmp/small-a"), of(OPS, "/var/tmp/small-a"));
+    drop(pool);
+    sh("rm /var/tmp/small-?");
+}
+
+#[live::test(kprobes, module("zfs"), spare_disks)]
 fn a_resilver_is_no_scrub() {
     let exporter = start();
     sh("truncate -s 300M /var/tmp/small-a /var/tmp/small-b");
