@@ -36,17 +36,22 @@ impl Module {
     fn below(root: &Path, name: &str) -> Option<Self> {
         let folder = root.join(name);
         let inode = fs::metadata(&folder).ok()?.ino();
-        match fs::read_to_string(folder.join("initstate")) {
-            Ok(state) => (state.trim() == "live").then_some(Self { folder, inode }),
-            // What is built in has none.
-            Err(_) => Some(Self { folder, inode }),
-        }
+        is_live(&folder).then_some(Self { folder, inode })
     }
 
     /// Whether it is still the same.
     pub fn is_loaded(&self) -> bool {
-        fs::metadata(&self.folder).is_ok_and(|metadata| metadata.ino() == self.inode)
-            && fs::read_to_string(self.folder.join("initstate")).map_or(true, |state| state.trim() == "live")
+        fs::metadata(&self.folder).is_ok_and(|metadata| metadata.ino() == self.inode) && is_live(&self.folder)
+    }
+}
+
+/// Whether the module of a folder in sysfs can be used. What is built in has no state, nor any of
+/// the folders that one which goes loses after its state (kernel/module/sysfs.c:
+/// `mod_sysfs_teardown`).
+fn is_live(folder: &Path) -> bool {
+    match fs::read_to_string(folder.join("initstate")) {
+        Ok(state) => state.trim() == "live",
+        Err(_) => !["holders", "sections", "notes"].iter().any(|name| folder.join(name).exists()),
     }
 }
 
@@ -80,6 +85,12 @@ mod tests {
         assert!(module.is_loaded());
         state("going\n");
         assert!(!module.is_loaded());
+        for last in ["holders", "sections"] {
+            fs::create_dir(folder.join(last)).expect("a folder");
+        }
+        fs::remove_file(folder.join("initstate")).expect("removed");
+        assert!(!module.is_loaded());
+        assert_eq!(Module::below(&root, "zfs"), None);
         fs::remove_dir_all(&root).expect("removed");
         assert!(!module.is_loaded());
         assert_eq!(Module::below(&root, "zfs"), None);
