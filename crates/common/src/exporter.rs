@@ -371,17 +371,17 @@ fn bring_up<'o, E: Exporter>(
     Ok(((skeleton, links), engine))
 }
 
-/// Why the kernel refuses a program, or, where there is none of that name, the maps.
-fn load_alone<E: Exporter>(
+/// Why the kernel does not take these programs; the maps where there are none of these names.
+fn load_only<E: Exporter>(
     exporter: &E,
     cli: &Cli<E::Flags>,
     spec: &Spec,
-    program: &str,
+    programs: &BTreeSet<&str>,
     facts: &Facts,
 ) -> Result<Option<libbpf_rs::Error>> {
     let mut storage = MaybeUninit::uninit();
     let mut open = open::<E>(&mut storage, &cli.common)?;
-    prepare(exporter, &mut open, cli, spec, &[program].into(), facts)?;
+    prepare(exporter, &mut open, cli, spec, programs, facts)?;
     Ok(open.load().err())
 }
 
@@ -396,10 +396,17 @@ fn check_programs<E: Exporter>(
 ) -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     let programs = spec.probes.iter().flat_map(|probe| probe.candidates.iter().flatten());
-    for program in programs.collect::<BTreeSet<_>>() {
-        let verdict = match probes::why_not(program, spec, hooks, facts, unusable) {
+    let programs: BTreeMap<&str, Option<String>> = programs
+        .map(|program| (&**program, probes::why_not(program, spec, hooks, facts, unusable)))
+        .collect();
+    let hooked = programs.iter().filter(|(_, why_not)| why_not.is_none()).map(|(program, _)| *program);
+    // Each load reads the kernel's BTF anew: one by one only where they are not taken together.
+    let all_load = load_only(exporter, cli, spec, &hooked.collect(), facts)?.is_none();
+    for (program, why_not) in programs {
+        let verdict = match why_not {
             Some(why) => format!("no hook: {why}"),
-            None => match load_alone(exporter, cli, spec, program, facts)? {
+            None if all_load => "loads".to_owned(),
+            None => match load_only(exporter, cli, spec, &[program].into(), facts)? {
                 None => "loads".to_owned(),
                 Some(error) => {
                     code = ExitCode::FAILURE;
@@ -407,7 +414,7 @@ fn check_programs<E: Exporter>(
                 }
             },
         };
-        let hook = hooks.get(&**program).map(ToString::to_string).unwrap_or_default();
+        let hook = hooks.get(program).map(ToString::to_string).unwrap_or_default();
         lifetime::print(format_args!("{program} at {hook}: {verdict}"))?;
     }
     Ok(code)
@@ -422,7 +429,7 @@ fn why_not_loaded<E: Exporter>(
     wanted: &BTreeSet<&str>,
     facts: &Facts,
 ) -> Failure {
-    let alone = |program: &str| load_alone(exporter, cli, spec, program, facts);
+    let alone = |program: &str| load_only(exporter, cli, spec, &[program].into(), facts);
     let why = logging::with_details(&error);
     // Not a matter of one program when even none cannot be loaded: maps, or permission.
     match alone("") {

@@ -20,6 +20,15 @@ fn exporters() -> BTreeSet<String> {
     exporters
 }
 
+/// The values of a flag that has a few, as its help lists them: in a line, or each with a text.
+fn possible_values(flag: &str) -> Vec<&str> {
+    if let Some((_, rest)) = flag.split_once("[possible values: ") {
+        return rest.split(']').next().unwrap().split(", ").collect();
+    }
+    let Some((_, rest)) = flag.split_once("Possible values:") else { return Vec::new() };
+    rest.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split(':').next()).collect()
+}
+
 /// Every setting of the flags that are an exporter's own and have a few values: those of `--help`.
 /// The exporter's name begins theirs.
 fn settings(exporter: &str) -> Vec<Vec<String>> {
@@ -28,11 +37,13 @@ fn settings(exporter: &str) -> Vec<Vec<String>> {
     let mut all = vec![Vec::new()];
     for flag in help.split("\n      ").filter(|flag| flag.starts_with(&own)) {
         let name = flag.split_whitespace().next().unwrap();
-        let values = flag.split_once("[possible values: ").map(|(_, rest)| rest.split(']').next().unwrap());
-        let choices: Vec<Option<String>> = match values {
-            Some(values) => values.split(", ").map(|value| Some(format!("{name}={value}"))).collect(),
-            None if flag.contains('<') => continue,
-            None => vec![None, Some(name.to_owned())],
+        let values = possible_values(flag);
+        let choices: Vec<Option<String>> = if !values.is_empty() {
+            values.iter().map(|value| Some(format!("{name}={value}"))).collect()
+        } else if flag.contains('<') {
+            continue;
+        } else {
+            vec![None, Some(name.to_owned())]
         };
         let with = |choice: &Option<String>| {
             let with = |setting: &Vec<String>| setting.iter().chain(choice).cloned().collect();
