@@ -110,6 +110,8 @@ pub fn wait_for(
         bail!("cannot run: kernel module {name} is not loaded");
     }
     log::info!("waiting for kernel module {name}, which is not loaded");
+    // Before anybody can ask, and before there are threads.
+    privileges::suspend(flags.keep.as_ref(), &spec.keeps)?;
     let stop = &Stop { signals: stop_signals(signals)?, module: None };
     let engine =
         Engine { config: spec.name.to_string(), waiting_for: Some(name.to_owned()), ..Engine::default() };
@@ -125,12 +127,12 @@ pub fn wait_for(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Executes this program anew: its module came or went. Only root has back by that what
-/// was given up; others may have given up nothing yet.
+/// Executes this program anew: its module came or went. What was given up for good comes back by
+/// that at most to root.
 fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
     let name = spec.module.as_deref().unwrap_or_default();
     log::info!("kernel module {name} came or went: starting over");
-    if !gave_up || module::can_start_over() {
+    if !gave_up || privileges::restored_by_exec() {
         return Err(module::start_over()).context("failed to start over");
     }
     bail!("kernel module {name} is gone, and privileges to attach again were given up: start it again")

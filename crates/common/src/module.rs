@@ -14,8 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::geteuid;
-
 /// How often is looked whether a module came or went.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -55,16 +53,17 @@ fn is_live(folder: &Path) -> bool {
     }
 }
 
-/// Whether the program would have its privileges again if it executed itself.
-pub fn can_start_over() -> bool {
-    geteuid().is_root()
-}
-
 /// Executes this program anew, with the same arguments. Returns only if that fails.
 pub fn start_over() -> io::Error {
-    match env::current_exe() {
-        Ok(program) => Command::new(program).args(env::args_os().skip(1)).exec(),
+    let execute = |program: &Path| Command::new(program).args(env::args_os().skip(1)).exec();
+    let error = match env::current_exe() {
+        Ok(program) => execute(&program),
         Err(error) => error,
+    };
+    match error.kind() {
+        // Without capabilities not even root may enter every folder. This leads there without one.
+        io::ErrorKind::PermissionDenied => execute(Path::new("/proc/self/exe")),
+        _ => error,
     }
 }
 

@@ -2,7 +2,8 @@
 //! Exporters as their users have them: flags and refusals, units of the package, a real Prometheus,
 //! with diskio as the example; then all exporters together on a busy machine. What works without
 //! eBPF is in `fallback.rs`, which programs load in `programs.rs`, what is imported elsewhere in `prometheus.rs` and
-//! `textfile.rs`, what installing does in `package.rs`, TLS in `web.rs`.
+//! `textfile.rs`, what installing does in `package.rs`, TLS in `web.rs`, waiting for a module in
+//! `waiting.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
@@ -10,6 +11,7 @@ mod package;
 mod programs;
 mod prometheus;
 mod textfile;
+mod waiting;
 mod web;
 
 use std::collections::BTreeMap;
