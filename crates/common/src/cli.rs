@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line that all exporters share, spelled as in node_exporter.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use crate::ports;
 use crate::self_metrics::REVISION;
 use crate::spec::Spec;
 
@@ -29,6 +31,7 @@ pub struct NoFlags {}
 #[derive(Args, Clone, Debug)]
 pub struct Common {
     /// Address to listen on, HOST:PORT; without HOST all addresses, IPv4 and IPv6. May be repeated.
+    /// By default the exporter's own port, which EBPF_EXPORTERS_PORT_BASE moves.
     #[arg(long = "web.listen-address", value_name = "ADDR", value_parser = listen_address)]
     pub listen: Vec<String>,
 
@@ -190,22 +193,34 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn command<F: Args>(spec: &Spec) -> Command {
     let name = format!("ebpf-{}-exporter", spec.name);
     let about = format!("Prometheus exporter: {}", spec.summary);
-    let after = format!("Listens on :{} unless told otherwise. See also {name}.service.", spec.port);
+    let after = format!(
+        "Listens on :{} unless told otherwise, with {}={} in the environment on :{}. See also {name}.service.",
+        spec.port,
+        ports::BASE,
+        ports::EXAMPLE,
+        ports::moved(spec, ports::EXAMPLE).unwrap_or(ports::EXAMPLE)
+    );
     Cli::<F>::command().name(name.clone()).bin_name(name).about(about).after_help(after)
 }
 
-/// Reads the command line of the exporter that `spec` describes.
+/// Reads the command line of the exporter that `spec` describes; without an address it listens on
+/// its own port above `base`, what [`ports::BASE`] is in the environment.
 ///
 /// # Errors
 /// Also for `--help` and `--version`: [`clap::Error::exit`] does what is due.
 pub fn parse<F: Args>(
     spec: &Spec,
-    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+    arguments: impl IntoIterator<Item = OsString>,
+    base: Option<&OsStr>,
 ) -> Result<Cli<F>, clap::Error> {
     let version = format!("{} (revision {REVISION})", env!("CARGO_PKG_VERSION"));
     let mut command = command::<F>(spec).version(version);
     let matches = command.try_get_matches_from_mut(arguments)?;
-    let cli = Cli::<F>::from_arg_matches(&matches)?;
+    let mut cli = Cli::<F>::from_arg_matches(&matches)?;
+    if cli.common.listen.is_empty() {
+        let port = ports::of(spec, base).map_err(|why| command.error(ErrorKind::ValueValidation, why))?;
+        cli.common.listen.push(format!(":{port}"));
+    }
     if cli.common.ebpf == Ebpf::Off && cli.common.check {
         return Err(command.error(ErrorKind::ArgumentConflict, "--ebpf off leaves no probe to --check"));
     }
@@ -216,16 +231,48 @@ pub fn parse<F: Args>(
 mod tests {
     use super::*;
 
-    fn parsed(arguments: &[&str]) -> Result<Common, clap::Error> {
-        let spec = Spec::new("test", 9999, "does it work?");
+    fn with_base(base: Option<&str>, arguments: &[&str]) -> Result<Common, clap::Error> {
+        let spec = Spec::new("test", 9105, "does it work?");
         let words = std::iter::once("x").chain(arguments.iter().copied());
-        parse::<NoFlags>(&spec, words.map(Into::into)).map(|cli| cli.common)
+        parse::<NoFlags>(&spec, words.map(Into::into), base.map(OsStr::new)).map(|cli| cli.common)
+    }
+
+    fn parsed(arguments: &[&str]) -> Result<Common, clap::Error> {
+        with_base(None, arguments)
+    }
+
+    #[test]
+    fn a_base_moves_the_port_and_an_address_wins() {
+        let listens = |base, arguments| with_base(base, arguments).expect("valid").listen;
+        assert_eq!(listens(Some("19100"), &[]), [":19105"]);
+        assert_eq!(listens(Some("9100"), &[]), [":9105"]);
+        assert_eq!(listens(Some("65530"), &[]), [":65535"]);
+        assert_eq!(listens(Some(""), &[]), [":9105"]);
+        let both = ["--web.listen-address=:1", "--web.listen-address=[::1]:2"];
+        for base in [None, Some("19100"), Some("none")] {
+            assert_eq!(listens(base, &both), [":1", "[::1]:2"]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_base_is_refused_with_what_would_be_one() {
+        for wrong in ["none", "0", "-1", "+1", "65531", "70000", " 19100", "19100 "] {
+            let error = with_base(Some(wrong), &[]).expect_err(wrong);
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+            let said = error.to_string();
+            let sentence = format!(
+                "{}={wrong}: must be a number from 1 to 65530, such as 19100, with which this exporter \
+                 listens on port 19105\n",
+                ports::BASE
+            );
+            assert!(said.contains(&sentence), "{said}");
+        }
     }
 
     #[test]
     fn defaults_are_those_of_the_contract() {
         let flags = parsed(&[]).expect("no flag is needed");
-        assert!(flags.listen.is_empty());
+        assert_eq!(flags.listen, [":9105"]);
         assert_eq!(flags.telemetry_path, "/metrics");
         assert_eq!(flags.textfile_interval, Duration::from_secs(15));
         assert_eq!((flags.log_level, flags.log_format), (LogLevel::Info, LogFormat::Logfmt));

@@ -24,6 +24,7 @@ use crate::lifetime;
 use crate::maps::LiveMaps;
 use crate::metric::Families;
 use crate::module::Module;
+use crate::ports;
 use crate::probes::{self, Hook, Hooks, Plan, Refused};
 use crate::ratio;
 use crate::remedy::Obstacles;
@@ -158,7 +159,9 @@ impl<E: Exporter> Source for E {
 
 /// Runs exporter `E` with this process's command line.
 pub fn run<E: Exporter>() -> ExitCode {
-    let cli = match cli::parse::<E::Flags>(&E::spec(&E::Flags::default()), std::env::args_os()) {
+    let base = std::env::var_os(ports::BASE);
+    let spec = E::spec(&E::Flags::default());
+    let cli = match cli::parse::<E::Flags>(&spec, std::env::args_os(), base.as_deref()) {
         Ok(cli) => cli,
         // Prints; 0 after --help and --version, 2 after wrong usage.
         Err(error) => error.exit(),
@@ -196,7 +199,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
     // once privileges are dropped.
     let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).context("failed to watch for signals")?;
     // Before anything is attached: a taken port is the most likely trouble.
-    let listeners = if serves(flags) { http::bind(&addresses(flags, &spec))? } else { Vec::new() };
+    let listeners = if serves(flags) { http::bind(&flags.listen)? } else { Vec::new() };
     let doors = web::open(flags.web_config.as_deref(), listeners)?;
     let module = match spec.module.as_deref().map(|name| (name, Module::find(name))) {
         Some((name, None)) => return lifetime::wait_for(name, flags, &spec, doors, signals),
@@ -279,13 +282,6 @@ fn without_programs<F: Args>(
 
 fn serves(flags: &Common) -> bool {
     !flags.check && flags.once.is_none() && flags.textfile.is_none()
-}
-
-fn addresses(flags: &Common, spec: &Spec) -> Vec<String> {
-    match flags.listen.as_slice() {
-        [] => vec![format!(":{}", spec.port)],
-        given => given.to_vec(),
-    }
 }
 
 fn open<'o, E: Exporter>(storage: &'o mut MaybeUninit<OpenObject>, flags: &Common) -> Result<OpenOf<'o, E>> {

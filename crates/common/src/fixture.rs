@@ -16,6 +16,7 @@ use crate::exporter::Exporter;
 use crate::layout::{self, Contents, Layouts};
 use crate::maps::{Fill, MapSource};
 use crate::metric::{Families, Labels, Value};
+use crate::ports;
 use crate::probes;
 use crate::ratio::Window;
 use crate::render::{Renderer, Unknown};
@@ -178,12 +179,18 @@ fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
          Read by the unit: ARGS=\\-\\-log.level=debug adds flags.\n\
          .TP\n/etc/default/ebpf\\-exporters\n\
          Read before it by the units of all exporters: ARGS in the file above replaces ARGS in this one.\n\
+         .SH ENVIRONMENT\n.TP\n{base}\n\
+         A number that the ports of all exporters count from instead of 9100, where no address is given: with\n\
+         {example} this one listens on port {moved}. Units read it from /etc/default/ebpf\\-exporters.\n\
          .SH EXIT STATUS\n0: good. 1: cannot run here; the last message says why and what to do. 2: wrong usage.\n\
          .SH SEE ALSO\nThe exporter listens on port {port} unless told otherwise. What it shows is described in\n\
          /usr/share/doc/ebpf\\-exporters/METRICS.md; alerts, scrape jobs and a dashboard are in\n\
          /usr/share/ebpf\\-exporters.\n",
         name = spec.name.replace('-', "\\-"),
         port = spec.port,
+        base = ports::BASE,
+        example = ports::EXAMPLE,
+        moved = ports::moved(spec, ports::EXAMPLE).context("no port")?,
     );
     Ok(page)
 }

@@ -19,6 +19,8 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tiny_http::{HTTPVersion, Header, Method, Response};
 
+use crate::ports;
+
 /// What a client may take up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -136,34 +138,33 @@ impl Reply {
 pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let listener = match address.strip_prefix(':') {
+        let found: Vec<SocketAddr> = match address.strip_prefix(':') {
             Some(port) => {
                 let port: u16 = port.parse().with_context(|| format!("{address}: not a port"))?;
-                listen(([0u16; 8], port).into()).or_else(|error| match error.raw_os_error() {
-                    // IPv6 is compiled out or switched off.
-                    Some(EAFNOSUPPORT) => listen(([0u8; 4], port).into()),
-                    _ => Err(error),
-                })
+                vec![([0u16; 8], port).into(), ([0u8; 4], port).into()]
             }
-            None => {
-                let found = address.to_socket_addrs().with_context(|| format!("{address}: not HOST:PORT"))?;
-                let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
-                for found in found {
-                    result = listen(found);
-                    if result.is_ok() {
-                        break;
-                    }
-                }
-                result
-            }
+            None => address.to_socket_addrs().with_context(|| format!("{address}: not HOST:PORT"))?.collect(),
         };
-        match listener {
+        let is_any = address.starts_with(':');
+        let mut result = Err((io::ErrorKind::AddrNotAvailable.into(), None));
+        for found in found {
+            result = listen(found).map_err(|error| (error, Some(found)));
+            match &result {
+                // IPv6 is compiled out or switched off.
+                Err((error, _)) if is_any && error.raw_os_error() == Some(EAFNOSUPPORT) => {}
+                Err(_) if !is_any => {}
+                _ => break,
+            }
+        }
+        match result {
             Ok(listener) => listeners.push(listener),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => bail!(
-                "failed to listen on {address}: the port is taken; stop what listens there (ss -ltnp tells) \
-                 or give another with --web.listen-address"
+            Err((error, Some(wanted))) if error.kind() == io::ErrorKind::AddrInUse => bail!(
+                "failed to listen on {address}: the port is taken by {}; stop that, give another address with \
+                 --web.listen-address, or move the ports of all exporters with {}",
+                ports::by_whom(wanted),
+                ports::BASE
             ),
-            Err(error) => return Err(error).with_context(|| format!("failed to listen on {address}")),
+            Err((error, _)) => return Err(error).with_context(|| format!("failed to listen on {address}")),
         }
     }
     Ok(listeners)

@@ -6,7 +6,7 @@
 //! makes the whole process: command line, probe choice, attaching, reading, HTTP.
 //!
 //! Dependencies point down this list only:
-//! [`exporter`] > [`cli`], [`memory`], [`module`], [`site`], [`web`] > [`http`], [`textfile`], [`privileges`] > [`engine`] >
+//! [`exporter`] > [`cli`], [`memory`], [`module`], [`site`], [`web`] > [`http`], [`textfile`] > [`ports`] > [`privileges`] > [`engine`] >
 //! [`probes`], [`self_metrics`], [`ratio`], [`top`] > [`kernel`], [`maps`], [`render`] > [`layout`],
 //! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`], [`types`] and [`view`] stand alone.
 
@@ -29,6 +29,7 @@ pub mod metric;
 pub mod module;
 pub mod offsets;
 pub mod perf;
+pub mod ports;
 pub mod privileges;
 pub mod probes;
 pub mod ratio;

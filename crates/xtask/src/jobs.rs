@@ -27,3 +27,36 @@ pub fn text() -> Result<String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Ports by job.
+    fn ports(config: &str) -> Vec<(String, u16)> {
+        let jobs = config.split("job_name: ").skip(1);
+        let job = |text: &str| {
+            let port = text.split_once("localhost:")?.1.split('"').next()?.parse().ok()?;
+            Some((text.lines().next()?.to_owned(), port))
+        };
+        jobs.map(|text| job(text).expect("a job with a port")).collect()
+    }
+
+    #[test]
+    fn the_command_of_the_readme_moves_all_ports_and_nothing_else() {
+        let config = fs::read_to_string(root().join(FILE)).expect("the jobs");
+        let readme = fs::read_to_string(root().join("README.md")).expect("the README");
+        let command =
+            readme.lines().map(str::trim).find(|line| line.starts_with("perl -pe ")).expect("a command");
+        let installed = format!("/usr/share/ebpf-exporters/{FILE}");
+        let command = command.replace(&installed, &root().join(FILE).display().to_string());
+        let output = Command::new("sh").args(["-c", &command]).output().expect("a shell");
+        let moved = String::from_utf8(output.stdout).expect("text");
+        let expected: Vec<_> = ports(&config).into_iter().map(|(job, port)| (job, port + 10_000)).collect();
+        assert!(expected.len() >= 15, "{expected:?}");
+        assert_eq!(ports(&moved), expected);
+        assert_eq!(moved.replace("localhost:191", "localhost:91"), config);
+    }
+}

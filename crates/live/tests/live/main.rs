@@ -3,11 +3,12 @@
 //! with diskio as the example; then all exporters together on a busy machine. What works without
 //! eBPF is in `fallback.rs`, which programs load in `programs.rs`, what is imported elsewhere in `prometheus.rs` and
 //! `textfile.rs`, what installing does in `package.rs`, TLS in `web.rs`, waiting for a module in
-//! `waiting.rs`.
+//! `waiting.rs`, ports in `ports.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
 mod package;
+mod ports;
 mod programs;
 mod prometheus;
 mod textfile;
