@@ -23,12 +23,15 @@
 
 #define DISK_NAME_LEN 32 /* as in linux/blkdev.h, all kernels */
 
-/* enum req_op; these four have had the same numbers since 4.10. */
+/* enum req_op; these have had the same numbers since 4.10. */
 #define OP_MASK 0xff
 #define OP_READ 0
 #define OP_WRITE 1
 #define OP_FLUSH 2
 #define OP_DISCARD 3
+#define OP_SECURE_ERASE 5
+#define OP_WRITE_SAME 7 /* gone in 5.18; later REQ_OP_ZONE_APPEND, a write too */
+#define OP_WRITE_ZEROES 9
 #define OP_FIRST_PASSTHROUGH 32
 
 enum diskio_op {
@@ -130,6 +133,10 @@ struct {
 const struct diskio_rq_stats zero_rq_stats = {};
 const struct diskio_bio_stats zero_bio_stats = {};
 
+/*
+ * As diskstats has it (op_stat_group()): whatever changes data is a write, but for discards. Zone
+ * management moves none, and is other.
+ */
 static __always_inline u32 operation(u32 cmd_flags)
 {
 	u32 op = cmd_flags & OP_MASK;
@@ -140,6 +147,9 @@ static __always_inline u32 operation(u32 cmd_flags)
 	case OP_READ:
 		return DISKIO_READ;
 	case OP_WRITE:
+	case OP_SECURE_ERASE:
+	case OP_WRITE_SAME:
+	case OP_WRITE_ZEROES:
 		return DISKIO_WRITE;
 	case OP_FLUSH:
 		return DISKIO_FLUSH;

@@ -139,8 +139,8 @@ fn describe(disks: &[Disk], source: &str, families: &mut Families) {
 }
 
 const BYTES: &str = "ebpf_disk_io_bytes_total";
-const BYTES_HELP: &str =
-    "Bytes that were read, written or discarded, also by requests that failed in the end.";
+const BYTES_HELP: &str = "Bytes that were read, written or discarded, also by requests that failed in the end. Zeroes that a \
+     disk writes by itself (write-zeroes) and secure erase are written.";
 
 /// What the kernel counts of a disk itself; nothing of one that is not used.
 fn moved(disk: &Disk, bytes: Option<[u64; 3]>, families: &mut Families) {
@@ -164,7 +164,9 @@ fn per_disk(map: &'static str) -> MapSpec {
             Unit::Microseconds,
             "Time from insertion into the I/O scheduler, or from issue where a request is issued directly, to \
              completion. A request that is requeued or completes in parts counts once, a merged one with the \
-             one it was merged into; an empty flush counts as flush only.",
+             one it was merged into; an empty flush counts as flush only. A bio of a stacked device (dm, md) \
+             counts once, however many I/Os the device splits it into and /proc/diskstats counts. Write-zeroes \
+             and secure erase count as write, zone management as other.",
         )
         .counter(BYTES, "bytes", BYTES_HELP)
         .counter("ebpf_disk_io_errors_total", "errors", "I/Os that ended with an error.")

@@ -185,6 +185,30 @@ fn discards_are_an_operation_of_their_own() {
     assert_eq!(disk.discard_sectors, 31 * 128);
 }
 
+/// The kernel counts whatever changes data among the writes, but for discards.
+#[live::test(tool("fallocate"))]
+fn zeroes_that_a_disk_writes_by_itself_are_writes_with_programs_and_without() {
+    let device = block::memory_loop();
+    let without = Exporter::start("diskio", &["--ebpf", "off"]);
+    let exporter = start();
+    let before = without.scrape();
+    let (delta, disk) = measure(&exporter, &device, || {
+        for n in 0..29 {
+            sh(&format!("fallocate --punch-hole -o {} -l 65536 /dev/{}", n * 65536, device.name));
+        }
+    });
+    let name = device.name.as_str();
+    // fallocate(1) asks for a flush at its end, which diskstats counts among the writes too.
+    assert_eq!((disk.writes, disk.write_sectors, disk.discards), (29 + disk.flushes, 29 * 128, 0));
+    let without = Delta(exposition::Delta(before, without.scrape()));
+    assert_eq!(without.bytes(name, "write"), 29.0 * 65536.0);
+    assert_eq!((delta.ios(name, "write"), delta.bytes(name, "write")), (29.0, 29.0 * 65536.0));
+    assert_eq!(delta.ios(name, "flush"), disk.flushes as f64);
+    for operation in ["read", "discard", "other"] {
+        assert_eq!(delta.ios(name, operation), 0.0, "{operation}");
+    }
+}
+
 #[live::test(module("scsi_debug"))]
 fn a_short_transfer_is_completed_in_parts_and_counted_once() {
     let device = block::scsi_debug("ndelay=100000 every_nth=10 opts=0x100");
