@@ -282,6 +282,21 @@ fn device_mapper_is_seen_with_its_name_and_its_delay() {
     assert_eq!(delta.0.1.get("ebpf_disk_device_info", &info), Some(1.0));
 }
 
+/// A bio that is larger than a chunk is one I/O of whoever asked for it, and many of the volume's in
+/// diskstats.
+#[live::test(module("dm-mod"), module("loop"), tool("dmsetup"))]
+fn a_bio_that_a_stripe_splits_is_counted_once_and_all_its_bytes() {
+    let below = [block::memory_loop(), block::memory_loop()];
+    let table = format!("striped 2 8 /dev/{} 0 /dev/{} 0", below[0].name, below[1].name);
+    let device = block::device_mapper("striped-volume", &table);
+    let exporter = start();
+    let (delta, disk) = measure(&exporter, &device, || block::direct_writes(&device, 4, 512 << 10));
+    let name = device.name.as_str();
+    assert_eq!((delta.ios(name, "write"), disk.writes), (4.0, 4 * 128));
+    assert_eq!(delta.bytes(name, "write"), 4.0 * 524_288.0);
+    assert_eq!(disk.write_sectors, 4 * 1024);
+}
+
 #[live::test(module("dm-mod"), tool("dmsetup"))]
 fn errors_of_a_bio_driver_are_counted() {
     let device = block::device_mapper("broken-volume", "error");
