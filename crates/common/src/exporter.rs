@@ -205,11 +205,32 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
         Some((name, None)) => return lifetime::wait_for(name, flags, &spec, doors, signals),
         found => found.and_then(|(_, module)| module),
     };
+    let ended = start_now::<E>(cli, &spec, module.clone(), doors, signals);
+    let waits = !flags.check && flags.once.is_none() && privileges::missing().is_empty();
+    match ended {
+        // Its functions went with it, in the middle of something.
+        Err(error) if waits && module.is_some_and(|module| !module.is_loaded()) => {
+            log::warn!("{error:#}");
+            lifetime::start_over(&spec, false).map(|()| ExitCode::SUCCESS)
+        }
+        ended => ended,
+    }
+}
+
+/// Starts where the module, if there has to be one, is loaded.
+fn start_now<E: Exporter>(
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    module: Option<Module>,
+    doors: Vec<Door>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    let flags = &cli.common;
     if flags.ebpf == Ebpf::Off {
         let reader = E::fallback(&cli.own)?.with_context(|| {
             format!("cannot run without eBPF: nothing else tells what {} shows", spec.name)
         })?;
-        return without_programs(cli, &spec, reader, module, doors, signals);
+        return without_programs(cli, spec, reader, module, doors, signals);
     }
     let mut exporter = E::new(&cli.own)?;
     let mut facts = None;
@@ -218,7 +239,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
         let mut storage = MaybeUninit::uninit();
         let open = open::<E>(&mut storage, flags)?;
         let hooks = probes::hooks(open.open_object());
-        probes::validate(&spec, &hooks)?;
+        probes::validate(spec, &hooks)?;
         let facts: &Facts = match &mut facts {
             Some(facts) => facts,
             none => none.insert(Facts::collect(
@@ -229,16 +250,16 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
             )?),
         };
         if flags.check_programs {
-            return check_programs(&exporter, cli, &spec, &hooks, facts, &refused);
+            return check_programs(&exporter, cli, spec, &hooks, facts, &refused);
         }
-        let plan = Plan::new(&spec, &hooks, facts, &refused);
-        if let Some((probe, why)) = plan.missing(&spec) {
+        let plan = Plan::new(spec, &hooks, facts, &refused);
+        if let Some((probe, why)) = plan.missing(spec) {
             if flags.check {
-                lifetime::print_check(&spec, &plan)?;
+                lifetime::print_check(spec, &plan)?;
             }
             break anyhow!("cannot run: probe {probe} cannot be attached: {}", Obstacles::now().explain(why));
         }
-        match bring_up::<E>(&mut exporter, open, cli, &spec, &plan, &hooks, facts) {
+        match bring_up::<E>(&mut exporter, open, cli, spec, &plan, &hooks, facts) {
             Ok((attached, engine)) => {
                 let own = cli.own.clone();
                 let mut history = engine.history.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,7 +268,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
                 drop(history);
                 let steps = [E::interval(&cli.own), (!spec.ratios.is_empty()).then_some(ratio::STEP)];
                 let step = steps.into_iter().flatten().min();
-                return lifetime::go(flags, &spec, &plan, attached, engine, step, module, doors, signals);
+                return lifetime::go(flags, spec, &plan, attached, engine, step, module, doors, signals);
             }
             Err(Failure::Programs(programs)) => refused.extend(programs),
             Err(Failure::Refused(error)) => break error,
@@ -261,7 +282,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
         && let Some(reader) = E::fallback(&cli.own)?
     {
         log::warn!("{why:#}");
-        return without_programs(cli, &spec, reader, module, doors, signals);
+        return without_programs(cli, spec, reader, module, doors, signals);
     }
     Err(why)
 }

@@ -129,7 +129,10 @@ pub fn wait_for(
 
 /// Executes this program anew: its module came or went. What was given up for good comes back by
 /// that at most to root.
-fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
+///
+/// # Errors
+/// When it was given up for good, or the program cannot be executed.
+pub fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
     let name = spec.module.as_deref().unwrap_or_default();
     log::info!("kernel module {name} came or went: starting over");
     if !gave_up || privileges::restored_by_exec() {
