@@ -49,9 +49,10 @@ fn it_starts_everything_upgrades_in_place_and_leaves_nothing() {
     sh("modprobe zfs; modprobe wireguard");
     SOME.iter().for_each(|name| unit_becomes(&unit(name), "active"));
 
-    // Flags from files, one for all that have none of their own, and the same package once more, as
-    // an upgrade: all start anew.
+    // Settings from files, flags for all that have none of their own and one base of all ports, and the
+    // same package once more, as an upgrade: all start anew.
     sh("echo 'ARGS=--web.telemetry-path=/shared' > /etc/default/ebpf-exporters
+        echo EBPF_EXPORTERS_PORT_BASE=19100 >> /etc/default/ebpf-exporters
         echo 'ARGS=--web.listen-address=127.0.0.1:9201' > /etc/default/ebpf-diskio-exporter");
     let pids = || SOME.iter().map(|name| sh(&format!("systemctl show -P MainPID {}", unit(name)))).collect();
     let old: Vec<String> = pids();
@@ -59,7 +60,8 @@ fn it_starts_everything_upgrades_in_place_and_leaves_nothing() {
     SOME.iter().for_each(|name| unit_becomes(&unit(name), "active"));
     let new: Vec<String> = pids();
     assert!(new.iter().zip(&old).all(|(new, old)| new != old && new != "0"), "{old:?} {new:?}");
-    sh("curl -sf http://127.0.0.1:9201/metrics > /dev/null; curl -sf http://127.0.0.1:9107/shared > /dev/null
+    sh("curl -sf http://127.0.0.1:9201/metrics > /dev/null; curl -sf http://127.0.0.1:19107/shared > /dev/null
+        if curl -s http://127.0.0.1:9107/; then exit 1; fi
         rm /etc/default/ebpf-exporters /etc/default/ebpf-diskio-exporter");
     let limits = sh(&format!("cat /proc/{}/limits", new[0]));
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
