@@ -6,7 +6,8 @@
  * kretprobes. Each is one that no kernel from 5.10 to 7.2 inlines.
  * Cost: --wireguard.detail session runs something for each handshake and each batch of
  * received packets; packet runs five programs for each packet sent and eight for each
- * received, most of them with a hash look-up.
+ * received, most of them with a hash look-up, and one that compares a number for each packet
+ * that the host sends.
  * Not seen: packets of replayed or too old counters by themselves (the check is inlined):
  * they are what was taken from a peer's queue, less what was decrypted badly or accepted.
  */
@@ -46,6 +47,8 @@
 #define EDESTADDRREQ 89
 #define EPROTONOSUPPORT 93
 #define ENOKEY 126
+
+#include "wireguard_sending.bpf.h"
 
 /* --wireguard.detail packet */
 const volatile bool wireguard_each_packet = false;
@@ -379,56 +382,6 @@ static __noinline int on_target(u64 table, u64 skb, u64 peer)
 	return 0;
 }
 ON_EXIT_OF(wg_allowedips_lookup_dst, lookup_target, 2, CALL_LOOKUP_TARGET, on_target)
-
-/* (peer, skb, ds): the message is read before it is gone. */
-static __noinline int on_send(u64 peer, u64 message)
-{
-	const struct sk_buff *skb = (const struct sk_buff *)message;
-	const void *data = BPF_CORE_READ(skb, data);
-	struct wireguard_task *t = task(true);
-	u32 type = 0;
-
-	if (!t)
-		return 0;
-	bpf_probe_read_kernel(&type, sizeof(type), data);
-	t->is_keepalive = type == MESSAGE_DATA && BPF_CORE_READ(skb, len) == KEEPALIVE_BYTES;
-	t->sends = peer;
-	return 0;
-}
-ON_ENTRY_OF_2(wg_socket_send_skb_to_peer, send, on_send)
-
-static __noinline int on_sent(u64 result)
-{
-	struct wireguard_task *t = task(false);
-	struct wireguard_packets *p;
-
-	if (!t || !t->sends) {
-		count_event(EVENT_NO_START);
-		return 0;
-	}
-	p = peer_packets(t->sends);
-	t->sends = 0;
-	if ((int)result < 0) {
-		ADD(p, not_sent, 1);
-		return 0;
-	}
-	ADD(p, sent, 1);
-	if (t->is_keepalive)
-		ADD(p, sent_keepalives, 1);
-	return 0;
-}
-
-SEC("fexit/wireguard:wg_socket_send_skb_to_peer")
-int send_fexit(u64 *ctx)
-{
-	return on_sent(ctx[3]);
-}
-
-SEC("kretprobe/wg_socket_send_skb_to_peer")
-int BPF_KRETPROBE(send_kretprobe, u64 result)
-{
-	return on_sent(result);
-}
 
 /* (queue, skb): a peer's queue of packets that wait for encryption, or are decrypted. */
 static __noinline int on_enqueued(u64 queue, u64 message, u64 done)

@@ -52,6 +52,8 @@ struct wireguard_task {
 	struct task_slot slot;
 	u64 is_keepalive; /* what it sends */
 	u64 sends;	  /* the peer that it sends to; 0: none */
+	u64 depth;	  /* calls below that kprobes saw begin, since that for its message */
+	u64 dropped;	  /* whether the host dropped it below the tunnel */
 	u64 receives;	  /* the device whose datagram it looks at */
 	u64 accepts;	  /* the peer whose packet it has taken last */
 };

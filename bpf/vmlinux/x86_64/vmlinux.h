@@ -309,6 +309,7 @@ struct sock {
 	u32 sk_max_ack_backlog;
 	u16 sk_protocol;
 	struct socket *sk_socket;
+	void *sk_user_data;
 };
 
 struct request_sock {

@@ -37,6 +37,8 @@ pub const PACKET: &[Row] = &[
     ("wg_xmit", &["xmit_fexit", "xmit_kprobe+xmit_kretprobe"], &["traffic.no_peer", "traffic.unsupported"]),
     ("wg_allowedips_lookup_dst", &["lookup_target_fexit", "lookup_target_kprobe+lookup_target_kretprobe"], &["packets.no_endpoint", "packets.overflowed"]),
     ("wg_socket_send_skb_to_peer", &["send_fentry+send_fexit", "send_kprobe+send_kretprobe"], &["packets.sent", "packets.sent_keepalives", "packets.not_sent"]),
+    ("ip_local_out", &["local_out_fexit", "local_out_kprobe+local_out_kretprobe"], &["packets.sent", "packets.sent_keepalives", "packets.not_sent"]),
+    ("ip6_local_out", &["local_out6_fexit", "local_out6_kprobe+local_out6_kretprobe"], &["packets.sent", "packets.sent_keepalives", "packets.not_sent"]),
     ("wg_prev_queue_enqueue", &["enqueue_fexit", "enqueue_kprobe+enqueue_kretprobe"], &["packets.rx_full", "packets.tx_full"]),
 ];
 
@@ -137,7 +139,7 @@ pub fn of_sessions() -> [MapSpec; 2] {
 pub fn of_packets() -> [MapSpec; 2] {
     let (count, count_help) = (
         "ebpf_wireguard_packets_total",
-        "Messages exchanged with a peer, handshakes and keepalives included.",
+        "Messages exchanged with a peer, handshakes and keepalives included; not those that this host dropped below the tunnel.",
     );
     let mut packets = MapSpec::new("packets")
         .bounded()

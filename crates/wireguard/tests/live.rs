@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A tunnel between two namespaces: what is sent, lost and forged, compared with
-//! `wg show` and the interfaces' counters; its unit. What must not be kept: `live/secrets.rs`.
+//! `wg show` and the interfaces' counters; its unit.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+#[path = "live/below_interfaces.rs"]
+mod below_interfaces;
 #[path = "live/secrets.rs"]
 mod secrets;
 
@@ -327,8 +329,7 @@ fn a_peer_that_is_gone_is_tried_until_it_is_given_up() {
         assert_eq!(tunnel.send("left", "10.98.0.2", 300), 300);
         let overflow = [labels[0], labels[1], ("reason", "staged_overflow")];
         assert_eq!(exporter.scrape().count(DROPS, &overflow), 171.0);
-        // What waited is thrown away then. Not by asking the exporter: while maps are read the
-        // kernel runs no kprobe's program on that CPU.
+        // What waited is thrown away then. Not by asking the exporter: see `settle`.
         wait_until("it is given up", Duration::from_secs(180), || statistic("left", "tx_dropped") >= 300.0);
         settle();
     });
@@ -358,8 +359,7 @@ fn loss_roaming_and_a_hundred_peers() {
         wait_until("the new port is known", Duration::from_secs(60), || {
             tunnel.send("left", "10.98.0.2", 5);
             let left = &peers("right")[0];
-            // The right one knows where the left one is from its first message on, but only once
-            // there is a session does a move count as one.
+            // Only once there is a session does a move count as one.
             left.handshake > 0.0 && left.endpoint == format!("10.99.0.1:{port}")
         });
     };
