@@ -27,6 +27,7 @@ enum wireguard_call {
 	CALL_XMIT,
 	CALL_LOOKUP_TARGET,
 	CALL_ENQUEUE,
+	CALL_DESTRUCT,
 };
 
 /* Where arguments wait for the result: only for kretprobes, which are not told them. */

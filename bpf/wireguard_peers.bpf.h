@@ -3,13 +3,10 @@
 #define __WIREGUARD_PEERS_BPF_H
 
 /*
- * Peers and interfaces of WireGuard, and what is counted of each. The module's own types
- * are in no vmlinux.h, so pointers to them are numbers here.
+ * Peers of WireGuard, and what is counted of each. The module's own types are in no vmlinux.h,
+ * so pointers to them are numbers here.
  */
-#include "events.bpf.h"
-#include "hist.bpf.h"
-#include "maps.bpf.h"
-#include "offsets.bpf.h"
+#include "wireguard_interfaces.bpf.h"
 
 MEMBER(wg_peer, device);
 MEMBER(wg_peer, rx_queue);
@@ -23,7 +20,6 @@ MEMBER(wg_peer, timer_handshake_attempts);
 MEMBER(wg_peer, internal_id);
 MEMBER(wg_peer, napi);
 MEMBER(wg_peer, is_dead);
-MEMBER(wg_device, dev);
 MEMBER(noise_handshake, remote_static);
 MEMBER(noise_keypairs, current_keypair);
 MEMBER(noise_keypair, entry);
@@ -37,10 +33,6 @@ MEMBER(packet_cb, keypair);
 #define CONTAINER(pointer, type, member) ((pointer)-OFFSET_OF(type, member))
 
 #define WIREGUARD_KEY_BYTES 32
-#define WIREGUARD_NAME_BYTES 16 /* IFNAMSIZ */
-
-/* What is counted of all that find no room: ids begin at 1. */
-#define WIREGUARD_OTHER 0
 
 /* wg_peer.internal_id: no other peer has it until the module is loaded anew. */
 struct wireguard_id {
@@ -56,9 +48,7 @@ struct wireguard_endpoint {
 
 struct wireguard_peer {
 	u8 public_key[WIREGUARD_KEY_BYTES];
-	char interface[WIREGUARD_NAME_BYTES];
-	u32 netns; /* inode number of the namespace: interfaces in two may have the same index */
-	u32 ifindex;
+	u64 device; /* address of its interface's net_device; 0: it stands for many peers */
 	u64 attempts;
 	u64 completed;
 	u64 no_answer;
@@ -106,73 +96,7 @@ struct {
 	__type(value, struct wireguard_packets);
 } packets SEC(".maps");
 
-struct wireguard_interface {
-	u32 netns;
-	u32 ifindex;
-};
-
-struct wireguard_device {
-	char interface[WIREGUARD_NAME_BYTES];
-	struct hist latency; /* s */
-	u64 bad_mac;
-	u64 cookie_required;
-	u64 rate_limited;
-	u64 bad_initiations;
-	u64 bad_responses;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 256);
-	__type(key, struct wireguard_interface);
-	__type(value, struct wireguard_device);
-} devices SEC(".maps");
-
-/* Fed by probes that run for each packet. */
-struct wireguard_traffic {
-	char interface[WIREGUARD_NAME_BYTES];
-	u64 entered;
-	u64 malformed;
-	u64 no_session;
-	u64 no_peer;
-	u64 unsupported;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 256);
-	__type(key, struct wireguard_interface);
-	__type(value, struct wireguard_traffic);
-} traffic SEC(".maps");
-
-/* Too large for a stack. One program at a time uses it on a CPU: none calls another. */
-const struct wireguard_device zero_device = {};
 const struct wireguard_packets zero_packets = {};
-
-static __always_inline u64 read_pointer(u64 at)
-{
-	u64 pointer = 0;
-
-	bpf_probe_read_kernel(&pointer, sizeof(pointer), (const void *)at);
-	return pointer;
-}
-
-static __always_inline const struct net_device *netdev_of(u64 wg)
-{
-	return (const struct net_device *)read_pointer(wg + OFFSET_OF(wg_device, dev));
-}
-
-static __always_inline void read_interface(struct wireguard_interface *key,
-					   const struct net_device *dev)
-{
-	key->netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
-	key->ifindex = BPF_CORE_READ(dev, ifindex);
-}
-
-static __always_inline void read_name(char name[WIREGUARD_NAME_BYTES], const struct net_device *dev)
-{
-	bpf_core_read_str(name, WIREGUARD_NAME_BYTES, &dev->name);
-}
 
 /* struct endpoint begins with a union of socket addresses, in all kernels. */
 static __always_inline void read_endpoint(struct wireguard_endpoint *to, u64 peer)
@@ -206,19 +130,24 @@ static __always_inline u64 birthdate_of(u64 peer)
 	return birthdate;
 }
 
-/* Whether an entry is one peer's, not that of all which found no room. */
+/* Whether an entry is one peer's, not one that many share. */
 static __always_inline bool is_one(const struct wireguard_peer *stats)
 {
-	return stats->ifindex != 0;
+	return stats->device != 0;
+}
+
+static __always_inline const struct net_device *netdev_of_peer(u64 peer)
+{
+	return netdev_of(read_pointer(peer + OFFSET_OF(wg_peer, device)));
 }
 
 static __noinline struct wireguard_peer *peer_stats(u64 peer)
 {
-	struct wireguard_id key = {}, other = {.id = WIREGUARD_OTHER};
 	struct wireguard_peer fresh = {}, *stats;
-	struct wireguard_interface interface = {};
 	const struct net_device *dev;
+	struct wireguard_id key = {};
 	u8 is_dead = 0;
+	u64 owner;
 
 	READ_MEMBER(key.id, peer, wg_peer, internal_id);
 	if (key.id == WIREGUARD_OTHER) {
@@ -232,63 +161,34 @@ static __noinline struct wireguard_peer *peer_stats(u64 peer)
 	READ_MEMBER(is_dead, peer, wg_peer, is_dead);
 	if (is_dead)
 		return NULL;
-	dev = netdev_of(read_pointer(peer + OFFSET_OF(wg_peer, device)));
-	read_interface(&interface, dev);
-	fresh.netns = interface.netns;
-	fresh.ifindex = interface.ifindex;
-	read_name(fresh.interface, dev);
+	dev = netdev_of_peer(peer);
+	owner = owner_of(dev);
+	if (owner == (u64)dev)
+		owner = key.id;
+	fresh.device = (u64)dev;
 	READ_MEMBER(fresh.public_key, peer + OFFSET_OF(wg_peer, handshake), noise_handshake,
 		    remote_static);
 	read_endpoint(&fresh.endpoint, peer);
-	return map_lookup_or_fold(&peers, &key, &fresh, &other);
+	return stats_of_owner(&peers, owner, &fresh);
 }
 
 static __noinline struct wireguard_packets *peer_packets(u64 peer)
 {
-	struct wireguard_id key = {}, other = {.id = WIREGUARD_OTHER};
 	struct wireguard_packets *stats;
+	struct wireguard_id key = {};
+	struct wireguard_peer *p;
 
 	READ_MEMBER(key.id, peer, wg_peer, internal_id);
 	stats = bpf_map_lookup_elem(&packets, &key);
 	if (stats)
 		return stats;
-	/* It says whose they are; of one that found no room there nobody could say it here. */
-	if (!peer_stats(peer))
+	/* It says whose they are; of one that shares its entry nobody could say it here. */
+	p = peer_stats(peer);
+	if (!p)
 		return NULL;
-	if (bpf_map_lookup_elem(&peers, &key))
-		return map_lookup_or_fold(&packets, &key, &zero_packets, &other);
-	stats = bpf_map_lookup_elem(&packets, &other);
-	count_event(stats ? EVENT_FOLDED : EVENT_MAP_FULL);
-	return stats;
-}
-
-static __noinline struct wireguard_device *device_stats(u64 wg)
-{
-	const struct net_device *dev = netdev_of(wg);
-	struct wireguard_interface key = {}, other = {};
-	struct wireguard_device *stats;
-
-	read_interface(&key, dev);
-	stats = bpf_map_lookup_elem(&devices, &key);
-	if (stats)
-		return stats;
-	stats = map_lookup_or_fold(&devices, &key, &zero_device, &other);
-	if (stats)
-		read_name(stats->interface, dev);
-	return stats;
-}
-
-static __noinline struct wireguard_traffic *traffic_stats(const struct net_device *dev)
-{
-	struct wireguard_interface key = {}, other = {};
-	struct wireguard_traffic fresh = {}, *stats;
-
-	read_interface(&key, dev);
-	stats = bpf_map_lookup_elem(&traffic, &key);
-	if (stats)
-		return stats;
-	read_name(fresh.interface, dev);
-	return map_lookup_or_fold(&traffic, &key, &fresh, &other);
+	if (!is_one(p))
+		key.id = WIREGUARD_OTHER;
+	return stats_of_owner(&packets, key.id, &zero_packets);
 }
 
 /* Adds to a member of what a look-up found, if it found something. */

@@ -97,6 +97,7 @@ enum bpf_map_type {
 
 enum { BPF_ANY = 0 };
 enum { BPF_NOEXIST = 1 };
+enum { BPF_EXIST = 2 };
 enum { BPF_F_NO_PREALLOC = 1 };
 
 struct request {

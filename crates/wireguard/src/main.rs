@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/wireguard.bpf.c`.
 
+mod difference;
+mod entries;
 mod names;
 mod namespaces;
 mod netlink;
@@ -135,15 +137,11 @@ impl Exporter for Wireguard {
     }
 
     fn seed(live: &Live) -> Result<()> {
-        // What is counted of all that find no room.
-        for map in ["peers", "packets", "devices", "traffic"] {
-            live.maps.insert_zero(map, &live.key(map, &[])?)?;
-        }
-        Ok(())
+        entries::seed(live)
     }
 
     fn attached(&mut self, live: &Live) -> Result<()> {
-        view::forget_packets(live)?;
+        entries::forget(live)?;
         Self::seed(live)
     }
 
@@ -170,7 +168,7 @@ impl Exporter for Wireguard {
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
         self.view.show(families);
         for (difference, probes) in tables::DIFFERENCES {
-            if probes.iter().all(|probe| live.has(probe)) {
+            if tables::IDENTITY.iter().chain(*probes).all(|probe| live.has(probe)) {
                 self.view.difference(live, families, difference)?;
             }
         }
@@ -207,7 +205,10 @@ mod tests {
     #[test]
     fn the_table_knows_every_member() {
         let table = Table::parse(TABLE).expect("a table");
-        let program = include_str!("../../../bpf/wireguard_peers.bpf.h");
+        let program = concat!(
+            include_str!("../../../bpf/wireguard_interfaces.bpf.h"),
+            include_str!("../../../bpf/wireguard_peers.bpf.h")
+        );
         let members = program.lines().filter_map(|line| line.strip_prefix("MEMBER(")?.strip_suffix(");"));
         let mut number = 0;
         for member in members {
@@ -233,7 +234,7 @@ mod tests {
                 let entries = [(key, peer.clone())].into();
                 rosters.insert(map.to_owned(), Roster { entries, idle: vec![idle.clone()] });
             }
-            let place = [("netns", 4_026_531_840.into()), ("ifindex", 3.into())];
+            let place = [("address", 0xffff_8880_0000_1000.into())];
             for map in ["devices", "traffic"] {
                 let entries = [(maps.key(map, &place)?, interface.clone())].into();
                 rosters.insert(map.to_owned(), Roster { entries, idle: vec![idle_interface.clone()] });

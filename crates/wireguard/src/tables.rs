@@ -4,12 +4,20 @@
 use common::hist::Unit;
 use common::spec::MapSpec;
 
-use crate::view::Difference;
+use crate::difference::Difference;
 
 /// Function, programs, and what these feed, at each handshake or batch of packets.
 pub type Row = (&'static str, &'static [&'static str], &'static [&'static str]);
+
+/// What is counted of interfaces and of their peers: the numbers of one that moved would be shown
+/// where it was, and those of one that is gone would be its successor's.
+const WHOSE: &[&str] = &["peers", "packets", "devices", "traffic"];
+
 #[rustfmt::skip]
 pub const SESSION: &[Row] = &[
+    ("wg_open", &["opened_fentry", "opened_kprobe"], WHOSE),
+    ("wg_stop", &["stopped_fentry", "stopped_kprobe"], &[]),
+    ("wg_destruct", &["destruct_fentry+destroyed_fentry", "destruct_kprobe+destroyed_kprobe"], WHOSE),
     ("wg_timers_handshake_initiated", &["initiated_fentry", "initiated_kprobe"], &["peers.attempts", "devices.latency"]),
     ("wg_timers_handshake_complete", &["complete_fentry", "complete_kprobe"], &["peers.completed"]),
     ("wg_expired_retransmit_handshake", &["no_answer_fentry", "no_answer_kprobe"], &["peers.no_answer", "peers.gave_up"]),
@@ -49,6 +57,9 @@ const DROPS_HELP: &str =
     "Packets and messages that were lost, by reason; without a label peer those that belong to none.";
 const FAILURES: &str = "ebpf_wireguard_handshake_failure_total";
 const FAILURES_HELP: &str = "Handshakes that failed: no_answer to an initiation in 5 s, gave_up after 20 of them; without a label peer messages that were refused here.";
+
+/// Probes without which it is not known whose numbers are.
+pub const IDENTITY: &[&str] = &["wg_open", "wg_destruct"];
 
 /// A counter that is made of others, and the probes that these need.
 pub const DIFFERENCES: &[(Difference, &[&str])] = &[

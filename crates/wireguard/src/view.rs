@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result};
-use common::decode::until_nul;
+use anyhow::Result;
 use common::engine::Live;
-use common::layout::Field;
 use common::maps::MapSource;
 use common::metric::{Families, Labels, Value};
 use common::render::{OTHER, number};
 use common::roster::{Roster, Rosters};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::difference::{Difference, Shown};
+use crate::entries::{self, Owner, Place, Places, Seen, Waiting};
 use crate::names::{Names, encode};
 use crate::namespaces::{Namespace, Refusal};
 use crate::netlink::{self, Device, Key, Peer};
@@ -51,23 +51,29 @@ pub struct View {
     distrusted: bool,
     /// Of peers by id, boot time in nanoseconds.
     birthdates: Vec<(Labels, u64)>,
-    /// The greatest that was shown of numbers that are made of several.
-    shown: BTreeMap<(Vec<u8>, &'static str), u64>,
+    shown: Shown,
 }
 
-/// An entry of the map `peers`.
-struct Seen {
-    id: Vec<u8>,
-    key: Key,
-    netns: u32,
-    ifindex: u32,
-    interface: String,
-    birthdate: u64,
-    idle: bool,
+/// Where an interface is that the programs know.
+enum Found<'v> {
+    /// Where netlink knows it.
+    At(&'v Namespace, &'v Device),
+    /// In a namespace where nobody can be asked.
+    Unasked(&'v Place),
+    /// Nobody knows until it is opened again: it was moved, or is too new.
+    Waits,
+    /// It is gone.
+    Gone,
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(until_nul(bytes)).into_owned()
+/// What becomes of an entry.
+enum Entry {
+    /// It has these labels.
+    Shown(Labels),
+    /// It is kept, and not shown.
+    Kept,
+    /// It is removed unless somebody knows it soon.
+    Unknown,
 }
 
 fn labels(space: &str, interface: &str) -> Labels {
@@ -136,7 +142,20 @@ impl View {
         self.spaces.iter().find(|(space, _)| space.inode == inode)
     }
 
-    /// Finds out who the entries of all maps are, and removes those of what is gone.
+    /// Where the interface of that address is.
+    fn find<'v>(&'v self, places: &'v Places, device: u64) -> Found<'v> {
+        let Some(place) = places.get(&device) else { return Found::Gone };
+        match self.space(place.netns) {
+            Some((space, devices)) => devices
+                .iter()
+                .find(|device| device.ifindex == place.ifindex)
+                .map_or(Found::Waits, |device| Found::At(space, device)),
+            None if place.is_down => Found::Waits,
+            None => Found::Unasked(place),
+        }
+    }
+
+    /// Finds out who the entries of all maps are, and removes those of peers that are gone.
     ///
     /// # Errors
     /// When maps cannot be read.
@@ -147,13 +166,17 @@ impl View {
             return Ok(());
         }
         let now = Instant::now();
-        let mut peers = seen_peers(live)?;
-        // The newest first: ids only grow.
-        peers.sort_by_key(|seen| std::cmp::Reverse(number(&seen.id)));
-        let places: BTreeSet<(u32, u32)> = peers.iter().map(|seen| (seen.netns, seen.ifindex)).collect();
-        self.recognise_peers(live, peers, now)?;
+        let peers = entries::peers(live)?;
+        // Afterwards: one that counts has a place.
+        let places = entries::places(live)?;
+        let waits = |device: u64| matches!(self.find(&places, device), Found::Waits);
+        let waiting = Waiting {
+            names: places.iter().filter(|(at, _)| waits(**at)).map(|(_, place)| place.name.clone()).collect(),
+            keys: peers.iter().filter(|seen| waits(seen.device)).map(|seen| seen.key).collect(),
+        };
+        self.recognise_peers(live, peers, &places, &waiting, now)?;
         for map in ["devices", "traffic"] {
-            self.recognise_interfaces(live, map, &places, now)?;
+            self.recognise_interfaces(live, map, &places, &waiting, now)?;
         }
         self.strangers.retain(|_, since| now.duration_since(*since) < 6 * GRACE);
         if self.unproven {
@@ -163,32 +186,48 @@ impl View {
         Ok(())
     }
 
-    fn recognise_peers(&mut self, live: &Live, peers: Vec<Seen>, now: Instant) -> Result<()> {
+    fn entry_of_peer(&mut self, seen: &Seen, places: &Places) -> Entry {
+        if let Some(mut labels) = seen.owner.labels() {
+            labels.push("peer", OTHER);
+            return if seen.idle { Entry::Kept } else { Entry::Shown(labels) };
+        }
+        let labels = match self.find(places, seen.device) {
+            Found::At(space, device) if device.peers.iter().any(|peer| peer.key == seen.key) => {
+                self.of_peer(&space.name, &device.name, &seen.key)
+            }
+            Found::At(..) | Found::Gone => return Entry::Unknown,
+            Found::Waits => return Entry::Kept,
+            Found::Unasked(place) => {
+                return Entry::Shown(self.of_peer(&place.netns.to_string(), &place.name, &seen.key));
+            }
+        };
+        self.unproven = false;
+        Entry::Shown(labels)
+    }
+
+    fn recognise_peers(
+        &mut self,
+        live: &Live,
+        peers: Vec<Seen>,
+        places: &Places,
+        waiting: &Waiting,
+        now: Instant,
+    ) -> Result<()> {
         let (mut roster, mut known, mut ids) = (Roster::default(), BTreeSet::new(), BTreeSet::new());
         let mut folded = false;
         for seen in peers {
-            let other = number(&seen.id) == 0;
-            folded |= other && !seen.idle;
-            let labels = match self.space(seen.netns) {
-                _ if other && seen.idle => continue,
-                _ if other => Labels::of(&[("interface", OTHER), ("peer", OTHER)]),
-                // Nobody can be asked there.
-                None => self.of_peer(&seen.netns.to_string(), &seen.interface, &seen.key),
-                Some((space, devices)) => {
-                    let device = devices.iter().find(|device| device.ifindex == seen.ifindex);
-                    let peer = device.and_then(|device| {
-                        device.peers.iter().find(|peer| peer.key == seen.key).map(|_| device)
-                    });
-                    let Some(device) = peer else {
-                        self.stranger(live, &["peers", "packets"], seen.id, now)?;
-                        continue;
-                    };
-                    self.of_peer(&space.name, &device.name, &seen.key)
+            folded |= seen.owner == Owner::Other && !seen.idle;
+            let labels = match self.entry_of_peer(&seen, places) {
+                Entry::Shown(labels) => labels,
+                Entry::Kept => {
+                    ids.insert(seen.id);
+                    continue;
+                }
+                Entry::Unknown => {
+                    self.stranger(live, &["peers", "packets"], seen.id, now)?;
+                    continue;
                 }
             };
-            if !other && self.space(seen.netns).is_some() {
-                self.unproven = false;
-            }
             // One that was removed and added again is another.
             if !known.insert(labels.as_str().to_owned()) {
                 live.maps.delete("peers", &seen.id)?;
@@ -205,13 +244,14 @@ impl View {
         let mut packets = Roster { entries: roster.entries.clone(), idle: Vec::new() };
         let (mut counted, mut packets_folded) = (BTreeSet::new(), false);
         live.maps.for_each("packets", &mut |id, value| {
-            packets_folded |= number(id) == 0 && value.iter().any(|byte| *byte != 0);
+            packets_folded |= Owner::of(id) == Owner::Other && value.iter().any(|byte| *byte != 0);
             counted.insert(id.to_owned());
         })?;
         packets.entries.retain(|id, _| counted.contains(id));
-        let uncounted = roster.entries.iter().filter(|(id, _)| !counted.contains(*id) && number(id) != 0);
+        let uncounted =
+            roster.entries.iter().filter(|(id, _)| !counted.contains(*id) && !Owner::of(id).is_shared());
         packets.idle.extend(uncounted.map(|(_, labels)| labels.clone()));
-        for (space, device, peer) in self.peers() {
+        for (space, device, peer) in self.peers().filter(|(_, _, peer)| !waiting.keys.contains(&peer.key)) {
             let labels = self.of_peer(&space.name, &device.name, &peer.key);
             if !known.contains(labels.as_str()) {
                 roster.idle.push(labels.clone());
@@ -225,57 +265,49 @@ impl View {
         if folded || packets_folded {
             packets.idle.clear();
         }
-        self.shown.retain(|(id, _), _| ids.contains(id));
+        self.shown.retain(&ids);
         self.rosters.insert("peers".to_owned(), roster);
         self.rosters.insert("packets".to_owned(), packets);
         Ok(())
     }
 
-    /// `places` are those of which there are peers.
     fn recognise_interfaces(
         &mut self,
         live: &Live,
         map: &'static str,
-        places: &BTreeSet<(u32, u32)>,
+        places: &Places,
+        waiting: &Waiting,
         now: Instant,
     ) -> Result<()> {
-        let layout = live.layouts.get(map).context("no map of interfaces")?;
-        let (netns, ifindex) = (layout.key.field("netns")?, layout.key.field("ifindex")?);
-        let name = layout.value.field("interface")?;
         let mut entries = Vec::new();
         live.maps.for_each(map, &mut |key, value| {
-            let idle = value.iter().all(|byte| *byte == 0);
-            entries.push((key.to_owned(), text(name.bytes(value)), idle));
+            entries.push((key.to_owned(), value.iter().all(|byte| *byte == 0)));
         })?;
         let (mut roster, mut known) = (Roster::default(), BTreeSet::new());
         let mut folded = false;
-        for (key, name, idle) in entries {
-            let place = (number(netns.bytes(&key)) as u32, number(ifindex.bytes(&key)) as u32);
-            folded |= place == (0, 0) && !idle;
-            let found = match self.space(place.0) {
-                None if place == (0, 0) && idle => continue,
-                None if place == (0, 0) => labels("", OTHER),
-                None if places.contains(&place) => labels(&place.0.to_string(), &name),
-                // A namespace that is gone, or one where nobody can be asked.
-                None => {
+        for (key, idle) in entries {
+            let owner = Owner::of(&key);
+            folded |= owner == Owner::Other && !idle;
+            let found = match (owner.labels(), self.find(places, number(&key))) {
+                (Some(_), _) if idle => continue,
+                (Some(labels), _) => labels,
+                (None, Found::At(space, device)) => {
+                    known.insert((space.inode, device.ifindex));
+                    labels(&space.name, &device.name)
+                }
+                (None, Found::Unasked(place)) => labels(&place.netns.to_string(), &place.name),
+                (None, Found::Waits) => continue,
+                (None, Found::Gone) => {
                     self.stranger(live, &[map], key, now)?;
                     continue;
                 }
-                Some((space, devices)) => {
-                    let Some(device) = devices.iter().find(|device| device.ifindex == place.1) else {
-                        self.stranger(live, &[map], key, now)?;
-                        continue;
-                    };
-                    labels(&space.name, &device.name)
-                }
             };
-            known.insert(place);
             roster.entries.insert(key, found);
         }
         for (space, devices) in &self.spaces {
-            for device in devices.iter().filter(|device| !known.contains(&(space.inode, device.ifindex))) {
-                roster.idle.push(labels(&space.name, &device.name));
-            }
+            let idle = devices.iter().filter(|device| !known.contains(&(space.inode, device.ifindex)));
+            let idle = idle.filter(|device| !waiting.may_be(device));
+            roster.idle.extend(idle.map(|device| labels(&space.name, &device.name)));
         }
         if folded {
             roster.idle.clear();
@@ -367,86 +399,14 @@ impl View {
         }
     }
 
-    /// Adds a number that is what one counter is more than others, which are counted a moment
-    /// apart: so it may seem to sink, and is not shown to.
+    /// Adds a counter that is made of several.
     ///
     /// # Errors
     /// When there is no such member, or the map cannot be read.
     pub fn difference(&mut self, live: &Live, families: &mut Families, what: &Difference) -> Result<()> {
         let Some(roster) = self.rosters.get("packets") else { return Ok(()) };
-        let layout = live.layouts.get("packets").context("no map of packets")?;
-        let whole = layout.value.field(what.whole)?;
-        let parts: Vec<Field> =
-            what.parts.iter().map(|part| layout.value.field(part)).collect::<Result<_>>()?;
-        let mut values = BTreeMap::new();
-        live.maps.for_each("packets", &mut |id, value| {
-            let parts = parts.iter().map(|part| number(part.bytes(value)));
-            let rest = parts.fold(number(whole.bytes(value)), u64::saturating_sub);
-            values.insert(id.to_owned(), rest);
-        })?;
-        let entries = roster.entries.iter().map(|(id, labels)| (Some(id), labels));
-        for (id, labels) in entries.chain(roster.idle.iter().map(|labels| (None, labels))) {
-            let mut labels = labels.clone();
-            what.labels.iter().for_each(|(name, value)| labels.push(name, value));
-            let mut value = 0;
-            if let Some(id) = id {
-                let shown = self.shown.entry((id.clone(), what.whole)).or_default();
-                *shown = (*shown).max(values.get(id).copied().unwrap_or_default());
-                value = *shown;
-            }
-            families.counter(what.name, what.help, labels, Value::Integer(value));
-        }
-        Ok(())
+        self.shown.add(live, roster, families, what)
     }
-}
-
-/// A counter that is made of several: `whole` less `parts`.
-#[derive(Debug)]
-pub struct Difference {
-    /// Full name.
-    pub name: &'static str,
-    /// One sentence.
-    pub help: &'static str,
-    /// Labels beside those of the peer.
-    pub labels: &'static [(&'static str, &'static str)],
-    /// Member of the map `packets`.
-    pub whole: &'static str,
-    /// Members that are taken away.
-    pub parts: &'static [&'static str],
-}
-
-/// Removes what was counted of packets so far. Programs are attached one after another, and what
-/// some count is taken from what others do: that begins once all of them count.
-///
-/// # Errors
-/// When the map cannot be read or written.
-pub fn forget_packets(live: &Live) -> Result<()> {
-    let mut counted = Vec::new();
-    live.maps.for_each("packets", &mut |id, _| counted.push(id.to_owned()))?;
-    for id in counted {
-        live.maps.delete("packets", &id)?;
-    }
-    Ok(())
-}
-
-fn seen_peers(live: &Live) -> Result<Vec<Seen>> {
-    let layout = live.layouts.get("peers").context("no map of peers")?;
-    let field = |member| layout.value.field(member);
-    let (key, interface) = (field("public_key")?, field("interface")?);
-    let (netns, ifindex, birthdate) = (field("netns")?, field("ifindex")?, field("birthdate")?);
-    let mut all = Vec::new();
-    live.maps.for_each("peers", &mut |id, value| {
-        all.push(Seen {
-            id: id.to_owned(),
-            key: key.bytes(value).try_into().unwrap_or_default(),
-            netns: number(netns.bytes(value)) as u32,
-            ifindex: number(ifindex.bytes(value)) as u32,
-            interface: text(interface.bytes(value)),
-            birthdate: number(birthdate.bytes(value)),
-            idle: value.iter().all(|byte| *byte == 0),
-        });
-    })?;
-    Ok(all)
 }
 
 #[cfg(test)]
@@ -478,6 +438,23 @@ pub mod tests {
             view.birthdates = sessions.map(|labels| (labels, u64::MAX)).to_vec();
         }
         view
+    }
+
+    #[test]
+    fn what_moved_waits_until_it_is_opened() {
+        let view = example(false);
+        let found = |netns, ifindex, is_down| {
+            let places = [(7, Place { netns, ifindex, is_down, ..Place::default() })].into();
+            match view.find(&places, 7) {
+                Found::At(space, device) => format!("{} {}", space.name, device.name),
+                Found::Unasked(place) => place.netns.to_string(),
+                Found::Waits => "waits".to_owned(),
+                Found::Gone => "gone".to_owned(),
+            }
+        };
+        assert_eq!([found(2, 3, false), found(2, 3, true)], ["blue wg1", "blue wg1"]);
+        assert_eq!([found(2, 4, false), found(9, 3, true), found(9, 3, false)], ["waits", "waits", "9"]);
+        assert!(matches!(view.find(&Places::new(), 7), Found::Gone));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 #[path = "live/below_interfaces.rs"]
 mod below_interfaces;
+#[path = "live/interfaces.rs"]
+mod interfaces;
 #[path = "live/secrets.rs"]
 mod secrets;
 

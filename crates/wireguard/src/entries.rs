@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the programs noted of peers and interfaces.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use common::decode::until_nul;
+use common::engine::Live;
+use common::maps::MapSource;
+use common::metric::Labels;
+use common::render::{OTHER, number};
+
+use crate::netlink::{Device, Key};
+
+/// Maps of what is counted: each has an entry that many share.
+pub const COUNTED: [&str; 4] = ["peers", "packets", "devices", "traffic"];
+
+/// Of whom an entry is. The programs know a peer by a number and an interface by an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// Of all that found no room: `WIREGUARD_OTHER`.
+    Other,
+    /// Of one.
+    One(u64),
+}
+
+impl Owner {
+    /// From the bytes of a key.
+    pub fn of(key: &[u8]) -> Self {
+        match number(key) {
+            0 => Self::Other,
+            one => Self::One(one),
+        }
+    }
+
+    /// Whether many share it.
+    pub fn is_shared(self) -> bool {
+        !matches!(self, Self::One(_))
+    }
+
+    /// The labels of an entry that many share, those of an interface.
+    pub fn labels(self) -> Option<Labels> {
+        match self {
+            Self::Other => Some(Labels::of(&[("interface", OTHER)])),
+            Self::One(_) => None,
+        }
+    }
+}
+
+/// Where an interface was when it was opened last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Inode number of its namespace.
+    pub netns: u32,
+    /// Index there.
+    pub ifindex: u32,
+    /// Name there.
+    pub name: String,
+    /// Whether it was taken down, as a move does.
+    pub is_down: bool,
+}
+
+/// Places by address of the interface.
+pub type Places = BTreeMap<u64, Place>;
+
+/// An entry of the map `peers`.
+#[derive(Debug)]
+pub struct Seen {
+    /// Key of the entry.
+    pub id: Vec<u8>,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Public key.
+    pub key: Key,
+    /// Address of the interface.
+    pub device: u64,
+    /// When the key in use was made, boot time in nanoseconds; 0 for none.
+    pub birthdate: u64,
+    /// Whether nothing was counted.
+    pub idle: bool,
+}
+
+/// Interfaces and peers of which there are entries that wait: whether they are those that netlink
+/// knows under other labels is not known either.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// Names of the interfaces.
+    pub names: BTreeSet<String>,
+    /// Public keys of the peers.
+    pub keys: BTreeSet<Key>,
+}
+
+impl Waiting {
+    /// Whether an interface may be one that waits.
+    pub fn may_be(&self, device: &Device) -> bool {
+        self.names.contains(&device.name) || device.peers.iter().any(|peer| self.keys.contains(&peer.key))
+    }
+}
+
+/// Makes the entries that many share.
+///
+/// # Errors
+/// When a map does not take them.
+pub fn seed(live: &Live) -> Result<()> {
+    for map in COUNTED {
+        live.maps.insert_zero(map, &0u64.to_ne_bytes())?;
+    }
+    Ok(())
+}
+
+/// Removes what was counted so far of packets. Programs are attached one after another, and what
+/// some count is taken from what others do: that begins once all of them count.
+///
+/// # Errors
+/// When the map cannot be read or written.
+pub fn forget(live: &Live) -> Result<()> {
+    let mut keys = Vec::new();
+    live.maps.for_each("packets", &mut |key, _| keys.push(key.to_owned()))?;
+    for key in keys {
+        live.maps.delete("packets", &key)?;
+    }
+    Ok(())
+}
+
+/// Where interfaces are.
+///
+/// # Errors
+/// When the map cannot be read.
+pub fn places(live: &Live) -> Result<Places> {
+    let layout = live.layouts.get("places").context("no map of places")?;
+    let field = |member| layout.value.field(member);
+    let (netns, ifindex) = (field("netns")?, field("ifindex")?);
+    let (name, is_down) = (field("interface")?, field("is_down")?);
+    let mut places = Places::new();
+    live.maps.for_each("places", &mut |key, value| {
+        let name = String::from_utf8_lossy(until_nul(name.bytes(value))).into_owned();
+        let [netns, ifindex] = [netns, ifindex].map(|field| number(field.bytes(value)) as u32);
+        let is_down = number(is_down.bytes(value)) != 0;
+        places.insert(number(key), Place { netns, ifindex, name, is_down });
+    })?;
+    Ok(places)
+}
+
+/// Peers of which something was counted, the newest first: numbers only grow.
+///
+/// # Errors
+/// When the map cannot be read.
+pub fn peers(live: &Live) -> Result<Vec<Seen>> {
+    let layout = live.layouts.get("peers").context("no map of peers")?;
+    let field = |member| layout.value.field(member);
+    let (key, device, birthdate) = (field("public_key")?, field("device")?, field("birthdate")?);
+    let mut all = Vec::new();
+    live.maps.for_each("peers", &mut |id, value| {
+        all.push(Seen {
+            id: id.to_owned(),
+            owner: Owner::of(id),
+            key: key.bytes(value).try_into().unwrap_or_default(),
+            device: number(device.bytes(value)),
+            birthdate: number(birthdate.bytes(value)),
+            idle: value.iter().all(|byte| *byte == 0),
+        });
+    })?;
+    all.sort_by_key(|seen| std::cmp::Reverse(seen.owner));
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_many_share_has_labels_of_its_own() {
+        let labels = |key: u64| Owner::of(&key.to_ne_bytes()).labels();
+        assert_eq!(labels(0).expect("shared").as_str(), "interface=\"other\"");
+        assert_eq!(labels(7), None);
+        assert!(Owner::of(&7u64.to_ne_bytes()) == Owner::One(7));
+    }
+}

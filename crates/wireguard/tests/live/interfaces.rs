@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Interfaces that come, go and move: whose numbers are whose.
+
+use std::net::UdpSocket;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use live::exposition::Exposition;
+use live::net::inside;
+use live::work::Running;
+use live::{sh, wait_until};
+
+use super::{ATTEMPTS, DROPS, start};
+
+/// A namespace that no folder has, for as long as this lives.
+struct Unnamed(Running);
+
+impl Unnamed {
+    /// `options` of unshare(1), beside that for the network.
+    fn new(options: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        command.arg("--net").args(options).args(["sleep", "infinity"]).stdout(Stdio::null());
+        let unnamed = Self(Running::start(&mut command));
+        wait_until("it is in there", Duration::from_secs(30), || {
+            sh(&format!("cat /proc/{}/comm", unnamed.0.0.id())) == "sleep"
+        });
+        unnamed.run("ip link set lo up");
+        unnamed
+    }
+
+    fn file(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.0.id())
+    }
+
+    fn inode(&self) -> String {
+        sh(&format!("stat -Lc %i {}", self.file()))
+    }
+
+    fn run(&self, line: &str) -> String {
+        sh(&format!("nsenter --net={} sh -ec '{line}'", self.file()))
+    }
+
+    /// An interface of so many peers who are tried as soon as it is up, and do not answer.
+    fn tries(&self, peers: u32) {
+        self.run(&format!(
+            "ip link add wg0 type wireguard; umask 077; wg genkey > /run/unnamed.key
+            wg set wg0 private-key /run/unnamed.key; rm /run/unnamed.key
+            for n in $(seq {peers}); do
+                wg set wg0 peer $(wg genkey | wg pubkey) endpoint 127.0.0.1:$((40000 + n)) persistent-keepalive 1
+            done
+            ip link set wg0 up"
+        ));
+    }
+}
+
+/// What was tried of peers with these labels.
+fn attempts(text: &Exposition, labels: &[(&str, &str)]) -> Option<f64> {
+    text.get(ATTEMPTS, labels)
+}
+
+#[live::test(kprobes, module("wireguard"), tool("wg"))]
+fn a_namespace_with_anothers_inode_begins_anew() {
+    let exporter = start("packet");
+    let make = |name: &str| {
+        sh(&format!(
+            "ip netns add {name}; ip -n {name} link add wg0 type wireguard
+            ip -n {name} addr add 10.50.0.1/24 dev wg0; ip -n {name} link set wg0 up"
+        ));
+        sh(&format!("stat -Lc %i /run/netns/{name}; ip -n {name} -o link show wg0 | cut -d: -f1"))
+    };
+    // To nobody's address.
+    let lose = |name: &str, count: usize| {
+        inside(name, || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            (0..count).for_each(|_| assert!(socket.send_to(&[1], "10.50.0.77:9").is_err()));
+        });
+    };
+    let lost = |text: &Exposition, name: &str| {
+        text.count(DROPS, &[("netns", name), ("interface", "wg0"), ("reason", "no_peer")])
+    };
+    let place = make("vpn1");
+    lose("vpn1", 9);
+    assert_eq!(lost(&exporter.scrape(), "vpn1"), 9.0);
+    sh("ip netns del vpn1");
+    // Its inode is free once the kernel has taken it down.
+    wait_until("the inode is given again", Duration::from_secs(120), || {
+        let same = make("vpn2") == place;
+        if !same {
+            sh("ip netns del vpn2");
+        }
+        same
+    });
+    let text = exporter.scrape();
+    assert_eq!((lost(&text, "vpn1"), lost(&text, "vpn2")), (0.0, 0.0), "{text:?}");
+    lose("vpn2", 4);
+    let text = exporter.scrape();
+    sh("ip netns del vpn2");
+    assert_eq!((lost(&text, "vpn1"), lost(&text, "vpn2")), (0.0, 4.0), "{text:?}");
+}
+
+#[live::test(kprobes, module("wireguard"), tool("wg"))]
+fn a_moved_interface_is_shown_where_it_is() {
+    let exporter = start("packet");
+    let unnamed = Unnamed::new(&[]);
+    let inode = unnamed.inode();
+    let (old, new) = ([("netns", inode.as_str())], [("netns", "moved")]);
+    unnamed.tries(1);
+    let mut before = 0.0;
+    wait_until("it is tried", Duration::from_secs(60), || {
+        before = attempts(&exporter.scrape(), &old).unwrap_or(0.0);
+        before >= 1.0
+    });
+    sh("ip netns add moved; ip -n moved link set lo up");
+    unnamed.run("ip link set wg0 netns moved");
+    // Until it is up again nothing knows which of the interfaces there it is.
+    let text = exporter.scrape();
+    let shown = (attempts(&text, &old), attempts(&text, &new));
+    let sent = |text: &Exposition, labels| text.get("ebpf_wireguard_packets_total", labels);
+    let packets = (sent(&text, &old), sent(&text, &new));
+    // What is left there for longer than what nobody knows.
+    std::thread::park_timeout(Duration::from_secs(12));
+    exporter.scrape();
+    sh("ip -n moved link set wg0 up");
+    let mut text = exporter.scrape();
+    wait_until("it is tried there", Duration::from_secs(60), || {
+        text = exporter.scrape();
+        attempts(&text, &new) > Some(before)
+    });
+    let latency = text.get("ebpf_wireguard_handshake_latency_seconds_count", &new);
+    let under_the_old_name = text.series().filter(|(_, labels)| labels.contains(&old[0])).count();
+    sh("ip netns del moved");
+    assert_eq!((shown, packets), ((None, None), (None, None)), "between two places");
+    assert_eq!(under_the_old_name, 0, "{text:?}");
+    assert_eq!(latency, Some(0.0));
+}
