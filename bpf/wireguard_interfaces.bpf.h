@@ -20,8 +20,12 @@ MEMBER(wg_device, dev);
 
 #define WIREGUARD_NAME_BYTES 16 /* IFNAMSIZ */
 
-/* What is counted of all that find no room: no interface has this address, no peer this number. */
+/*
+ * What is counted of all that find no room, and of all in namespaces of other users that nobody
+ * asked for: no interface has such an address, no peer such a number.
+ */
 #define WIREGUARD_OTHER 0ULL
+#define WIREGUARD_FOREIGN (~0ULL)
 
 struct wireguard_interface {
 	u64 address; /* of its net_device */
@@ -42,6 +46,17 @@ struct {
 	__type(key, struct wireguard_interface);
 	__type(value, struct wireguard_place);
 } places SEC(".maps");
+
+/*
+ * Inode numbers of namespaces that have a name: userland fills it. Only those of other users are
+ * looked up: who may make a namespace of his own has no say in how full the maps are.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, u64);
+} asked SEC(".maps");
 
 struct wireguard_device {
 	struct hist latency; /* s */
@@ -111,10 +126,26 @@ static __noinline bool has_place(const struct net_device *dev)
 	return map_lookup_or_init(&places, &key, &fresh) != NULL;
 }
 
+/* Whether an interface is in a namespace of another user that nobody asked for. */
+static __noinline bool is_foreign(const struct net_device *dev)
+{
+	const struct net *net = BPF_CORE_READ(dev, nd_net.net);
+	u32 inode;
+
+	if (!BPF_CORE_READ(net, user_ns, level))
+		return false;
+	inode = BPF_CORE_READ(net, ns.inum);
+	return !bpf_map_lookup_elem(&asked, &inode);
+}
+
 /* Under which address something is counted that has no entry yet. */
 static __always_inline u64 owner_of(const struct net_device *dev)
 {
-	return dev && has_place(dev) ? (u64)dev : WIREGUARD_OTHER;
+	if (!dev)
+		return WIREGUARD_OTHER;
+	if (is_foreign(dev))
+		return WIREGUARD_FOREIGN;
+	return has_place(dev) ? (u64)dev : WIREGUARD_OTHER;
 }
 
 /* The entry of an owner that has none yet, or the one that it shares, which userland has made. */
@@ -123,10 +154,13 @@ static __always_inline void *stats_of_owner(void *map, u64 owner, const void *ze
 	u64 other = WIREGUARD_OTHER;
 	void *stats;
 
-	if (owner != WIREGUARD_OTHER)
+	if (owner != WIREGUARD_OTHER && owner != WIREGUARD_FOREIGN)
 		return map_lookup_or_fold(map, &owner, zero, &other);
 	stats = bpf_map_lookup_elem(map, &owner);
-	count_event(stats ? EVENT_FOLDED : EVENT_MAP_FULL);
+	if (!stats)
+		count_event(EVENT_MAP_FULL);
+	else if (owner == WIREGUARD_OTHER)
+		count_event(EVENT_FOLDED);
 	return stats;
 }
 

@@ -150,7 +150,7 @@ static __noinline struct wireguard_peer *peer_stats(u64 peer)
 	u64 owner;
 
 	READ_MEMBER(key.id, peer, wg_peer, internal_id);
-	if (key.id == WIREGUARD_OTHER) {
+	if (key.id == WIREGUARD_OTHER || key.id == WIREGUARD_FOREIGN) {
 		count_event(EVENT_IMPLAUSIBLE);
 		return NULL;
 	}
@@ -187,7 +187,7 @@ static __noinline struct wireguard_packets *peer_packets(u64 peer)
 	if (!p)
 		return NULL;
 	if (!is_one(p))
-		key.id = WIREGUARD_OTHER;
+		key.id = is_foreign(netdev_of_peer(peer)) ? WIREGUARD_FOREIGN : WIREGUARD_OTHER;
 	return stats_of_owner(&packets, key.id, &zero_packets);
 }
 

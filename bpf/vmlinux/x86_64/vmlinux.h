@@ -58,6 +58,7 @@ struct socket;
 struct task_io_accounting;
 struct task_struct;
 struct thread_info;
+struct user_namespace;
 struct vm_area_struct;
 
 enum bpf_map_type {
@@ -333,6 +334,11 @@ struct ns_common {
 
 struct net {
 	struct ns_common ns;
+	struct user_namespace *user_ns;
+};
+
+struct user_namespace {
+	s32 level;
 };
 
 struct net_device {

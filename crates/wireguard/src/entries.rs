@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the programs noted of peers and interfaces.
+//! What the programs noted of peers and interfaces, and what they are told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use common::render::{OTHER, number};
 
 use crate::netlink::{Device, Key};
 
-/// Maps of what is counted: each has an entry that many share.
+/// Maps of what is counted: each has two entries that many share.
 pub const COUNTED: [&str; 4] = ["peers", "packets", "devices", "traffic"];
 
 /// Of whom an entry is. The programs know a peer by a number and an interface by an address.
@@ -20,6 +20,8 @@ pub const COUNTED: [&str; 4] = ["peers", "packets", "devices", "traffic"];
 pub enum Owner {
     /// Of all that found no room: `WIREGUARD_OTHER`.
     Other,
+    /// Of all in namespaces of other users that nobody asked for: `WIREGUARD_FOREIGN`.
+    Foreign,
     /// Of one.
     One(u64),
 }
@@ -29,6 +31,7 @@ impl Owner {
     pub fn of(key: &[u8]) -> Self {
         match number(key) {
             0 => Self::Other,
+            u64::MAX => Self::Foreign,
             one => Self::One(one),
         }
     }
@@ -42,6 +45,7 @@ impl Owner {
     pub fn labels(self) -> Option<Labels> {
         match self {
             Self::Other => Some(Labels::of(&[("interface", OTHER)])),
+            Self::Foreign => Some(Labels::of(&[("interface", OTHER), ("netns", OTHER)])),
             Self::One(_) => None,
         }
     }
@@ -103,23 +107,57 @@ impl Waiting {
 /// When a map does not take them.
 pub fn seed(live: &Live) -> Result<()> {
     for map in COUNTED {
-        live.maps.insert_zero(map, &0u64.to_ne_bytes())?;
+        for key in [0, u64::MAX] {
+            live.maps.insert_zero(map, &key.to_ne_bytes())?;
+        }
     }
     Ok(())
 }
 
-/// Removes what was counted so far of packets. Programs are attached one after another, and what
-/// some count is taken from what others do: that begins once all of them count.
+/// Removes what was counted so far of packets, and under what many share. Programs are attached
+/// one after another, and what some count is taken from what others do: that begins once all of
+/// them count. Nor were they told before which namespaces somebody asked for.
 ///
 /// # Errors
 /// When the map cannot be read or written.
 pub fn forget(live: &Live) -> Result<()> {
-    let mut keys = Vec::new();
-    live.maps.for_each("packets", &mut |key, _| keys.push(key.to_owned()))?;
-    for key in keys {
-        live.maps.delete("packets", &key)?;
+    for map in COUNTED {
+        let mut keys = Vec::new();
+        live.maps.for_each(map, &mut |key, _| {
+            if map == "packets" || Owner::of(key) == Owner::Foreign {
+                keys.push(key.to_owned());
+            }
+        })?;
+        for key in keys {
+            live.maps.delete(map, &key)?;
+        }
     }
     Ok(())
+}
+
+/// Tells the programs which namespaces have an entry for each of their peers whoever they belong
+/// to. Returns whether there was room.
+///
+/// # Errors
+/// When the map cannot be read or written.
+pub fn ask_for(live: &Live, namespaces: &BTreeSet<u32>) -> Result<bool> {
+    let (mut known, mut gone) = (BTreeSet::new(), Vec::new());
+    live.maps.for_each("asked", &mut |key, _| {
+        let inode = number(key) as u32;
+        if namespaces.contains(&inode) {
+            known.insert(inode);
+        } else {
+            gone.push(key.to_owned());
+        }
+    })?;
+    for key in gone {
+        live.maps.delete("asked", &key)?;
+    }
+    let mut room = true;
+    for inode in namespaces.difference(&known) {
+        room &= live.maps.insert_zero("asked", &inode.to_ne_bytes())?;
+    }
+    Ok(room)
 }
 
 /// Where interfaces are.
@@ -172,6 +210,7 @@ mod tests {
     fn what_many_share_has_labels_of_its_own() {
         let labels = |key: u64| Owner::of(&key.to_ne_bytes()).labels();
         assert_eq!(labels(0).expect("shared").as_str(), "interface=\"other\"");
+        assert_eq!(labels(u64::MAX).expect("shared").as_str(), "interface=\"other\",netns=\"other\"");
         assert_eq!(labels(7), None);
         assert!(Owner::of(&7u64.to_ne_bytes()) == Owner::One(7));
     }

@@ -141,6 +141,7 @@ impl Exporter for Wireguard {
     }
 
     fn attached(&mut self, live: &Live) -> Result<()> {
+        self.view.tell(live)?;
         entries::forget(live)?;
         Self::seed(live)
     }

@@ -46,6 +46,9 @@ pub struct View {
     closed: BTreeSet<String>,
     /// How many of them there are now.
     left_out: usize,
+    /// Inode numbers of all that were found, and whether it was complained that they are too many.
+    found: BTreeSet<u32>,
+    too_many: bool,
     /// Entries that nobody knows, and since when.
     strangers: BTreeMap<(&'static str, Vec<u8>), Instant>,
     distrusted: bool,
@@ -111,6 +114,7 @@ impl View {
         let (spaces, refusals) =
             if self.everywhere { Namespace::all()? } else { (vec![Namespace::own()?], Vec::new()) };
         self.left_out = refusals.len();
+        self.found = spaces.iter().map(|space| space.inode).collect();
         for Refusal { folder, error } in refusals {
             if self.closed.insert(folder.to_owned()) {
                 log::warn!(
@@ -155,6 +159,21 @@ impl View {
         }
     }
 
+    /// Tells the programs which namespaces were found.
+    ///
+    /// # Errors
+    /// When the map cannot be read or written.
+    pub fn tell(&mut self, live: &Live) -> Result<()> {
+        if !entries::ask_for(live, &self.found)? && !self.too_many {
+            self.too_many = true;
+            log::warn!(
+                "there are more namespaces with names than the programs can be told: peers in some that \
+                 belong to other users share a series"
+            );
+        }
+        Ok(())
+    }
+
     /// Finds out who the entries of all maps are, and removes those of peers that are gone.
     ///
     /// # Errors
@@ -165,6 +184,7 @@ impl View {
         if !live.has_probes() || self.distrusted {
             return Ok(());
         }
+        self.tell(live)?;
         let now = Instant::now();
         let peers = entries::peers(live)?;
         // Afterwards: one that counts has a place.

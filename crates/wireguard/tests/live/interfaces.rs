@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Interfaces that come, go and move: whose numbers are whose.
+//! Interfaces that come, go and move, and those of other users: whose numbers are whose.
 
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use live::exporter::Exporter;
 use live::exposition::Exposition;
 use live::net::inside;
+use live::wireguard::{Tunnel, label};
 use live::work::Running;
 use live::{sh, wait_until};
 
-use super::{ATTEMPTS, DROPS, start};
+use super::{ATTEMPTS, DROPS, settle, start};
 
 /// A namespace that no folder has, for as long as this lives.
 struct Unnamed(Running);
@@ -132,4 +134,39 @@ fn a_moved_interface_is_shown_where_it_is() {
     assert_eq!((shown, packets), ((None, None), (None, None)), "between two places");
     assert_eq!(under_the_old_name, 0, "{text:?}");
     assert_eq!(latency, Some(0.0));
+}
+
+#[live::test(kprobes, module("wireguard"), tool("wg"))]
+fn namespaces_of_other_users_share_a_series() {
+    sh("modprobe wireguard");
+    let exporter = Exporter::start("wireguard", &["--wireguard.detail", "packet", "--max-series", "16"]);
+    let foreign = Unnamed::new(&["--user", "--map-root-user"]);
+    foreign.tries(30);
+    let shared = [("netns", "other"), ("interface", "other"), ("peer", "other")];
+    wait_until("all are tried", Duration::from_secs(120), || {
+        attempts(&exporter.scrape(), &shared).unwrap_or(0.0) >= 30.0
+    });
+    // There is room for those of the machine, and those of whom nothing was heard are known.
+    let tunnel = Tunnel::new("");
+    tunnel.exchange("left", "right", "10.98.0.2", 3);
+    settle();
+    let text = exporter.scrape();
+    assert_eq!(attempts(&text, &[("netns", "left"), ("peer", &label("b.pub"))]), Some(1.0), "{text:?}");
+    assert_eq!(attempts(&text, &[("netns", "left"), ("peer", &label("c.pub"))]), Some(0.0), "{text:?}");
+    let without = |metric: &str| text.labels(metric).iter().filter(|l| !l.contains_key("netns")).count();
+    assert_eq!((without(ATTEMPTS), without(DROPS)), (0, 0), "{text:?}");
+    assert_eq!(text.get("ebpf_exporter_folded_events_total", &[]).unwrap_or(0.0), 0.0);
+    assert!(text.count("ebpf_wireguard_packets_total", &[shared[0], ("direction", "tx")]) >= 30.0);
+    // One that somebody has given a name is like any other.
+    let tenant = Unnamed::new(&["--user", "--map-root-user"]);
+    sh(&format!("touch /run/netns/tenant; mount --bind {} /run/netns/tenant", tenant.file()));
+    exporter.scrape();
+    tenant.tries(1);
+    let mut text = exporter.scrape();
+    wait_until("it is tried", Duration::from_secs(60), || {
+        text = exporter.scrape();
+        attempts(&text, &[("netns", "tenant"), ("interface", "wg0")]) >= Some(1.0)
+    });
+    sh("umount /run/netns/tenant; rm /run/netns/tenant");
+    assert!(attempts(&text, &shared) >= Some(30.0), "{text:?}");
 }
