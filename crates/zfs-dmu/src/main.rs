@@ -26,8 +26,7 @@ common::skeleton!();
 const MAP: &str = "datasets";
 
 const OPS: &str = "ebpf_zfs_dmu_ops_total";
-const OPS_HELP: &str =
-    "Reads and writes of a dataset's files, or of a volume: one for each request, as in its kstat. The label dataset is empty for one that came and went between two scrapes.";
+const OPS_HELP: &str = "Reads and writes of a dataset's files, or of a volume: one for each request, as in its kstat. The label dataset is empty for one that came and went between two scrapes.";
 const BYTES: &str = "ebpf_zfs_dmu_bytes_total";
 const BYTES_HELP: &str = "Bytes that these moved.";
 
