@@ -129,7 +129,7 @@ static __always_inline void account(struct task_struct *task, bool exits, bool b
 	};
 	struct fileops_usage *u;
 
-	if (!account_growth(task, &grown, exits, btf))
+	if (!(exits ? account_exit(task, &grown, btf) : account_visit(task, &grown)))
 		return;
 	if (!grown.values[0] && !grown.values[1])
 		return; /* has read and written nothing */
@@ -222,7 +222,7 @@ int tasks_iter(struct bpf_iter__task *ctx)
 {
 	struct task_struct *task = ctx->task;
 
-	if (task && !(task->flags & PF_EXITING))
+	if (task)
 		account(task, false, true);
 	return 0;
 }

@@ -120,12 +120,13 @@ static __always_inline void add_by_name(void *map, struct task_struct *task, u64
 	add_to_name(map, &name, value);
 }
 
-/* Adds what `task` ran since the last time to its process's name. */
-static __always_inline void account(struct task_struct *task, bool exits, bool btf)
+/* Adds what `task` ran since the last time, when it had run so long, to its process's name. */
+static __always_inline void account(struct task_struct *task, u64 ran, bool exits, bool btf)
 {
-	struct task_account grown = {.values = {FIELD(btf, task, se.sum_exec_runtime)}};
+	struct task_account grown = {.values = {ran}};
+	bool known = exits ? account_exit(task, &grown, btf) : account_visit(task, &grown);
 
-	if (account_growth(task, &grown, exits, btf) && grown.values[0])
+	if (known && grown.values[0])
 		add_by_name(&cpu, task, grown.values[0], btf);
 }
 
@@ -179,9 +180,9 @@ static __always_inline bool ends_process(struct signal_struct *signal, u64 start
  * The kernel brings a thread's time up to date when it leaves the CPU and at ticks, so for most
  * of what short programs ran only after their exit was announced.
  */
-static __always_inline void note_end(struct task_struct *task, bool btf)
+static __always_inline void note_end(struct task_struct *task, u64 ran, bool btf)
 {
-	struct process_end end = {.ran = FIELD(btf, task, se.sum_exec_runtime)};
+	struct process_end end = {.ran = ran};
 	u64 key = (u64)task;
 
 	read_comm(end.name.comm, task, btf);
@@ -205,10 +206,11 @@ static __always_inline int on_exit(struct task_struct *task, bool btf)
 {
 	struct signal_struct *signal = FIELD(btf, task, signal);
 	u64 started = FIELD(btf, task, group_leader, start_time);
+	u64 ran = FIELD(btf, task, se.sum_exec_runtime);
 	struct process_counts *c = all();
 
-	account(task, true, btf);
-	note_end(task, btf);
+	account(task, ran, true, btf);
+	note_end(task, ran, btf);
 	if (!c || !signal || !ends_process(signal, started, btf))
 		return 0;
 	/* The number of the signal is in the lowest seven bits: see wait(2). */
@@ -322,12 +324,11 @@ int tasks(struct bpf_iter__task *ctx)
 	struct process_memory memory = {};
 	struct mm_struct *mm;
 
-	/* One that exits accounts for itself. */
-	if (!task || task->flags & PF_EXITING)
+	if (!task)
 		return 0;
-	account(task, false, true);
+	account(task, task->se.sum_exec_runtime, false, true);
 	mm = task->mm;
-	if (!mm || task->pid != task->tgid)
+	if (!mm || task->flags & PF_EXITING || task->pid != task->tgid)
 		return 0;
 	read_comm(memory.name.comm, task, true);
 	memory.pages = resident_pages(task, mm, &counts, process_cpus);

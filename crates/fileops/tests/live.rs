@@ -8,6 +8,8 @@ use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
@@ -201,6 +203,51 @@ fn writes_of_a_thread_that_becomes_the_process_are_counted_once() {
     let delta = Delta(first, exporter.scrape());
     delta.assert_whole();
     assert_eq!((writes(&delta, "second"), writes(&delta, "true")), (307.0, 0.0));
+}
+
+/// 1000 times 48 threads that end at once, each after three writes.
+fn threads_that_end_at_once() {
+    for _ in 0..1000 {
+        let barrier = Barrier::new(48);
+        std::thread::scope(|scope| {
+            for _ in 0..48 {
+                scope.spawn(|| {
+                    let mut nothing = OpenOptions::new().write(true).open("/dev/null").unwrap();
+                    (0..3).for_each(|_| nothing.write_all(b"x").unwrap());
+                    barrier.wait();
+                });
+            }
+        });
+    }
+}
+
+#[live::test(once)]
+fn threads_that_end_while_they_are_looked_at_are_counted_once_and_forgotten() {
+    let exporter = Exporter::start("fileops", &["--fileops.latency", "off"]);
+    let writes = || exporter.scrape().count(OPS, &[("process", "end-at-once"), ("operation", "write")]);
+    let work = || live::threads::process_that_does(c"end-at-once", threads_that_end_at_once);
+    let first = exporter.scrape();
+    work();
+    let alone = writes();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                exporter.scrape();
+            }
+        });
+        work();
+        ended.store(true, Ordering::Relaxed);
+    });
+    let delta = Delta(first, exporter.scrape());
+    delta.assert_whole();
+    // The process tells in one write more that it starts no program.
+    assert_eq!((alone, writes() - alone), (144_001.0, 144_001.0));
+    let entries = || exporter.scrape().count("ebpf_exporter_map_entries", &[("map", "accounts")]);
+    // Nothing else tells when threads that were asked to end have ended.
+    wait_until("no more entries than threads", Duration::from_secs(10), || {
+        entries() <= sh("cut -d/ -f2 /proc/loadavg | cut -d' ' -f1").parse().unwrap()
+    });
 }
 
 #[live::test(functions)]

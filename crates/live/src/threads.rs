@@ -3,7 +3,7 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::io::{ErrorKind, Read, Write, pipe};
+use std::io::{Error, ErrorKind, Read, Write, pipe};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::Command;
@@ -46,6 +46,25 @@ pub fn second_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) 
         assert!(status.success(), "{status}");
         result.unwrap_or_else(|panic| resume_unwind(panic));
     });
+}
+
+/// Does `work` in a process of that name, which ends then.
+///
+/// # Panics
+/// When it cannot be started, or `work` panics.
+pub fn process_that_does(name: &'static CStr, work: fn()) {
+    const DONE: i32 = libc::ECANCELED;
+    let mut process = Command::new("/nothing/is/started");
+    let as_process = move || {
+        // SAFETY: a name that ends, of this thread.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        let done = catch_unwind(work).is_ok();
+        Err(if done { Error::from_raw_os_error(DONE) } else { ErrorKind::Other.into() })
+    };
+    // SAFETY: it allocates, which the C library allows in the child of a process with threads.
+    unsafe { process.pre_exec(as_process) };
+    let error = process.status().expect_err("no program is started");
+    assert_eq!(error.raw_os_error(), Some(DONE), "{error}");
 }
 
 /// [`LIMIT`] as high as can be, and as before when this is dropped.
