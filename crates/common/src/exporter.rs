@@ -10,22 +10,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use libbpf_rs::OpenObject;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
-use libbpf_rs::{Link, OpenObject};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::cli::{self, Cli, Common, Ebpf};
 use crate::engine::{Engine, History, Live, Reader, Source};
+use crate::hook::{self, Hook, Hooks};
 use crate::http;
 use crate::kernel::Facts;
 use crate::layout;
 use crate::lifetime;
+use crate::links::{self, Links};
 use crate::maps::LiveMaps;
 use crate::metric::Families;
 use crate::module::Module;
 use crate::ports;
-use crate::probes::{self, Hook, Hooks, Plan, Refused};
+use crate::probes::{self, Plan, Refused};
 use crate::ratio;
 use crate::remedy::Obstacles;
 use crate::render::Renderer;
@@ -238,7 +240,7 @@ fn start_now<E: Exporter>(
     let why = loop {
         let mut storage = MaybeUninit::uninit();
         let open = open::<E>(&mut storage, flags)?;
-        let hooks = probes::hooks(open.open_object());
+        let hooks = hook::hooks(open.open_object());
         probes::validate(spec, &hooks)?;
         let facts: &Facts = match &mut facts {
             Some(facts) => facts,
@@ -336,7 +338,7 @@ fn prepare<E: Exporter>(
 type SkelOf<'o, E> = <OpenOf<'o, E> as OpenSkel<'o>>::Output;
 
 /// What keeps the programs in the kernel; dropping it takes them out.
-type Attached<'o, E> = (SkelOf<'o, E>, BTreeMap<String, Link>);
+type Attached<'o, E> = (SkelOf<'o, E>, Links);
 
 fn bring_up<'o, E: Exporter>(
     exporter: &mut E,
@@ -362,11 +364,10 @@ fn bring_up<'o, E: Exporter>(
         probes: Mutex::default(),
     };
     E::seed(&live)?;
-    let links =
-        probes::attach(object, plan).map_err(|(program, why)| Failure::Programs([(program, why)].into()))?;
-    for (program, link) in
-        links.iter().filter(|(program, _)| hooks.get(*program).is_some_and(Hook::is_iterator))
-    {
+    let links = links::attach(object, plan, hooks, facts)
+        .map_err(|(program, why)| Failure::Programs([(program, why)].into()))?;
+    let iterators = links.iter().filter(|(program, _)| hooks.get(*program).is_some_and(Hook::is_iterator));
+    for (program, link) in iterators.filter_map(|(program, links)| Some((program, links.first()?))) {
         let link = link.as_fd().try_clone_to_owned().context("failed to copy a link's descriptor")?;
         live.iterators.insert(program.clone(), link);
     }

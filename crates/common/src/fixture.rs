@@ -13,6 +13,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use crate::cli;
 use crate::encode::{Format, encode};
 use crate::exporter::Exporter;
+use crate::hook;
 use crate::layout::{self, Contents, Layouts};
 use crate::maps::{Fill, MapSource};
 use crate::metric::{Families, Labels, Value};
@@ -109,7 +110,7 @@ pub fn render_named<E: Exporter>(
     let mut storage = MaybeUninit::uninit();
     let open = E::Builder::default().open(&mut storage).context("failed to open the BPF object")?;
     let layouts = layout::of(open.open_object())?;
-    probes::validate(&spec, &probes::hooks(open.open_object()))?;
+    probes::validate(&spec, &hook::hooks(open.open_object()))?;
     probes::check_atomics(open.open_object())?;
     let renderer = Renderer::new(&spec, &layouts, &BTreeSet::new())?;
     let mut fixture = Fixture::new(layouts);

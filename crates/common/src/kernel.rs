@@ -15,8 +15,9 @@ use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
 use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::probes::Hook;
+use crate::hook::Hook;
 use crate::spec::{Shape, View};
+use crate::symbols::Symbols;
 use crate::types::Types;
 use crate::view;
 
@@ -38,6 +39,8 @@ pub struct Facts {
     pub enumerators: BTreeMap<String, i64>,
     /// What is hidden from this process, and why.
     pub hidden: BTreeMap<View, String>,
+    /// Symbols of the functions asked for; none where they are hidden.
+    pub symbols: Option<Symbols>,
 }
 
 /// What a function or tracepoint takes and returns.
@@ -122,6 +125,9 @@ impl Facts {
                 facts.functions.entry(name.to_owned()).or_insert_with(|| prototype(&btf, proto));
             }
         }
+        if !functions.is_empty() {
+            facts.symbols = Symbols::read(&functions);
+        }
         facts.enumerators = values_of(&btf, enumerators);
         let elsewhere = |hook: &&&Hook| matches!(hook, Hook::Fentry(name) | Hook::Fexit(name) if !facts.functions.contains_key(name));
         let elsewhere: Vec<&str> =
@@ -138,6 +144,20 @@ impl Facts {
             }
         }
         Ok(facts)
+    }
+}
+
+impl Facts {
+    /// The symbols at which a program at `hook` sees all calls of its function. Where symbols are
+    /// hidden, the function's own name: the kernel tells whether there is one.
+    ///
+    /// # Errors
+    /// Says why it would not.
+    pub fn places<'s>(&'s self, hook: &'s Hook) -> Result<Vec<&'s str>, String> {
+        match &self.symbols {
+            Some(symbols) => symbols.places(hook),
+            None => Ok(hook.function().into_iter().collect()),
+        }
     }
 }
 

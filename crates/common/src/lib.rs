@@ -7,8 +7,8 @@
 //!
 //! Dependencies point down this list only:
 //! [`exporter`] > [`cli`], [`memory`], [`module`], [`site`], [`web`] > [`http`], [`textfile`] > [`ports`] > [`privileges`] > [`engine`] >
-//! [`probes`], [`self_metrics`], [`ratio`], [`top`] > [`kernel`], [`maps`], [`render`] > [`layout`],
-//! [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`], [`types`] and [`view`] stand alone.
+//! [`links`], [`self_metrics`], [`ratio`], [`top`] > [`probes`] > [`kernel`], [`maps`], [`render`] > [`hook`],
+//! [`symbols`], [`layout`], [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`], [`types`] and [`view`] stand alone.
 
 pub mod cgroups;
 pub mod cli;
@@ -18,10 +18,12 @@ pub mod engine;
 pub mod exporter;
 pub mod fixture;
 pub mod hist;
+pub mod hook;
 pub mod http;
 pub mod kernel;
 pub mod layout;
 mod lifetime;
+pub mod links;
 pub mod logging;
 pub mod maps;
 pub mod memory;
@@ -39,6 +41,7 @@ pub mod roster;
 pub mod self_metrics;
 pub mod site;
 pub mod spec;
+pub mod symbols;
 pub mod textfile;
 pub mod top;
 pub mod types;

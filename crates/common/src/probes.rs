@@ -5,122 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
-use libbpf_rs::{ErrorKind, Link, Object, OpenObject, ProgramMut};
+use libbpf_rs::OpenObject;
 
+use crate::hook::{Hook, Hooks};
 use crate::kernel::{Facts, KERNEL_BTF, KPROBES};
-use crate::logging;
 use crate::spec::{Need, Probe, Shape, Spec, View};
-
-/// Where a program attaches, from its ELF section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// A tracepoint with typed arguments.
-    TpBtf(String),
-    /// A tracepoint with bare arguments.
-    RawTp(String),
-    /// A function's entry.
-    Fentry(String),
-    /// A function's exit, with its arguments and its result.
-    Fexit(String),
-    /// A function's entry by breakpoint.
-    Kprobe(String),
-    /// A function's exit by breakpoint.
-    Kretprobe(String),
-    /// Any other section: what libbpf makes of it is found out by attaching.
-    Other(String),
-}
-
-/// The function in `MODULE:FUNCTION`: libbpf would look for one without its module in the
-/// types of every module.
-fn function_of(name: &str) -> String {
-    name.split_once(':').map_or(name, |(_, function)| function).to_owned()
-}
-
-impl Hook {
-    /// Reads a section name.
-    ///
-    /// ```
-    /// use common::probes::Hook;
-    /// assert_eq!(Hook::parse("tp_btf/sched_switch"), Hook::TpBtf("sched_switch".into()));
-    /// assert_eq!(Hook::parse("fentry/wireguard:wg_xmit"), Hook::Fentry("wg_xmit".into()));
-    /// ```
-    pub fn parse(section: &str) -> Self {
-        match section.split_once('/') {
-            Some(("tp_btf", name)) => Self::TpBtf(name.to_owned()),
-            Some(("raw_tp" | "raw_tracepoint", name)) => Self::RawTp(name.to_owned()),
-            Some(("fentry", name)) => Self::Fentry(function_of(name)),
-            Some(("fexit", name)) => Self::Fexit(function_of(name)),
-            Some(("kprobe", name)) => Self::Kprobe(name.to_owned()),
-            Some(("kretprobe", name)) => Self::Kretprobe(name.to_owned()),
-            _ => Self::Other(section.to_owned()),
-        }
-    }
-
-    /// The tracepoint whose shape must be known.
-    pub fn tracepoint(&self) -> Option<&str> {
-        match self {
-            Self::TpBtf(name) | Self::RawTp(name) => Some(name),
-            _ => None,
-        }
-    }
-
-    /// The function whose shape must be known.
-    pub fn function(&self) -> Option<&str> {
-        match self {
-            Self::Fentry(name) | Self::Fexit(name) | Self::Kprobe(name) | Self::Kretprobe(name) => Some(name),
-            _ => None,
-        }
-    }
-
-    /// Whether programs there run when they are asked to, and not at an event.
-    pub fn is_iterator(&self) -> bool {
-        matches!(self, Self::Other(section) if section.starts_with("iter/"))
-    }
-
-    /// What a program there has to be let see.
-    pub fn view(&self) -> Option<View> {
-        matches!(self, Self::Other(section) if section.starts_with("iter/task")).then_some(View::Tasks)
-    }
-
-    /// Whether the kernel itself has to know the types of what it hands to such a program.
-    fn needs_btf(&self) -> bool {
-        self.is_iterator() || matches!(self, Self::TpBtf(_) | Self::Fentry(_) | Self::Fexit(_))
-    }
-
-    /// The kind alone, as in `fallback: raw_tp`.
-    pub fn kind(&self) -> &str {
-        match self {
-            Self::TpBtf(_) => "tp_btf",
-            Self::RawTp(_) => "raw_tp",
-            Self::Fentry(_) => "fentry",
-            Self::Fexit(_) => "fexit",
-            Self::Kprobe(_) => "kprobe",
-            Self::Kretprobe(_) => "kretprobe",
-            Self::Other(section) => section.split('/').next().unwrap_or(section),
-        }
-    }
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.tracepoint().or_else(|| self.function()) {
-            Some(name) => write!(f, "{}/{name}", self.kind()),
-            None => match self {
-                Self::Other(section) => f.write_str(section),
-                _ => f.write_str(self.kind()),
-            },
-        }
-    }
-}
-
-/// The hooks of an object's programs, by program name.
-pub type Hooks = BTreeMap<String, Hook>;
-
-/// The hooks of all programs of `object`.
-pub fn hooks(object: &OpenObject) -> Hooks {
-    let hook = |section: &std::ffi::OsStr| Hook::parse(&section.to_string_lossy());
-    object.progs().map(|p| (p.name().to_string_lossy().into_owned(), hook(p.section()))).collect()
-}
 
 /// Programs that the kernel refused when they were tried, and why.
 pub type Refused = BTreeMap<String, String>;
@@ -265,7 +154,7 @@ fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<Stri
         hook if hook.needs_btf() && !facts.own_btf => {
             return Some(format!("{KERNEL_BTF} does not exist here"));
         }
-        Hook::Kprobe(_) | Hook::Kretprobe(_) if !facts.kprobes => {
+        hook if hook.is_breakpoint() && !facts.kprobes => {
             return Some(format!("no kprobes: {KPROBES} does not exist here"));
         }
         _ => {}
@@ -278,55 +167,21 @@ fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<Stri
         (_, Some(name)) => ("function", name, facts.functions.get(name)),
         _ => return None,
     };
-    let Some(has) = has else {
-        // BTF does not know all functions that can be probed by name; attaching finds out.
-        let by_name = matches!(hook, Hook::Kprobe(_) | Hook::Kretprobe(_)) && shape.is_none();
-        // A function may be there nevertheless, in a module without BTF.
-        let article = if what == "function" { "BTF of a " } else { "" };
-        return (!by_name).then(|| format!("this kernel has no {article}{what} {name}"));
-    };
-    let why = has.misses(shape?)?;
-    Some(format!("{what} {name} {why} on this kernel"))
-}
-
-/// Attaches the programs of a plan.
-///
-/// # Errors
-/// On the first that the kernel refuses: returns its name and why. Links made
-/// before are gone then.
-pub fn attach(object: &Object, plan: &Plan) -> Result<BTreeMap<String, Link>, (String, String)> {
-    let wanted = plan.programs();
-    let mut links = BTreeMap::new();
-    for program in object.progs_mut() {
-        let name = program.name().to_string_lossy().into_owned();
-        if wanted.contains(name.as_str()) {
-            let link = match Hook::parse(&program.section().to_string_lossy()) {
-                Hook::Kprobe(function) => by_breakpoint(&program, false, &function),
-                Hook::Kretprobe(function) => by_breakpoint(&program, true, &function),
-                _ => program.attach().map_err(|error| logging::with_details(&error)),
-            };
-            match link {
-                Ok(link) => links.insert(name, link),
-                Err(why) => return Err((name, why)),
-            };
+    match (has, shape) {
+        // BTF does not know all functions that have a symbol.
+        (None, None) if hook.is_breakpoint() => {}
+        (None, _) => {
+            // A function may be there nevertheless, in a module without BTF.
+            let article = if what == "function" { "BTF of a " } else { "" };
+            return Some(format!("this kernel has no {article}{what} {name}"));
+        }
+        (Some(has), shape) => {
+            if let Some(why) = shape.and_then(|shape| has.misses(shape)) {
+                return Some(format!("{what} {name} {why} on this kernel"));
+            }
         }
     }
-    Ok(links)
-}
-
-/// What compilers append to the name of a function whose arguments they changed; those in
-/// registers stay where they were as far as they are used.
-const SUFFIXES: &[&str] = &["", ".isra.0", ".constprop.0"];
-
-fn by_breakpoint(program: &ProgramMut<'_>, returns: bool, function: &str) -> Result<Link, String> {
-    for suffix in SUFFIXES {
-        match program.attach_kprobe(returns, format!("{function}{suffix}")) {
-            Ok(link) => return Ok(link),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(logging::with_details(&error)),
-        }
-    }
-    Err(format!("neither kernel nor modules have a function {function}"))
+    facts.places(hook).err()
 }
 
 /// Sets which programs of `object` are loaded.
@@ -377,6 +232,7 @@ pub fn check_atomics(object: &OpenObject) -> Result<()> {
 mod tests {
     use super::*;
     use crate::kernel::Prototype;
+    use crate::symbols::Symbols;
 
     fn spec() -> Spec {
         Spec::new("x", 1, "x").required("issue", &["issue_btf", "issue_raw"]).optional(
@@ -405,6 +261,7 @@ mod tests {
             kprobes: true,
             enumerators: BTreeMap::new(),
             hidden: BTreeMap::new(),
+            symbols: None,
         }
     }
 
@@ -498,5 +355,27 @@ mod tests {
         let other = plan(&spec.shape("out", Shape::Arguments(3)), &facts(), &Refused::new());
         let why = "fallback: kprobe (function vfs_read has 4 arguments, not 3 on this kernel)";
         assert_eq!(other.verdicts[0].1.to_string(), why);
+    }
+
+    #[test]
+    fn where_calls_go_to_copies_only_programs_that_read_no_arguments_are_used() {
+        let sections =
+            [("in", "fentry/vfs_read"), ("kin", "kprobe/vfs_read"), ("kout", "kretprobe/vfs_read")];
+        let mut hooks: Hooks =
+            sections.map(|(program, section)| (program.to_owned(), Hook::parse(section))).into();
+        let spec = Spec::new("x", 1, "x").optional("vfs_read", &["in", "kin+kout"], &["reads"]);
+        let text = "0 t vfs_read\n0 t vfs_read.isra.0\n";
+        let symbols = Symbols::parse(text.as_bytes(), &["vfs_read"].into()).ok().flatten();
+        let facts = Facts { symbols, ..facts() };
+        let verdict = |hooks: &Hooks| Plan::new(&spec, hooks, &facts, &Refused::new()).verdicts[0].1.clone();
+        let why = "some calls of function vfs_read go to copies of it, which have";
+        let (types, arguments) =
+            (format!("{why} no types: vfs_read.isra.0"), format!("{why} other arguments: vfs_read.isra.0"));
+        assert_eq!(verdict(&hooks).to_string(), format!("unsupported: {types}; {arguments}"));
+        let blind = Hook::Kprobe { function: "vfs_read".to_owned(), reads_arguments: false };
+        hooks.insert("kin".to_owned(), blind);
+        assert_eq!(verdict(&hooks).to_string(), format!("fallback: kprobe ({types})"));
+        let at = |program: &str| facts.places(&hooks[program]).expect("places");
+        assert_eq!((at("kin"), at("kout")), (vec!["vfs_read", "vfs_read.isra.0"], at("kin")));
     }
 }

@@ -10,10 +10,11 @@ use libbpf_rs::Object;
 use prometheus::process_collector::ProcessCollector;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::hook::Hooks;
 use crate::layout::Layouts;
 use crate::maps::MapSource;
 use crate::metric::{Families, Labels, Value};
-use crate::probes::{Hooks, Plan, Verdict};
+use crate::probes::{Plan, Verdict};
 use crate::render::number;
 
 /// Name of the map that `bpf/events.bpf.h` declares.

@@ -21,6 +21,9 @@ use zfs::{Flags, Zfs, kstat};
 
 common::skeleton!();
 
+/// What arcstats have since they tell hits apart elsewhere.
+const SINCE_2_2: &str = "iohits";
+
 /// In the order of `enum zfs_arc_result`.
 const RESULTS: &[&str] = &["hit", "iohit", "miss"];
 
@@ -94,7 +97,13 @@ impl Exporter for ZfsArc {
     }
 
     fn unusable(&self) -> Refused {
-        self.zfs.unusable(&["access", "split_hit", "split_miss", "evicted_bytes", "read_done"])
+        let programs = ["access", "split_hit", "split_miss", "evicted_bytes", "read_done"];
+        let mut unusable = self.zfs.unusable(&programs);
+        if kstat::named("arcstats").is_ok_and(|stats| stats.is_some_and(|all| all.contains_key(SINCE_2_2))) {
+            let why = format!("a ZFS whose arcstats have {SINCE_2_2} tells look-ups apart in arc_access");
+            unusable.entry("split_hit".to_owned()).or_insert(why);
+        }
+        unusable
     }
 
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
@@ -126,12 +135,30 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::mem::MaybeUninit;
 
     use common::encode::{Format, encode};
     use common::fixture::{golden, golden_fallback, render};
+    use common::hook::{Hook, hooks};
     use common::layout::Contents::Element;
+    use libbpf_rs::skel::SkelBuilder;
 
     use super::*;
+
+    #[test]
+    fn programs_that_only_count_are_told_from_those_that_read_arguments() {
+        let mut storage = MaybeUninit::uninit();
+        let open = skel::ZfsArcSkelBuilder::default().open(&mut storage).expect("opened");
+        let hooks = hooks(open.open_object());
+        let reads = |program: &&str| match &hooks[*program] {
+            Hook::Kprobe { reads_arguments, .. } => *reads_arguments,
+            other => panic!("{program} is at {other}"),
+        };
+        let counting = ["hit", "evict", "l2_hit", "l2_miss", "iohit", "buf_access"];
+        let reading = ["read", "miss", "access", "read_done"];
+        assert_eq!(counting.iter().filter(|program| reads(program)).count(), 0);
+        assert_eq!(reading.iter().filter(|program| reads(program)).count(), reading.len());
+    }
 
     #[test]
     fn exposition_is_as_expected() {
