@@ -40,6 +40,18 @@ struct wireguard_arguments {
 	u64 first;
 	u64 second;
 	u64 third;
+	u64 state; /* enum wireguard_kept */
+};
+
+/*
+ * A call that is begun while the thread's last one of the same function has not ended: that one's
+ * arguments are lost. Either its exit comes still, as the new call interrupts it, or never, as the
+ * kernel passed over it. It is counted now, and not again where its exit comes.
+ */
+enum wireguard_kept {
+	KEPT,
+	KEPT_OVER, /* in the place of such a call */
+	LOST,	   /* which may end now */
 };
 
 struct {
@@ -78,7 +90,12 @@ static __always_inline int keep(enum wireguard_call call, u64 first, u64 second,
 {
 	struct wireguard_frame key = {.tid = task_id(), .call = call};
 	struct wireguard_arguments a = {.first = first, .second = second, .third = third};
+	struct wireguard_arguments *kept = bpf_map_lookup_elem(&frames, &key);
 
+	if (kept && kept->state != LOST) {
+		count_event(EVENT_NO_START);
+		a.state = KEPT_OVER;
+	}
 	if (bpf_map_update_elem(&frames, &key, &a, BPF_ANY))
 		count_event(EVENT_MAP_FULL);
 	return 0;
@@ -94,8 +111,11 @@ static __always_inline bool take(enum wireguard_call call, struct wireguard_argu
 		return false;
 	}
 	*a = *kept;
-	bpf_map_delete_elem(&frames, &key);
-	return true;
+	if (a->state == KEPT_OVER)
+		kept->state = LOST;
+	else
+		bpf_map_delete_elem(&frames, &key);
+	return a->state != LOST;
 }
 
 /* Programs at a function's entry, by either kind of hook. */
