@@ -345,8 +345,8 @@ impl Engine {
         };
         self_metrics::identity(families, &self.config, mode);
         let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        let misses = self_metrics::programs(families, &self.config, &programs)?;
-        self_metrics::events(families, &self.config, &history.live.layouts, &history.live.maps, misses)?;
+        let missed = self_metrics::programs(families, &self.config, &programs)?;
+        self_metrics::events(families, &self.config, &history.live.layouts, &history.live.maps, missed)?;
         self_metrics::map_fill(families, &history.live.maps)?;
         families.counter(
             "ebpf_exporter_decoder_errors_total",

@@ -374,7 +374,7 @@ fn bring_up<'o, E: Exporter>(
     let attached = plan.verdicts.iter().filter(|(_, verdict)| !verdict.programs().is_empty());
     live.probes = Mutex::new(attached.map(|(probe, _)| probe.clone()).collect());
     exporter.attached(&live)?;
-    let programs = Program::list(object, plan, hooks)?;
+    let programs = Program::list(object, plan, hooks, &links)?;
     let renderer = Renderer::new(spec, &live.layouts, &plan.unfed(spec))?;
     let mut history = History::new(spec);
     history.live = live;

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Programs that are attached.
+//! Programs that are attached, and what the kernel tells of that.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 
+use anyhow::Result;
 use libbpf_rs::{ErrorKind, Link, Object, ProgramMut};
+use libbpf_sys::{BPF_LINK_TYPE_PERF_EVENT, BPF_PERF_EVENT_KPROBE, BPF_PERF_EVENT_KRETPROBE, bpf_link_info};
+use rustix::io::Errno;
 
 use crate::hook::{Hook, Hooks};
 use crate::kernel::Facts;
@@ -12,7 +17,7 @@ use crate::probes::Plan;
 use crate::symbols::{Symbols, likely_symbols};
 
 /// The links of each program: several where compilers made several symbols of a function.
-pub type Links = BTreeMap<String, Vec<Link>>;
+pub type Links = BTreeMap<String, Vec<Arc<Link>>>;
 
 /// Attaches the programs of a plan.
 ///
@@ -30,7 +35,7 @@ pub fn attach(object: &Object, plan: &Plan, hooks: &Hooks, facts: &Facts) -> Res
                 _ => program.attach().map(|link| vec![link]).map_err(|error| logging::with_details(&error)),
             };
             match made {
-                Ok(made) => links.insert(name, made),
+                Ok(made) => links.insert(name, made.into_iter().map(Arc::new).collect()),
                 Err(why) => return Err((name, why)),
             };
         }
@@ -62,4 +67,47 @@ fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result
     // What the program has taken for arguments meanwhile goes with its maps, as it is refused.
     Symbols::of_one(function, symbols).places(hook)?;
     Ok(links)
+}
+
+/// What the kernel leaves where it does not know the member.
+const UNTOLD: u64 = u64::MAX;
+
+/// How many calls of its function a kprobe or kretprobe missed. None for other links, and where the
+/// kernel does not tell (before 3acf8ace6823 "bpf: Add missed value to kprobe perf link info", 6.7,
+/// and back-ported to 6.6).
+///
+/// A kretprobe has as many instances as calls can be under way at once that it sees return: twice
+/// as many as there are CPUs and at least 10; before 3b7ddab8a19a ("kprobes: kretprobe events
+/// missing on 2-core KVM guest", 6.2) as many as there are CPUs, where the kernel is not
+/// preemptible. Calls that sleep, such as reads of a pipe, hold one for long. A program that is
+/// attached by perf_event_open(2) cannot ask for more: only `maxactive` of tracefs' kprobe_events
+/// can, which libbpf does not use.
+///
+/// # Errors
+/// When the kernel does not tell about a link that it knows.
+pub fn missed(link: &Link) -> Result<Option<u64>> {
+    let mut info = bpf_link_info::default();
+    info.__bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed = UNTOLD;
+    let mut size = size_of_val(&info) as u32;
+    // SAFETY: the kernel reads and writes at most `size` bytes of `info`, which has no pointers set.
+    let result = unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(link.as_fd().as_raw_fd(), (&raw mut info).cast(), &raw mut size)
+    };
+    match result {
+        0 => {}
+        // A smaller struct has no place for it. Before 5.15 the descriptor is no link's.
+        error if [Errno::TOOBIG, Errno::INVAL].contains(&Errno::from_raw_os_error(-error)) => {
+            return Ok(None);
+        }
+        error => return Err(Errno::from_raw_os_error(-error).into()),
+    }
+    // SAFETY: for a link of this type the kernel filled this member, and numbers may be anything.
+    let (kind, missed) = unsafe {
+        let event = info.__bindgen_anon_1.perf_event;
+        (event.type_, event.__bindgen_anon_1.kprobe.missed)
+    };
+    let told = info.type_ == BPF_LINK_TYPE_PERF_EVENT
+        && [BPF_PERF_EVENT_KPROBE, BPF_PERF_EVENT_KRETPROBE].contains(&kind)
+        && missed != UNTOLD;
+    Ok(told.then_some(missed))
 }

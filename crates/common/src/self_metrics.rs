@@ -3,15 +3,18 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Weak};
 
 use anyhow::{Context, Result};
-use libbpf_rs::Object;
+use libbpf_rs::{Link, Object};
 use prometheus::process_collector::ProcessCollector;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::hook::Hooks;
+use crate::hook::{Hook, Hooks};
 use crate::layout::Layouts;
+use crate::links::{self, Links};
 use crate::maps::MapSource;
 use crate::metric::{Families, Labels, Value};
 use crate::probes::{Plan, Verdict};
@@ -27,7 +30,7 @@ pub const REVISION: &str = match option_env!("EBPF_EXPORTERS_REVISION") {
 };
 
 /// A program as the kernel knows it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Program {
     name: String,
     hook: String,
@@ -36,6 +39,17 @@ pub struct Program {
     id: u32,
     tag: String,
     attached: bool,
+    /// Those that may miss events, for as long as they are there.
+    breakpoints: Vec<Weak<Link>>,
+}
+
+/// Events that programs missed; none where the kernel does not tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Missed {
+    /// As another instance was running on the same CPU.
+    pub recursion: Option<u64>,
+    /// As a kprobe or kretprobe did not call them: see [`links::missed`].
+    pub probe: Option<u64>,
 }
 
 impl Program {
@@ -43,7 +57,7 @@ impl Program {
     ///
     /// # Errors
     /// When the kernel does not tell about a program.
-    pub fn list(object: &Object, plan: &Plan, hooks: &Hooks) -> Result<Vec<Self>> {
+    pub fn list(object: &Object, plan: &Plan, hooks: &Hooks, links: &Links) -> Result<Vec<Self>> {
         let wanted = plan.programs();
         let mut programs = Vec::new();
         for program in object.progs() {
@@ -52,8 +66,10 @@ impl Program {
                 continue;
             }
             let fd = program.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
-            let info = info(&fd).with_context(|| format!("failed to ask about program `{name}`"))?;
+            let (info, _) = info(&fd).with_context(|| format!("failed to ask about program `{name}`"))?;
+            let breakpoints = links.get(&name).filter(|_| hooks.get(&name).is_some_and(Hook::is_breakpoint));
             programs.push(Self {
+                breakpoints: breakpoints.into_iter().flatten().map(Arc::downgrade).collect(),
                 hook: hooks.get(&name).map(ToString::to_string).unwrap_or_default(),
                 fd: Some(fd),
                 id: info.id,
@@ -65,14 +81,15 @@ impl Program {
         for (probe, verdict) in &plan.verdicts {
             if matches!(verdict, Verdict::Unsupported { .. }) {
                 let (name, hook) = (probe.clone(), String::new());
-                programs.push(Self { name, hook, fd: None, id: 0, tag: String::new(), attached: false });
+                programs.push(Self { name, hook, ..Self::default() });
             }
         }
         Ok(programs)
     }
 }
 
-fn info(fd: &OwnedFd) -> Result<libbpf_sys::bpf_prog_info> {
+/// What the kernel tells, and how many bytes of it: those behind are not known.
+fn info(fd: &OwnedFd) -> Result<(libbpf_sys::bpf_prog_info, usize)> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut size = size_of_val(&info) as u32;
     // SAFETY: the kernel writes at most `size` bytes into `info`.
@@ -80,7 +97,12 @@ fn info(fd: &OwnedFd) -> Result<libbpf_sys::bpf_prog_info> {
     if result < 0 {
         return Err(rustix::io::Errno::from_raw_os_error(-result).into());
     }
-    Ok(info)
+    Ok((info, size as usize))
+}
+
+/// Adds up what is known.
+fn add(sum: &mut Option<u64>, more: Option<u64>) {
+    *sum = sum.map_or(more, |sum| Some(sum + more.unwrap_or(0)));
 }
 
 /// `ebpf_exporter_build_info`, `_mode`, `_enabled_configs`.
@@ -113,14 +135,13 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
     );
 }
 
-/// `ebpf_exporter_ebpf_program_*`. Returns how many events programs were not run for
-/// because another instance was running on the same CPU.
+/// `ebpf_exporter_ebpf_program_*`. Returns how many events programs were not run for.
 ///
 /// # Errors
 /// When the kernel does not tell about a program.
-pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> Result<u64> {
+pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> Result<Missed> {
     let timed = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|on| on.trim() != "0");
-    let mut misses = 0;
+    let mut missed = Missed::default();
     for program in programs {
         let id = program.id.to_string();
         let labels = || Labels::of(&[("config", config), ("program", &program.name), ("id", &id)]);
@@ -140,8 +161,16 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
             more,
             Value::Integer(1),
         );
-        let info = info(fd)?;
-        misses += info.recursion_misses;
+        let (info, size) = info(fd)?;
+        // 9ed9e9ba2337 ("bpf: Count the number of times recursion was prevented"), 5.12.
+        let told = size >= offset_of!(libbpf_sys::bpf_prog_info, recursion_misses) + size_of::<u64>();
+        add(&mut missed.recursion, told.then_some(info.recursion_misses));
+        for link in program.breakpoints.iter().filter_map(Weak::upgrade) {
+            let name = &program.name;
+            let probe =
+                links::missed(&link).with_context(|| format!("failed to ask about the link of `{name}`"))?;
+            add(&mut missed.probe, probe);
+        }
         if !timed {
             continue;
         }
@@ -158,7 +187,7 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
             Value::Integer(info.run_cnt),
         );
     }
-    Ok(misses)
+    Ok(missed)
 }
 
 /// `ebpf_exporter_lost_events_total` and `_folded_events_total` from the map `events`:
@@ -171,12 +200,16 @@ pub fn events(
     config: &str,
     layouts: &Layouts,
     source: &dyn MapSource,
-    misses: u64,
+    missed: Missed,
 ) -> Result<()> {
     const LOST: &str = "ebpf_exporter_lost_events_total";
-    const LOST_HELP: &str = "Events that were seen and could not be counted as they should, by reason.";
-    let recursion = Labels::of(&[("config", config), ("reason", "recursion")]);
-    families.counter(LOST, LOST_HELP, recursion, Value::Integer(misses));
+    const LOST_HELP: &str = "Events that could not be counted as they should, by reason; of those that no program was run for (recursion, probe_missed) as many as the kernel tells of.";
+    for (reason, count) in [("recursion", missed.recursion), ("probe_missed", missed.probe)] {
+        let labels = Labels::of(&[("config", config), ("reason", reason)]);
+        if let Some(count) = count {
+            families.counter(LOST, LOST_HELP, labels, Value::Integer(count));
+        }
+    }
     let Some(layout) = layouts.get(EVENTS) else { return Ok(()) };
     source.for_each(EVENTS, &mut |_, value| {
         for (path, field) in &layout.value.fields {
