@@ -12,6 +12,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use libbpf_cargo::SkeletonBuilder;
+use libbpf_rs::Linker;
+use object::{Object, ObjectSection};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// clang 14, the oldest that must do, needs a tenth of this. It is known to
@@ -75,13 +77,37 @@ fn build() -> Result<()> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     // Types of the skeleton are named after the object, and Rust takes no dashes.
     let object = out.join(format!("{}.bpf.o", name.replace('-', "_")));
-    SkeletonBuilder::new()
+    let mut builder = SkeletonBuilder::new();
+    builder
         .source(bpf.join(format!("{name}.bpf.c")))
-        .obj(object)
+        .obj(&object)
         .clang(&clang)
         .clang_args(include(&bpf).into_iter().chain(include(&vmlinux)).chain(warnings))
-        .build_and_generate(out.join("skel.rs"))
-        .with_context(|| format!("failed to build bpf/{name}.bpf.c with {}", clang.display()))
+        .build()
+        .with_context(|| format!("failed to build bpf/{name}.bpf.c with {}", clang.display()))?;
+    without_lines(&object).with_context(|| format!("failed to shorten {}", object.display()))?;
+    builder.generate(out.join("skel.rs")).with_context(|| format!("failed to generate {name}'s skeleton"))
+}
+
+/// Takes the text of source lines and their numbers out of an object: a quarter of it, which only
+/// the verifier's log would show. Every exporter carries its object, in its file and in memory.
+fn without_lines(path: &Path) -> Result<()> {
+    /// In struct btf_ext_header (tools/lib/bpf/libbpf_internal.h): magic, version and flags, own
+    /// length, place and length of functions, place and length of lines, ...
+    const LINES_BYTES: usize = 20;
+    let mut bytes = fs::read(path)?;
+    let range = {
+        let file = object::File::parse(&*bytes).context("it is no ELF file")?;
+        let section = file.section_by_name(".BTF.ext").context("it has no .BTF.ext")?;
+        section.file_range().context(".BTF.ext is empty")?
+    };
+    let at = range.0 as usize + LINES_BYTES;
+    bytes.get_mut(at..at + 4).context(".BTF.ext is too short")?.fill(0);
+    // Linking leaves out what nothing refers to.
+    let mut linker = Linker::new(path)?;
+    linker.add_buf(&bytes)?;
+    linker.link()?;
+    Ok(())
 }
 
 fn variable(name: &str) -> Result<OsString> {
