@@ -33,9 +33,10 @@
 
 #define SECCOMP_MODE_FILTER 2 /* linux/seccomp.h */
 
-/* Set by userland from flags and from the architecture's table. */
+/* Set by userland from flags, from what the kernel is like and from the architecture's table. */
 const volatile bool syscall_latency = false;
 const volatile bool syscall_errors = false;
+const volatile bool syscall_preempted = false;
 /* Slots of the calls that never return; the first two native, the others compat. */
 const volatile u32 syscall_no_return[4] = {};
 /* Slots of the calls that return in a new task too, which has not entered them. */
@@ -128,13 +129,24 @@ static __always_inline void remember(u32 slot)
 		task_slot_end(&task->slot);
 }
 
-/* Plain adds: no program runs twice at a time on one CPU, and a call's entry is nested in none. */
+/*
+ * Plain adds where nothing preempts programs: none runs twice at a time on one CPU then, and a
+ * call's entry is nested in none.
+ */
+static __always_inline void count(struct syscall_count *count)
+{
+	if (syscall_preempted)
+		__sync_fetch_and_add(&count->calls, 1);
+	else
+		count->calls++;
+}
+
 static __always_inline void count_call(u32 slot)
 {
-	struct syscall_count *count = bpf_map_lookup_elem(&counts, &slot);
+	struct syscall_count *calls = bpf_map_lookup_elem(&counts, &slot);
 
-	if (count)
-		count->calls++;
+	if (calls)
+		count(calls);
 }
 
 static __always_inline int on_enter(struct pt_regs *regs, u64 id, bool btf)
@@ -151,13 +163,13 @@ static __always_inline void count_error(u32 slot, s64 result)
 {
 	struct syscall_error key = {.slot = slot, .error = -result},
 			     other = {.slot = SYSCALL_OTHER};
-	struct syscall_count *count;
+	struct syscall_count *calls;
 
 	if (!syscall_errors || result >= 0 || result < -MAX_ERRNO)
 		return;
-	count = map_lookup_or_fold(&errors, &key, &zero_count, &other);
-	if (count)
-		count->calls++;
+	calls = map_lookup_or_fold(&errors, &key, &zero_count, &other);
+	if (calls)
+		count(calls);
 }
 
 /* Whether a task returns from the call that made it. */
@@ -232,18 +244,10 @@ static __always_inline int on_exec(u32 before)
 	return 0;
 }
 
-SEC("tp_btf/sys_enter")
-int enter_btf(u64 *ctx)
-{
-	return on_enter((struct pt_regs *)ctx[0], ctx[1], true);
-}
-
-SEC("raw_tp/sys_enter")
-int enter_raw(u64 *ctx)
-{
-	return on_enter((struct pt_regs *)ctx[0], ctx[1], false);
-}
-
+/*
+ * Programs are attached in this order: what begins before its end can be seen would look
+ * unfinished for as long as the thread makes no further call.
+ */
 SEC("tp_btf/sys_exit")
 int exit_btf(u64 *ctx)
 {
@@ -267,6 +271,18 @@ SEC("raw_tp/sched_process_exec")
 int exec_raw(u64 *ctx)
 {
 	return on_exec(ctx[1]);
+}
+
+SEC("tp_btf/sys_enter")
+int enter_btf(u64 *ctx)
+{
+	return on_enter((struct pt_regs *)ctx[0], ctx[1], true);
+}
+
+SEC("raw_tp/sys_enter")
+int enter_raw(u64 *ctx)
+{
+	return on_enter((struct pt_regs *)ctx[0], ctx[1], false);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -63,6 +63,10 @@ pub struct Common {
     #[arg(long, conflicts_with_all = ["once", "textfile"])]
     pub check: bool,
 
+    /// Whether tasks are preempted inside programs, instead of what the kernel says. For tests.
+    #[arg(long = "ebpf.preempts", value_name = "BOOL", hide = true)]
+    pub preempts: Option<bool>,
+
     /// With --check: load every program that has its hook here, not only those that are chosen,
     /// and attach none. For tests.
     #[arg(long = "check.programs", requires = "check", hide = true)]

@@ -244,12 +244,18 @@ fn start_now<E: Exporter>(
         probes::validate(spec, &hooks)?;
         let facts: &Facts = match &mut facts {
             Some(facts) => facts,
-            none => none.insert(Facts::collect(
-                hooks.values(),
-                &spec.enumerators,
-                flags.btf.as_deref(),
-                spec.module.as_deref(),
-            )?),
+            none => {
+                let mut found = Facts::collect(
+                    hooks.values(),
+                    &spec.enumerators,
+                    flags.btf.as_deref(),
+                    spec.module.as_deref(),
+                )?;
+                if let Some(preempts) = flags.preempts {
+                    (found.preempts_functions, found.preempts_tracepoints) = (preempts, preempts);
+                }
+                none.insert(found)
+            }
         };
         if flags.check_programs {
             return check_programs(&exporter, cli, spec, &hooks, facts, &refused);
@@ -367,7 +373,9 @@ fn bring_up<'o, E: Exporter>(
     let links = links::attach(object, plan, hooks, facts)
         .map_err(|(program, why)| Failure::Programs([(program, why)].into()))?;
     let iterators = links.iter().filter(|(program, _)| hooks.get(*program).is_some_and(Hook::is_iterator));
-    for (program, link) in iterators.filter_map(|(program, links)| Some((program, links.first()?))) {
+    for (program, link) in
+        iterators.filter_map(|(program, attached)| Some((program, attached.links().first()?)))
+    {
         let link = link.as_fd().try_clone_to_owned().context("failed to copy a link's descriptor")?;
         live.iterators.insert(program.clone(), link);
     }

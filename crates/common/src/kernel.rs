@@ -16,6 +16,7 @@ use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::hook::Hook;
+use crate::preemption;
 use crate::spec::{Shape, View};
 use crate::symbols::Symbols;
 use crate::types::Types;
@@ -37,6 +38,10 @@ pub struct Facts {
     pub kprobes: bool,
     /// Values of the enumerators asked for; those that do not exist are not here.
     pub enumerators: BTreeMap<String, i64>,
+    /// Whether tasks are preempted inside programs at functions.
+    pub preempts_functions: bool,
+    /// The same at tracepoints.
+    pub preempts_tracepoints: bool,
     /// What is hidden from this process, and why.
     pub hidden: BTreeMap<View, String>,
     /// Symbols of the functions asked for; none where they are hidden.
@@ -82,6 +87,16 @@ pub fn module_btf(module: &str) -> PathBuf {
 }
 
 impl Facts {
+    /// Whether tasks are preempted inside programs at this hook.
+    pub fn preempts(&self, hook: &Hook) -> bool {
+        match hook {
+            Hook::TpBtf(_) | Hook::RawTp(_) => self.preempts_tracepoints,
+            Hook::Fentry(_) | Hook::Fexit(_) => self.preempts_functions,
+            // Breakpoints switch preemption off.
+            _ => false,
+        }
+    }
+
     /// Collects facts about `hooks` and `enumerators` from the kernel's BTF, or from `external`,
     /// and about functions of `module` from that of the module.
     ///
@@ -103,7 +118,14 @@ impl Facts {
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
         let btf = Btf::from_path(path).with_context(|| format!("{} is no BTF file", path.display()))?;
         let kprobes = Path::new(KPROBES).join("type").exists();
-        let mut facts = Self { own_btf, kprobes, hidden: view::hidden(), ..Self::default() };
+        let preempts = preemption::of_tasks();
+        let mut facts = Self {
+            own_btf,
+            kprobes,
+            preempts_functions: preempts,
+            hidden: view::hidden(),
+            ..Self::default()
+        };
         let hooks: Vec<&Hook> = hooks.into_iter().collect();
         let tracepoints: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.tracepoint()).collect();
         let functions: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.function()).collect();
@@ -116,6 +138,8 @@ impl Facts {
                     && let Some(prototype) = tracepoint(&btf, &handler)
                 {
                     facts.tracepoints.entry(name.to_owned()).or_insert(prototype);
+                } else if handler.name().is_some_and(|name| name == preemption::TRACEPOINT_GUARD) {
+                    facts.preempts_tracepoints = preempts;
                 }
             } else if let Some(function) = btf.type_by_id::<Func<'_>>(id)
                 && let Some(name) =

@@ -7,11 +7,13 @@
 //!
 //! Dependencies point down this list only:
 //! [`exporter`] > [`cli`], [`memory`], [`module`], [`site`], [`web`] > [`http`], [`textfile`] > [`ports`] > [`privileges`] > [`engine`] >
-//! [`links`], [`self_metrics`], [`ratio`], [`top`] > [`probes`] > [`kernel`], [`maps`], [`render`] > [`hook`],
-//! [`symbols`], [`layout`], [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`], [`types`] and [`view`] stand alone.
+//! [`self_metrics`], [`ratio`], [`top`] > [`links`] > [`copies`], [`probes`] > [`kernel`], [`maps`], [`render`] > [`hook`],
+//! [`symbols`], [`layout`], [`decode`], [`encode`], [`hist`] > [`spec`], [`metric`]. [`perf`], [`preemption`], [`types`] and
+//! [`view`] stand alone.
 
 pub mod cgroups;
 pub mod cli;
+pub mod copies;
 pub mod decode;
 pub mod encode;
 pub mod engine;
@@ -32,6 +34,7 @@ pub mod module;
 pub mod offsets;
 pub mod perf;
 pub mod ports;
+pub mod preemption;
 pub mod privileges;
 pub mod probes;
 pub mod ratio;

@@ -2,7 +2,7 @@
 //! Programs that are attached, and what the kernel tells of that.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -10,14 +10,34 @@ use libbpf_rs::{ErrorKind, Link, Object, ProgramMut};
 use libbpf_sys::{BPF_LINK_TYPE_PERF_EVENT, BPF_PERF_EVENT_KPROBE, BPF_PERF_EVENT_KRETPROBE, bpf_link_info};
 use rustix::io::Errno;
 
+use crate::copies::Copies;
 use crate::hook::{Hook, Hooks};
 use crate::kernel::Facts;
 use crate::logging;
 use crate::probes::Plan;
 use crate::symbols::{Symbols, likely_symbols};
 
-/// The links of each program: several where compilers made several symbols of a function.
-pub type Links = BTreeMap<String, Vec<Arc<Link>>>;
+/// What keeps a program attached.
+#[derive(Debug)]
+pub enum Attached {
+    /// Once, or several times where compilers made several symbols of a function.
+    Links(Vec<Arc<Link>>),
+    /// As copies, for as long as these descriptors are open.
+    Copies(Vec<OwnedFd>, Arc<Copies>),
+}
+
+impl Attached {
+    /// The links of a program that is attached itself.
+    pub fn links(&self) -> &[Arc<Link>] {
+        match self {
+            Self::Links(links) => links,
+            Self::Copies(..) => &[],
+        }
+    }
+}
+
+/// What keeps each program attached.
+pub type Links = BTreeMap<String, Attached>;
 
 /// Attaches the programs of a plan.
 ///
@@ -30,17 +50,40 @@ pub fn attach(object: &Object, plan: &Plan, hooks: &Hooks, facts: &Facts) -> Res
     for program in object.progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
         if wanted.contains(name.as_str()) {
-            let made = match hooks.get(&name) {
+            let hook = hooks.get(&name);
+            if let Some(copies) = hook.and_then(|hook| several(&program, hook, object, facts)) {
+                links.insert(name, copies);
+                continue;
+            }
+            let made = match hook {
                 Some(hook) if hook.is_breakpoint() => by_breakpoint(&program, hook, facts),
                 _ => program.attach().map(|link| vec![link]).map_err(|error| logging::with_details(&error)),
             };
             match made {
-                Ok(made) => links.insert(name, made.into_iter().map(Arc::new).collect()),
+                Ok(made) => links.insert(name, Attached::Links(made.into_iter().map(Arc::new).collect())),
                 Err(why) => return Err((name, why)),
             };
         }
     }
     Ok(links)
+}
+
+/// Attaches a program several times where tasks are preempted inside it.
+fn several(program: &ProgramMut<'_>, hook: &Hook, object: &Object, facts: &Facts) -> Option<Attached> {
+    if !facts.preempts(hook) {
+        return None;
+    }
+    match Copies::attach(program, hook, object) {
+        Ok((copies, links)) => Some(Attached::Copies(links, Arc::new(copies))),
+        Err(error) => {
+            log::warn!(
+                "program {} is attached only once, so that events are lost while a task is preempted inside \
+                 it; they are counted (reason \"recursion\"): {error:#}",
+                program.name().display()
+            );
+            None
+        }
+    }
 }
 
 fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result<Vec<Link>, String> {

@@ -260,6 +260,8 @@ mod tests {
             functions: [("vfs_read".to_owned(), Prototype::of(4))].into(),
             kprobes: true,
             enumerators: BTreeMap::new(),
+            preempts_functions: false,
+            preempts_tracepoints: false,
             hidden: BTreeMap::new(),
             symbols: None,
         }

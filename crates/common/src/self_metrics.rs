@@ -3,8 +3,7 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::mem::offset_of;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use anyhow::{Context, Result};
@@ -12,9 +11,10 @@ use libbpf_rs::{Link, Object};
 use prometheus::process_collector::ProcessCollector;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::copies::{Copies, Runs, info};
 use crate::hook::{Hook, Hooks};
 use crate::layout::Layouts;
-use crate::links::{self, Links};
+use crate::links::{self, Attached, Links};
 use crate::maps::MapSource;
 use crate::metric::{Families, Labels, Value};
 use crate::probes::{Plan, Verdict};
@@ -41,6 +41,8 @@ pub struct Program {
     attached: bool,
     /// Those that may miss events, for as long as they are there.
     breakpoints: Vec<Weak<Link>>,
+    /// What is attached in its place, where that is several copies.
+    copies: Option<Arc<Copies>>,
 }
 
 /// Events that programs missed; none where the kernel does not tell.
@@ -65,11 +67,17 @@ impl Program {
             if !wanted.contains(name.as_str()) {
                 continue;
             }
-            let fd = program.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
+            let copies = match links.get(&name) {
+                Some(Attached::Copies(_, copies)) => Some(Arc::clone(copies)),
+                _ => None,
+            };
+            let fd = copies.as_ref().and_then(|copies| copies.first()).unwrap_or_else(|| program.as_fd());
+            let fd = fd.try_clone_to_owned().context("failed to copy a program descriptor")?;
             let (info, _) = info(&fd).with_context(|| format!("failed to ask about program `{name}`"))?;
             let breakpoints = links.get(&name).filter(|_| hooks.get(&name).is_some_and(Hook::is_breakpoint));
             programs.push(Self {
-                breakpoints: breakpoints.into_iter().flatten().map(Arc::downgrade).collect(),
+                breakpoints: breakpoints.into_iter().flat_map(Attached::links).map(Arc::downgrade).collect(),
+                copies,
                 hook: hooks.get(&name).map(ToString::to_string).unwrap_or_default(),
                 fd: Some(fd),
                 id: info.id,
@@ -86,18 +94,6 @@ impl Program {
         }
         Ok(programs)
     }
-}
-
-/// What the kernel tells, and how many bytes of it: those behind are not known.
-fn info(fd: &OwnedFd) -> Result<(libbpf_sys::bpf_prog_info, usize)> {
-    let mut info = libbpf_sys::bpf_prog_info::default();
-    let mut size = size_of_val(&info) as u32;
-    // SAFETY: the kernel writes at most `size` bytes into `info`.
-    let result = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &raw mut info, &raw mut size) };
-    if result < 0 {
-        return Err(rustix::io::Errno::from_raw_os_error(-result).into());
-    }
-    Ok((info, size as usize))
 }
 
 /// Adds up what is known.
@@ -161,10 +157,11 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
             more,
             Value::Integer(1),
         );
-        let (info, size) = info(fd)?;
-        // 9ed9e9ba2337 ("bpf: Count the number of times recursion was prevented"), 5.12.
-        let told = size >= offset_of!(libbpf_sys::bpf_prog_info, recursion_misses) + size_of::<u64>();
-        add(&mut missed.recursion, told.then_some(info.recursion_misses));
+        let runs = match &program.copies {
+            Some(copies) => copies.runs()?,
+            None => Runs::of(fd)?,
+        };
+        add(&mut missed.recursion, runs.missed);
         for link in program.breakpoints.iter().filter_map(Weak::upgrade) {
             let name = &program.name;
             let probe =
@@ -178,13 +175,13 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
             "ebpf_exporter_ebpf_program_run_time_seconds_total",
             "CPU time in the program while kernel.bpf_stats_enabled was 1.",
             labels(),
-            Value::Nanoseconds(info.run_time_ns),
+            Value::Nanoseconds(runs.nanoseconds),
         );
         families.counter(
             "ebpf_exporter_ebpf_program_run_count_total",
             "Runs of the program while kernel.bpf_stats_enabled was 1.",
             labels(),
-            Value::Integer(info.run_cnt),
+            Value::Integer(runs.runs),
         );
     }
     Ok(missed)

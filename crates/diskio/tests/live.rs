@@ -375,7 +375,7 @@ fn what_does_not_fit_is_counted_under_other() {
     );
 }
 
-#[live::test(unpreempted)]
+#[live::test]
 fn more_requests_in_flight_than_entries_stay_are_not_lost() {
     let device = block::fast();
     let exporter = start();
@@ -407,7 +407,7 @@ fn in_flight_is_what_sysfs_says() {
     assert_eq!(delta.ios(&device.name, "read"), 5.0);
 }
 
-#[live::test(module("loop"), tool("mkfs.ext4"), tool("fsfreeze"), unpreempted)]
+#[live::test(module("loop"), tool("mkfs.ext4"), tool("fsfreeze"))]
 fn writes_that_wait_are_in_flight_for_as_long_as_they_do() {
     const WAIT: Duration = Duration::from_millis(600);
     let frozen = Frozen::new();

@@ -6,14 +6,11 @@
 #![allow(non_upper_case_globals, reason = "words of an attribute")]
 
 use std::ffi::{CString, c_char};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-
-use flate2::read::GzDecoder;
 
 /// An argument of the attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +34,6 @@ pub enum Need {
     Kprobes,
     /// See the attribute's word `functions`.
     Functions,
-    /// See the attribute's word `unpreempted`.
-    Unpreempted,
     /// See the attribute's word `own_machine`.
     OwnMachine,
     /// See the attribute's word `spare_disks`.
@@ -63,9 +58,6 @@ pub const kprobes: Term = Term::Need(Need::Kprobes);
 
 /// The kernel attaches programs to functions, by fentry or by kprobes.
 pub const functions: Term = Term::Need(Need::Functions);
-
-/// Programs at tracepoints run to their end on a CPU before another one begins.
-pub const unpreempted: Term = Term::Need(Need::Unpreempted);
 
 /// The whole machine is the test's: units, the installed package, modules to unload, settings.
 /// It is where `LIVE_MACHINE` is `own`.
@@ -126,12 +118,6 @@ impl Need {
             Self::Functions => {
                 (has_fentry() || has_kprobes(), "needs fentry or kprobes: this kernel has neither".to_owned())
             }
-            Self::Unpreempted => (
-                !preempts_programs(),
-                "needs programs that nothing preempts: on this kernel tasks are preempted inside tracepoint \
-                 programs, and events are lost by recursion"
-                    .to_owned(),
-            ),
             Self::OwnMachine => (
                 std::env::var_os("LIVE_MACHINE").is_some_and(|value| value == "own"),
                 "needs a machine of its own: LIVE_MACHINE is not own".to_owned(),
@@ -223,42 +209,13 @@ fn attach_to_function() -> Option<()> {
     attached
 }
 
-/// Whether a task can be preempted in the middle of a program at a tracepoint, so that the program
-/// finds itself running when the next task comes by, and is passed over.
-///
-/// Tracepoints switched preemption off until SRCU-fast came to guard them (a46023d5616e "tracing:
-/// Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with SRCU-fast"). What stands for that is the
-/// type of that guard, which has no other users. From then on it depends on the preemption model
-/// in force.
+/// Whether tracepoints leave preemption to the kernel's model, so that a task may be preempted in
+/// the middle of a program there: see `common::preemption`.
 pub(crate) fn preempts_programs() -> bool {
     const GUARD: &[u8] = b"\0class_srcu_fast_notrace_t\0";
     static PREEMPTS: OnceLock<bool> = OnceLock::new();
     *PREEMPTS.get_or_init(|| {
         let btf = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
-        btf.windows(GUARD.len()).any(|bytes| bytes == GUARD) && preempts_tasks()
+        btf.windows(GUARD.len()).any(|bytes| bytes == GUARD)
     })
-}
-
-/// Whether the kernel preempts tasks inside the kernel: by debugfs, which knows, else by what it
-/// was told, else by what it was built with.
-fn preempts_tasks() -> bool {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let gentle = |model: &str| matches!(model, "none" | "voluntary");
-    let models = read("/sys/kernel/debug/sched/preempt");
-    let in_force = models.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
-    let arguments = read("/proc/cmdline");
-    let told = arguments.split_whitespace().filter_map(|word| word.strip_prefix("preempt=")).next_back();
-    if let Some(model) = in_force.map(|(model, _)| model).or(told) {
-        return !gentle(model);
-    }
-    let mut config = String::new();
-    let packed = File::open("/proc/config.gz").map(GzDecoder::new);
-    if !packed.is_ok_and(|mut packed| packed.read_to_string(&mut config).is_ok()) {
-        let release = rustix::system::uname();
-        config = read(&format!("/boot/config-{}", release.release().to_string_lossy()));
-    }
-    let has = |option: &str| config.lines().any(|line| line.strip_suffix("=y") == Some(option));
-    // Who says nothing at all is taken for one that does.
-    !(has("CONFIG_PREEMPT_NONE") || has("CONFIG_PREEMPT_VOLUNTARY"))
-        && (has("CONFIG_PREEMPTION") || config.is_empty())
 }

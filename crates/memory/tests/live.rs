@@ -294,7 +294,7 @@ fn direct_reclaim_and_oom_kills_are_the_kernels() {
     assert!(agrees(killed, &kills, 0.0) && killed >= 1.0, "{killed} kills, vmstat {kills:?}");
 }
 
-#[live::test(unpreempted, disk("/"), own_machine)]
+#[live::test(disk("/"), own_machine)]
 fn a_machine_short_of_memory_reclaims_directly() {
     let exporter = start(&[]);
     let (delta, [stalls]) = between(

@@ -71,10 +71,11 @@ impl Exporter for Syscall {
         spec
     }
 
-    fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
+    fn configure(&self, open: &mut OpenOf<'_, Self>, facts: &Facts, flags: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.syscall_latency = flags.latency;
         settings.syscall_errors = flags.errors;
+        settings.syscall_preempted = facts.preempts_tracepoints;
         let never = ["exit", "exit_group"].into_iter().flat_map(syscall_slots);
         for (setting, slot) in settings.syscall_no_return.iter_mut().zip(never) {
             *setting = slot as u32;

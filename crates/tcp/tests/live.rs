@@ -258,7 +258,7 @@ fn a_full_listen_queue_overflows() {
     assert!(delta.of("ebpf_tcp_connect_failures_total", &[("reason", "aborted")]) >= 10.0, "{delta:?}");
 }
 
-#[live::test(unpreempted)]
+#[live::test]
 fn current_connections_are_the_kernels_also_those_of_before() {
     let _cable = Cable::new("");
     let (current, here) = (|| snmp(["Tcp CurrEstab"])[0], || snmp_of_cable(["Tcp CurrEstab"])[0]);
@@ -297,7 +297,7 @@ fn unprivileged(proc: &str, flags: &str) -> Command {
     command
 }
 
-#[live::test(unpreempted, tool("setpriv"))]
+#[live::test(tool("setpriv"))]
 fn a_user_who_may_see_processes_counts_the_connections_of_before() {
     let _cable = Cable::new("");
     serve(RIGHT, 25, |target| {
@@ -316,7 +316,7 @@ fn a_user_who_may_see_processes_counts_the_connections_of_before() {
     });
 }
 
-#[live::test(unpreempted, own_machine)]
+#[live::test(own_machine)]
 fn the_unit_counts_connections_of_all_namespaces() {
     let unit = "ebpf-tcp-exporter";
     let _cable = Cable::new("");

@@ -81,7 +81,8 @@ fn nothing_stays_in_the_kernel() {
     let before = our_programs();
     for (signal, code) in [(Signal::TERM, Some(0)), (Signal::INT, Some(0)), (Signal::KILL, None)] {
         let exporter = start();
-        assert_eq!(our_programs(), before + 6);
+        // More where the kernel preempts programs.
+        assert!(our_programs() >= before + 6);
         assert_eq!(exporter.end(signal), code);
         // The kernel frees programs after a grace period.
         wait_until("programs gone", Duration::from_secs(30), || our_programs() == before);
@@ -416,7 +417,7 @@ fn load(stop: &AtomicBool, tunnel: &Tunnel) {
     });
 }
 
-#[live::test(unpreempted, module("zfs"), module("wireguard"), spare_disks, own_machine)]
+#[live::test(module("zfs"), module("wireguard"), spare_disks, own_machine)]
 fn they_run_together_on_a_busy_machine() {
     let exporters = exporters();
     let _pool = Pool::create("tank", DISKS[0]);
