@@ -207,32 +207,32 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
         Some((name, None)) => return lifetime::wait_for(name, flags, &spec, doors, signals),
         found => found.and_then(|(_, module)| module),
     };
-    let ended = start_now::<E>(cli, &spec, module.clone(), doors, signals);
-    let waits = !flags.check && flags.once.is_none() && privileges::missing().is_empty();
-    match ended {
-        // Its functions went with it, in the middle of something.
+    let waits = !flags.check && flags.once.is_none();
+    match start_now::<E>(cli, &spec, module.clone(), doors, signals) {
+        // Its functions went with it while programs were attached.
         Err(error) if waits && module.is_some_and(|module| !module.is_loaded()) => {
             log::warn!("{error:#}");
             lifetime::start_over(&spec, false).map(|()| ExitCode::SUCCESS)
         }
-        ended => ended,
+        started => started?,
     }
 }
 
-/// Starts where the module, if there has to be one, is loaded.
+/// Starts where the module, if there has to be one, is loaded. Fails where it did not come to run;
+/// otherwise returns how that ended.
 fn start_now<E: Exporter>(
     cli: &Cli<E::Flags>,
     spec: &Spec,
     module: Option<Module>,
     doors: Vec<Door>,
     signals: Signals,
-) -> Result<ExitCode> {
+) -> Result<Result<ExitCode>> {
     let flags = &cli.common;
     if flags.ebpf == Ebpf::Off {
         let reader = E::fallback(&cli.own)?.with_context(|| {
             format!("cannot run without eBPF: nothing else tells what {} shows", spec.name)
         })?;
-        return without_programs(cli, spec, reader, module, doors, signals);
+        return Ok(without_programs(cli, spec, reader, module, doors, signals));
     }
     let mut exporter = E::new(&cli.own)?;
     let mut facts = None;
@@ -258,7 +258,7 @@ fn start_now<E: Exporter>(
             }
         };
         if flags.check_programs {
-            return check_programs(&exporter, cli, spec, &hooks, facts, &refused);
+            return Ok(check_programs(&exporter, cli, spec, &hooks, facts, &refused));
         }
         let plan = Plan::new(spec, &hooks, facts, &refused);
         if let Some((probe, why)) = plan.missing(spec) {
@@ -276,7 +276,7 @@ fn start_now<E: Exporter>(
                 drop(history);
                 let steps = [E::interval(&cli.own), (!spec.ratios.is_empty()).then_some(ratio::STEP)];
                 let step = steps.into_iter().flatten().min();
-                return lifetime::go(flags, spec, &plan, attached, engine, step, module, doors, signals);
+                return Ok(lifetime::go(flags, spec, &plan, attached, engine, step, module, doors, signals));
             }
             Err(Failure::Programs(programs)) => refused.extend(programs),
             Err(Failure::Refused(error)) => break error,
@@ -290,7 +290,7 @@ fn start_now<E: Exporter>(
         && let Some(reader) = E::fallback(&cli.own)?
     {
         log::warn!("{why:#}");
-        return without_programs(cli, spec, reader, module, doors, signals);
+        return Ok(without_programs(cli, spec, reader, module, doors, signals));
     }
     Err(why)
 }
