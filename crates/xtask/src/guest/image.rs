@@ -198,6 +198,8 @@ fn mmdebstrap() -> Command {
         // Old releases, and testing on some days, have an index past its date.
         .arg("--aptopt=Acquire::Check-Valid-Until \"false\"")
         .args(["--aptopt=Acquire::Retries \"2\"", "--aptopt=Acquire::http::Timeout \"30\""])
+        // Where a module could not be compiled, the compiler's words are in a file that goes with all.
+        .arg("--aptopt=DPkg::Post-Invoke {\"tail -n 20 /var/lib/dkms/*/*/build/make.log 2> /dev/null || :\"}")
         // What is half written when the machine stops is built anew.
         .arg("--dpkgopt=force-unsafe-io");
     // In the environment of a make, the makes inside say which directory they enter, and ZFS 2.0
