@@ -111,9 +111,9 @@ fn what_a_process_reads_last_is_a_look_up() {
     let read = format!("dd if={} of=/dev/null bs=32M status=none", path.display());
     let hits = |line: &str| measure(|| drop(sh(line))).hits;
     sh(&read);
-    // Shell and program also read what they are made of.
+    // Shell and program also read what they are made of, and others do meanwhile.
     let one = hits(&read) - hits("dd if=/dev/null of=/dev/null bs=32M status=none");
-    nearly("hits of one process", one, PAGES);
+    assert!((one - PAGES as f64).abs() <= 250.0, "{one} hits of one process that reads {PAGES} pages");
     let all = hits(&format!("for n in $(seq {PROCESSES}); do {read}; done"));
     let exact = (PROCESSES * PAGES) as f64;
     assert!((exact..exact * 1.1).contains(&all), "{all} hits of {exact}");

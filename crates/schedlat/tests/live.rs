@@ -126,9 +126,9 @@ fn waits_of_a_control_group_are_those_of_its_tasks() {
     println!("{ours} ns of {waits} waits, the kernel {sum:?} of {count:?}");
     delta.assert_whole();
     assert!(agrees(ours, &sum, 0.005), "{ours} ns, the kernel {sum:?}");
-    // On 6.18 without CONFIG_SCHEDSTATS each task's own count is up to one more, with nothing lost
+    // On 6.18 without CONFIG_SCHEDSTATS each task's own count is up to two more, with nothing lost
     // and sums that are the same to the nanosecond; why is not known. Elsewhere they are the same.
-    let more = if fs::exists("/proc/schedstat").unwrap() { 0 } else { hogs.len() };
+    let more = if fs::exists("/proc/schedstat").unwrap() { 0 } else { 2 * hogs.len() };
     let least = count.start() - more as f64;
     assert!((least..=*count.end()).contains(&waits), "{waits} waits, the kernel {count:?}");
 }
