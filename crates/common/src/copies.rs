@@ -22,6 +22,7 @@ use std::ffi::CString;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys::{self, bpf_insn};
@@ -50,6 +51,8 @@ const VALUE_BYTES: usize = NOTES as usize + PLACES * PLACE_BYTES;
 pub struct Copies {
     programs: Vec<OwnedFd>,
     notes: MapHandle,
+    /// The most events that were shown to be missed.
+    missed: AtomicU64,
 }
 
 /// What a program did, or its copies together.
@@ -90,7 +93,7 @@ impl Copies {
         };
         let notes = MapHandle::create(MapType::Array, Some("notes"), 4, VALUE_BYTES as u32, 1, &options)
             .context("failed to make a map")?;
-        let mut copies = Self { programs: Vec::new(), notes };
+        let mut copies = Self { programs: Vec::new(), notes, missed: AtomicU64::new(0) };
         // SAFETY: the pointer is that of a live object, and so is its descriptor of BTF.
         let btf = unsafe { libbpf_sys::bpf_object__btf_fd(object.as_libbpf_object().as_ptr()) };
         // SAFETY: the same; it is borrowed for as long as the object is.
@@ -138,8 +141,12 @@ impl Copies {
         }
         let value = self.value()?;
         let rescues = value[RESCUES as usize..][..8].try_into().map_or(0, u64::from_ne_bytes);
-        // They are read a moment apart.
-        sum.missed = sum.missed.map(|missed| missed.saturating_sub(rescues));
+        // Rescues are read last: a moment later, so that there may be too many of them by then, and
+        // the difference too small. It is not shown to sink.
+        sum.missed = sum.missed.map(|missed| {
+            let missed = missed.saturating_sub(rescues);
+            self.missed.fetch_max(missed, Ordering::Relaxed).max(missed)
+        });
         Ok(sum)
     }
 }

@@ -417,7 +417,7 @@ fn load(stop: &AtomicBool, tunnel: &Tunnel) {
     });
 }
 
-#[live::test(module("zfs"), module("wireguard"), spare_disks, own_machine)]
+#[live::test(unpreempted, module("zfs"), module("wireguard"), spare_disks, own_machine)]
 fn they_run_together_on_a_busy_machine() {
     let exporters = exporters();
     let _pool = Pool::create("tank", DISKS[0]);
