@@ -98,8 +98,10 @@ static __always_inline void count(u64 hits, u64 misses)
 }
 
 /* What was looked up and did not have to be added was there. */
-static __always_inline void settle(struct cachestat_task *task)
+static __always_inline void settle(void *record)
 {
+	struct cachestat_task *task = record;
+
 	if (task->slot.busy)
 		count(task->slot.busy, 0);
 	task->slot.busy = 0;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
@@ -240,18 +241,65 @@ fn threads_with_like_ids_keep_their_calls_apart() {
 #[live::test]
 fn programs_attached_several_times_count_each_call_once() {
     const CALLS: u32 = 20_000;
-    // Threads that share a place for the notes of copies.
-    for (threads, distance) in [(1, 0), (4, 8192)] {
-        let exporter = Exporter::start("syscall", &["--ebpf.preempts", "true"]);
-        let before = exporter.scrape();
-        with_ids_apart(threads, distance, |_| assert_eq!(system_call(RARE.1, [0; 3], CALLS), 0));
-        let delta = Delta(before, exporter.scrape());
-        let (counted, exact) = (calls(&delta, RARE.0, "native"), f64::from(threads * CALLS));
-        // Where a task is preempted inside of all copies, which under emulation is not rare.
-        let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
-        println!("{counted} counted and {lost} lost of {exact}");
-        assert!(counted <= exact && counted + lost >= exact, "{counted} counted and {lost} lost of {exact}");
-        assert!(lost <= 0.05 * exact, "{lost} lost of {exact}");
+    // Each thread has one of its own, which hardly anybody else makes.
+    const OWN: [(&str, i64); 4] = [
+        ("tee", libc::SYS_tee),
+        ("vmsplice", libc::SYS_vmsplice),
+        ("timerfd_gettime", libc::SYS_timerfd_gettime),
+        ("inotify_rm_watch", libc::SYS_inotify_rm_watch),
+    ];
+    let flags = ["--ebpf.preempts", "true", "--syscall.latency", "--syscall.errors"];
+    let exporter = Exporter::start("syscall", &flags);
+    let before = exporter.scrape();
+    with_ids_apart(OWN.len() as u32, 8192, |number| {
+        let (_, call) = OWN[number as usize];
+        assert_eq!(system_call(call, [-1; 3], CALLS), -1);
+    });
+    let delta = Delta(before, exporter.scrape());
+    // Where a task is preempted inside of all copies, which under emulation is not rare.
+    let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
+    let without_start = delta.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
+    println!("{lost} lost of {} calls, {without_start} without a start", OWN.len() as u32 * CALLS);
+    assert!(lost <= 0.05 * f64::from(OWN.len() as u32 * CALLS), "{lost} lost");
+    assert!(without_start <= lost, "{without_start} without a start, {lost} lost");
+    for (call, _) in OWN {
+        let exact = f64::from(CALLS);
+        for (what, counted) in [
+            ("calls", calls(&delta, call, "native")),
+            ("latencies", delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", call)])),
+            ("errors", delta.of("ebpf_syscall_errors_total", &[("syscall", call)])),
+        ] {
+            assert!(
+                counted <= exact && counted + lost >= exact,
+                "{call}: {counted} {what}, {lost} lost of {exact}"
+            );
+        }
+    }
+}
+
+#[live::test]
+fn threads_that_begin_at_once_share_no_record() {
+    const TRIES: u32 = 10;
+    for _ in 0..TRIES {
+        let (begin, result) = (OnceLock::new(), Mutex::new(None));
+        // Neither has a record yet, and both look at the same one first.
+        with_ids_apart(3, 65_536, |number| {
+            if number < 2 {
+                // Once there is a time it is still to come, so that both are on a CPU when it does.
+                while begin.get().is_none_or(|begin| Instant::now() < *begin) {
+                    std::hint::spin_loop();
+                }
+                system_call(RARE.1, [0; 3], 1);
+            } else {
+                let delta = measure(&["--syscall.latency"], || {
+                    begin.set(Instant::now() + Duration::from_millis(20)).unwrap();
+                    std::thread::sleep(Duration::from_millis(100));
+                });
+                *result.lock().unwrap() = Some(delta);
+            }
+        });
+        let delta = result.into_inner().unwrap().unwrap();
+        assert_eq!(delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", RARE.0)]), 2.0);
     }
 }
 
