@@ -7,16 +7,20 @@
 //! that CPU is blind until the task runs again, which may be thousands of events later.
 //!
 //! So there a program is attached as [`COPIES`] copies, which run one after the other at each
-//! event. Each begins with a few instructions of ours. The first copy notes in a place of the
-//! current thread, for each copy behind it, that this event is counted, and goes on with the
-//! program. Another copy takes such a note away and ends; where there is none the copies before it
-//! were passed over, so that it goes on in their place, notes that for those behind it, and counts
-//! a rescue. An event is lost only where all copies are under way on that CPU. How many those are
-//! is exact: what the first copy missed, less the rescues.
+//! event. Each begins with a few instructions of ours. The first copy notes that this event is
+//! counted and goes on with the program. Another copy that finds the note ends; where there is none
+//! the copies before it were passed over, so that it notes the event, goes on in their place and
+//! counts a rescue. The last one takes the note away. An event is lost only where all copies are
+//! under way on that CPU. How many those are is exact: what the first copy missed, less the rescues.
 //!
-//! Notes are counts, not flags: an interrupt between two copies may bring the same event for the
-//! same thread, and threads whose ids are a multiple of `PLACES` apart share a place. Each copy
-//! takes as many notes as it was left, whoever left them.
+//! A note is the address of the event's arguments. They are on a stack, in the frame of what runs
+//! all copies one after the other (include/trace/events: `__traceiter_NAME`; the trampoline of a
+//! function), so that no other event that is under way has the same, on whatever CPU, also where an
+//! interrupt brings the same event between two copies. The note of an event whose last copy was
+//! passed over stays. The next event at that address takes it over.
+//!
+//! Notes are in sets of a few words, chosen by address. A copy whose note finds no room leaves the
+//! event to those behind it, and the last one needs none.
 
 use std::ffi::CString;
 use std::mem::offset_of;
@@ -30,21 +34,17 @@ use libbpf_rs::{AsRawLibbpf, MapCore, MapFlags, MapHandle, MapType, Object, Prog
 use rustix::io::Errno;
 
 use crate::hook::Hook;
+use crate::logging::verdict;
+
+mod prologue;
+
+use prologue::{ARMED, LEFT, RESCUES, VALUE_BYTES, prologue};
 
 /// How often a program is attached.
 pub const COPIES: usize = 3;
 
-/// Places for the notes of threads, by the lower bits of their id.
-const PLACES: usize = 8192;
-
-/// Bytes of a place: a count for each copy but the first.
-const PLACE_BYTES: usize = 4 * (COPIES - 1).next_power_of_two();
-
-/// Where the value of the map has what it has: whether all copies are attached, rescues, places.
-const ARMED: i16 = 0;
-const RESCUES: i16 = 8;
-const NOTES: i16 = 16;
-const VALUE_BYTES: usize = NOTES as usize + PLACES * PLACE_BYTES;
+/// Room for what the verifier says of a copy that it refuses.
+const LOG_BYTES: usize = 1 << 20;
 
 /// A program that is attached several times.
 #[derive(Debug)]
@@ -140,11 +140,11 @@ impl Copies {
             }
         }
         let value = self.value()?;
-        let rescues = value[RESCUES as usize..][..8].try_into().map_or(0, u64::from_ne_bytes);
+        let number = |at: i16| value[at as usize..][..8].try_into().map_or(0, u64::from_ne_bytes);
         // Rescues are read last: a moment later, so that there may be too many of them by then, and
         // the difference too small. It is not shown to sink.
         sum.missed = sum.missed.map(|missed| {
-            let missed = missed.saturating_sub(rescues);
+            let missed = (missed + number(LEFT)).saturating_sub(number(RESCUES));
             self.missed.fetch_max(missed, Ordering::Relaxed).max(missed)
         });
         Ok(sum)
@@ -238,18 +238,31 @@ impl<'p> Original<'p> {
             options.func_info_cnt = functions.len() as u32;
             options.func_info_rec_size = size_of::<[u32; 2]>() as u32;
         }
-        // SAFETY: all pointers are to values that outlive the call.
-        let fd = unsafe {
-            libbpf_sys::bpf_prog_load(
-                self.kind,
-                self.name.as_ptr(),
-                c"Dual BSD/GPL".as_ptr(),
-                instructions.as_ptr(),
-                instructions.len() as u64,
-                &raw mut options,
-            )
+        let load = |options: &mut libbpf_sys::bpf_prog_load_opts| {
+            // SAFETY: all pointers are to values that outlive the call.
+            descriptor(unsafe {
+                libbpf_sys::bpf_prog_load(
+                    self.kind,
+                    self.name.as_ptr(),
+                    c"Dual BSD/GPL".as_ptr(),
+                    instructions.as_ptr(),
+                    instructions.len() as u64,
+                    options,
+                )
+            })
         };
-        descriptor(fd)
+        load(&mut options)
+            .or_else(|error| {
+                let mut log = vec![0; LOG_BYTES];
+                options.log_level = 1;
+                options.log_buf = log.as_mut_ptr().cast();
+                options.log_size = LOG_BYTES as u32;
+                load(&mut options).map_err(|_| {
+                    let log = log.split(|byte| *byte == 0).next().unwrap_or_default();
+                    anyhow::Error::from(error)
+                        .context(verdict(&String::from_utf8_lossy(log)).unwrap_or_default())
+                })
+            })
             .with_context(|| format!("failed to load copy {copy} of {}", self.name.to_string_lossy()))
     }
 
@@ -261,9 +274,9 @@ impl<'p> Original<'p> {
     }
 }
 
-fn descriptor(result: i32) -> Result<OwnedFd> {
+fn descriptor(result: i32) -> Result<OwnedFd, Errno> {
     if result < 0 {
-        return Err(Errno::from_raw_os_error(-result).into());
+        return Err(Errno::from_raw_os_error(-result));
     }
     // SAFETY: a new descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
@@ -287,61 +300,4 @@ fn functions(program: &OwnedFd, number: u32) -> Result<Vec<[u32; 2]>> {
     }
     functions.truncate(info.nr_func_info as usize);
     Ok(functions)
-}
-
-fn instruction(code: u32, dst: u8, src: u8, off: i16, imm: i32) -> bpf_insn {
-    let mut instruction = bpf_insn { code: code as u8, off, imm, ..Default::default() };
-    instruction.set_dst_reg(dst);
-    instruction.set_src_reg(src);
-    instruction
-}
-
-/// What a copy does before the program, which it goes on with at its end.
-fn prologue(copy: usize, notes: i32) -> Vec<bpf_insn> {
-    use libbpf_sys::{
-        BPF_ADD, BPF_ALU, BPF_ALU64, BPF_AND, BPF_CALL, BPF_DW, BPF_EXIT, BPF_IMM, BPF_JA, BPF_JEQ, BPF_JMP,
-        BPF_JMP32, BPF_JSGT, BPF_K, BPF_LD, BPF_LDX, BPF_LSH, BPF_MEM, BPF_MOV, BPF_STX, BPF_W, BPF_X,
-    };
-    const BPF_ATOMIC: u32 = 0xc0;
-    const GET_CURRENT_PID_TGID: i32 = libbpf_sys::BPF_FUNC_get_current_pid_tgid as i32;
-    const BPF_PSEUDO_MAP_VALUE: u8 = 2;
-    let note = |copy: usize| NOTES + 4 * (copy as i16 - 1);
-    let set = |register, value| instruction(BPF_ALU64 | BPF_MOV | BPF_K, register, 0, 0, value);
-    let copy_register = |to, from| instruction(BPF_ALU64 | BPF_MOV | BPF_X, to, from, 0, 0);
-    let add = |size, to, off| instruction(BPF_STX | BPF_ATOMIC | size, to, 3, off, BPF_ADD as i32);
-    let leave_notes = |code: &mut Vec<bpf_insn>| {
-        code.push(set(3, 1));
-        code.extend((copy + 1..COPIES).map(|behind| add(BPF_W, 2, note(behind))));
-    };
-    let mut code = vec![
-        copy_register(6, 1),
-        instruction(BPF_JMP | BPF_CALL, 0, 0, 0, GET_CURRENT_PID_TGID),
-        // r0: bytes to the place of this thread; r4: the value of the map; r2: the place
-        instruction(BPF_ALU | BPF_AND | BPF_K, 0, 0, 0, PLACES as i32 - 1),
-        instruction(BPF_ALU64 | BPF_LSH | BPF_K, 0, 0, 0, PLACE_BYTES.trailing_zeros() as i32),
-        instruction(BPF_LD | BPF_IMM | BPF_DW, 4, BPF_PSEUDO_MAP_VALUE, 0, notes),
-        instruction(0, 0, 0, 0, 0),
-        copy_register(2, 4),
-        instruction(BPF_ALU64 | BPF_ADD | BPF_X, 2, 0, 0, 0),
-        copy_register(1, 6),
-        instruction(BPF_LDX | BPF_MEM | BPF_W, 3, 4, ARMED, 0),
-    ];
-    if copy == 0 {
-        // Until all are attached it is the only one.
-        code.push(instruction(BPF_JMP32 | BPF_JEQ | BPF_K, 3, 0, COPIES as i16, 0));
-        leave_notes(&mut code);
-        return code;
-    }
-    let mut rescue = vec![set(3, 1), add(BPF_DW, 4, RESCUES)];
-    leave_notes(&mut rescue);
-    let mut end = vec![set(3, -1), add(BPF_W, 2, note(copy))];
-    end.extend([set(0, 0), instruction(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)]);
-    rescue.push(instruction(BPF_JMP | BPF_JA, 0, 0, end.len() as i16, 0));
-    let to_exit = 2 + rescue.len() + 2;
-    code.push(instruction(BPF_JMP32 | BPF_JEQ | BPF_K, 3, 0, to_exit as i16, 0));
-    code.push(instruction(BPF_LDX | BPF_MEM | BPF_W, 3, 2, note(copy), 0));
-    code.push(instruction(BPF_JMP32 | BPF_JSGT | BPF_K, 3, 0, rescue.len() as i16, 0));
-    code.append(&mut rescue);
-    code.append(&mut end);
-    code
 }

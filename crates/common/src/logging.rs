@@ -54,12 +54,9 @@ fn from_libbpf(level: PrintLevel, message: String) {
 /// Keeps the verifier's verdict, which is its last line but one, over the general
 /// complaints that follow it.
 fn note(last: &mut Option<String>, message: &str) {
-    const VERDICT: &str = "verifier: ";
     if message.contains("BEGIN PROG LOAD LOG") {
-        let mut lines =
-            message.lines().filter(|line| !line.starts_with("processed ") && !line.contains("LOAD LOG"));
-        if let Some(line) = lines.next_back() {
-            *last = Some(format!("{VERDICT}{line}"));
+        if let Some(verdict) = verdict(message) {
+            *last = Some(verdict);
         }
     } else if !last.as_ref().is_some_and(|text| text.starts_with(VERDICT)) {
         let first = message.lines().next().unwrap_or_default().trim_start_matches("libbpf: ");
@@ -73,6 +70,14 @@ fn note(last: &mut Option<String>, message: &str) {
             *last = Some(first.to_owned());
         }
     }
+}
+
+const VERDICT: &str = "verifier: ";
+
+/// Why the verifier refused a program, from its log.
+pub fn verdict(log: &str) -> Option<String> {
+    let mut lines = log.lines().filter(|line| !line.starts_with("processed ") && !line.contains("LOAD LOG"));
+    lines.next_back().map(|line| format!("{VERDICT}{line}"))
 }
 
 impl Log for Logger {

@@ -71,10 +71,12 @@ impl Exporter {
     /// As [`Exporter::start`], by a command that ends in the exporter's own flags.
     ///
     /// # Panics
-    /// When it ends instead; shows what it said.
+    /// When it ends instead, or programs that tasks are preempted in lose events; shows what it said.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Self {
-        Self::spawn_and_read(command).1
+        let (said, exporter) = Self::spawn_and_read(command);
+        assert!(!said.contains("attached only once"), "{said}");
+        exporter
     }
 
     /// As [`Exporter::spawn`], with what it said until it listened.
