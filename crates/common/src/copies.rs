@@ -25,7 +25,7 @@
 use std::ffi::CString;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::{ptr, slice};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
@@ -198,7 +198,7 @@ impl<'p> Original<'p> {
             None
         };
         let functions = match btf {
-            Some(_) => functions(&fd, about.nr_func_info)?,
+            Some(_) => functions(program),
             None => Vec::new(),
         };
         Ok(Self {
@@ -282,22 +282,17 @@ fn descriptor(result: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
-/// Where the functions of a program begin, and their types.
-fn functions(program: &OwnedFd, number: u32) -> Result<Vec<[u32; 2]>> {
-    let mut functions = vec![[0; 2]; number as usize];
-    let mut info = libbpf_sys::bpf_prog_info {
-        nr_func_info: number,
-        func_info_rec_size: size_of::<[u32; 2]>() as u32,
-        func_info: functions.as_mut_ptr() as u64,
-        ..Default::default()
+/// Where the functions of a program begin, and their types, as it was given to the kernel, which has
+/// taken away since what is never reached.
+fn functions(program: &ProgramMut<'_>) -> Vec<[u32; 2]> {
+    let program = program.as_libbpf_object().as_ptr();
+    // SAFETY: the pointer is that of a live program, and libbpf has so many records where it says.
+    let records = unsafe {
+        let records = libbpf_sys::bpf_program__func_info(program);
+        if records.is_null() {
+            return Vec::new();
+        }
+        slice::from_raw_parts(records, libbpf_sys::bpf_program__func_info_cnt(program) as usize)
     };
-    let mut size = size_of_val(&info) as u32;
-    // SAFETY: the kernel writes at most `size` bytes into `info`, and so many records.
-    let result =
-        unsafe { libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size) };
-    if result < 0 {
-        return Err(Errno::from_raw_os_error(-result).into());
-    }
-    functions.truncate(info.nr_func_info as usize);
-    Ok(functions)
+    records.iter().map(|record| [record.insn_off, record.type_id]).collect()
 }

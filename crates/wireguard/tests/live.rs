@@ -430,7 +430,8 @@ fn netlink_alone_needs_no_program_and_probes_can_be_let_go() {
     drop(exporter);
 
     let exporter = start("session");
-    assert_eq!(ours(), 1);
+    // Several where tasks are preempted inside of it.
+    assert_ne!(ours(), 0);
     tunnel.exchange("left", "right", "10.98.0.2", 1);
     assert!(!exporter.scrape().labels(ATTEMPTS).is_empty());
     sh(&format!("kill -USR1 {}", exporter.pid()));
