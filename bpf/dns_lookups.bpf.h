@@ -249,30 +249,32 @@ static __always_inline void on_query(struct dns_question *q, const struct dns_me
 
 static __always_inline void on_answer(struct dns_question *q, const struct dns_message *m)
 {
-	struct dns_asked *asked = bpf_map_lookup_elem(&outstanding, q);
+	struct dns_asked *found = bpf_map_lookup_elem(&outstanding, q), asked;
 	struct dns_counts *c = all();
 	u32 rcode = m->header[3] & DNS_RCODE;
 	u64 now = bpf_ktime_get_ns(), hash;
 
 	if (!c)
 		return;
-	if (!asked) {
+	if (found)
+		asked = *found;
+	/* A second answer or the time-out may come at the same moment: who removes it counts. */
+	if (!found || bpf_map_delete_elem(&outstanding, q)) {
 		__sync_fetch_and_add(&c->unmatched, 1);
 		return;
 	}
-	if (asked->upstream) {
-		hist_observe_us(&c->upstream_latency, elapsed_ns(asked->first, now));
+	if (asked.upstream) {
+		hist_observe_us(&c->upstream_latency, elapsed_ns(asked.first, now));
 		if (rcode)
 			__sync_fetch_and_add(&c->upstream_failures, 1);
-		hash = asked->hash;
+		hash = asked.hash;
 		bpf_map_update_elem(&went_up, &hash, &now, BPF_ANY);
 	} else {
-		hist_observe_us(&c->latency, elapsed_ns(asked->first, now));
+		hist_observe_us(&c->latency, elapsed_ns(asked.first, now));
 		add(&responses, rcode);
 		if (rcode)
 			add(&failures, rcode);
 	}
-	bpf_map_delete_elem(&outstanding, q);
 }
 
 /* A local server is asked, by a datagram for that struct socket. */

@@ -351,6 +351,44 @@ fn of_two_servers_each_has_its_own_answer() {
     assert_eq!(delta.of("ebpf_dns_unmatched_responses_total", &[]), 0.0);
 }
 
+#[live::test(functions)]
+fn answers_that_come_twice_at_once_are_one_and_one_without_a_question() {
+    const QUESTIONS: u16 = 300;
+    let delta = measure(&[], |_| {
+        let server = UdpSocket::bind("127.0.0.54:53").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for id in 0..QUESTIONS {
+            // Recursion desired, one question.
+            let mut question = [id.to_be_bytes(), [1, 0], [0, 1], [0; 2], [0; 2], [0; 2]].concat();
+            question.extend(b"\x05twice\x07example\x00\x00\x01\x00\x01");
+            client.send_to(&question, server.local_addr().unwrap()).unwrap();
+            let mut message = [0; 512];
+            let (length, peer) = server.recv_from(&mut message).unwrap();
+            let (answer, ready) = (answer(&message[..length]).unwrap(), AtomicUsize::new(0));
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        ready.fetch_add(1, Ordering::SeqCst);
+                        while ready.load(Ordering::SeqCst) < 2 {
+                            std::hint::spin_loop();
+                        }
+                        server.send_to(&answer, peer).unwrap();
+                    });
+                }
+            });
+            for _ in 0..2 {
+                client.recv(&mut message).unwrap();
+            }
+        }
+    });
+    let exact = f64::from(QUESTIONS);
+    // Who answers and asks is a resolver, once that is known.
+    let answers = ["latency", "upstream_latency"]
+        .map(|latency| delta.of(&format!("ebpf_dns_{latency}_microseconds_count"), &[]));
+    assert_eq!(answers[0] + answers[1], exact);
+    assert_eq!(delta.of("ebpf_dns_unmatched_responses_total", &[]), exact);
+}
+
 #[live::test(functions, tool("dig"))]
 fn names_are_never_labels() {
     let delta = measure(&[], |_| drop(dig("127.0.0.53", "secret.example", "A")));
