@@ -34,8 +34,6 @@ pub enum Need {
     Kprobes,
     /// See the attribute's word `functions`.
     Functions,
-    /// See the attribute's word `unpreempted`.
-    Unpreempted,
     /// See the attribute's word `own_machine`.
     OwnMachine,
     /// See the attribute's word `spare_disks`.
@@ -60,9 +58,6 @@ pub const kprobes: Term = Term::Need(Need::Kprobes);
 
 /// The kernel attaches programs to functions, by fentry or by kprobes.
 pub const functions: Term = Term::Need(Need::Functions);
-
-/// Programs at tracepoints run to their end on a CPU before another one begins.
-pub const unpreempted: Term = Term::Need(Need::Unpreempted);
 
 /// The whole machine is the test's: units, the installed package, modules to unload, settings.
 /// It is where `LIVE_MACHINE` is `own`.
@@ -123,12 +118,6 @@ impl Need {
             Self::Functions => {
                 (has_fentry() || has_kprobes(), "needs fentry or kprobes: this kernel has neither".to_owned())
             }
-            Self::Unpreempted => (
-                !preempts_programs(),
-                "needs programs that nothing preempts: on this kernel tasks are preempted inside tracepoint \
-                 programs, and events are lost by recursion"
-                    .to_owned(),
-            ),
             Self::OwnMachine => (
                 std::env::var_os("LIVE_MACHINE").is_some_and(|value| value == "own"),
                 "needs a machine of its own: LIVE_MACHINE is not own".to_owned(),
@@ -222,7 +211,7 @@ fn attach_to_function() -> Option<()> {
 
 /// Whether tracepoints leave preemption to the kernel's model, so that a task may be preempted in
 /// the middle of a program there: see `common::preemption`.
-pub(crate) fn preempts_programs() -> bool {
+pub fn preempts_programs() -> bool {
     const GUARD: &[u8] = b"\0class_srcu_fast_notrace_t\0";
     static PREEMPTS: OnceLock<bool> = OnceLock::new();
     *PREEMPTS.get_or_init(|| {

@@ -17,6 +17,7 @@ mod web;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use live::block;
 use live::exporter::{Exporter, get, unit_becomes, until};
 use live::exposition::{Delta, Exposition};
+use live::needs::preempts_programs;
 use live::net::snmp;
 use live::truth::{agrees, schedstat, stat};
 use live::wireguard::Tunnel;
@@ -44,6 +46,9 @@ const BUSY: Duration = Duration::from_secs(40);
 
 /// Programs that are started meanwhile, at least.
 const ENOUGH: f64 = 100.0;
+
+/// What an exporter may miss of hundreds of thousands of events where the kernel preempts programs.
+const RARELY: f64 = 100.0;
 
 const EXECS: &str = "ebpf_process_execs_total";
 
@@ -417,7 +422,7 @@ fn load(stop: &AtomicBool, tunnel: &Tunnel) {
     });
 }
 
-#[live::test(unpreempted, module("zfs"), module("wireguard"), spare_disks, own_machine)]
+#[live::test(module("zfs"), module("wireguard"), spare_disks, own_machine)]
 fn they_run_together_on_a_busy_machine() {
     let exporters = exporters();
     let _pool = Pool::create("tank", DISKS[0]);
@@ -470,7 +475,7 @@ fn they_run_together_on_a_busy_machine() {
     let third_truth = truth();
     let last = all();
     let last_truth = truth();
-    let mut deltas = BTreeMap::new();
+    let (mut deltas, mut missed) = (BTreeMap::new(), BTreeMap::new());
     for ((name, before), after) in first.into_iter().zip(last.into_values()) {
         let memory = after.get("process_resident_memory_bytes", &[]).unwrap();
         let delta = Delta(before, after);
@@ -489,30 +494,37 @@ fn they_run_together_on_a_busy_machine() {
             .collect();
         println!("{name}: {:.2} MiB, lost: {lost:?}", memory / 1024.0 / 1024.0);
         assert!(memory <= MEMORY, "{name} needs {memory} bytes");
-        // What was on its way when it started has no beginning; nothing else is lost.
-        assert!(lost.iter().all(|lost| lost.ends_with("no_start")), "{name}: {lost:?}");
+        // What was on its way when it started has no beginning; where programs are preempted a few
+        // events are missed by all copies.
+        let recursion = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
+        assert!(recursion <= if preempts_programs() { RARELY } else { 0.0 }, "{name}: {lost:?}");
+        assert!(lost.iter().all(|l| l.ends_with("no_start") || l.ends_with("recursion")), "{name}: {lost:?}");
+        missed.insert(name.clone(), recursion);
         deltas.insert(name, delta);
     }
     let range = |n: usize| third_truth[n] - second_truth[n]..=last_truth[n] - first_truth[n];
     let of = |exporter: &str, name: &str| deltas[exporter].of(name, &[]);
+    let agrees = |exporter: &str, ours: f64, range: &RangeInclusive<f64>, tolerance: f64| {
+        agrees(ours, range, tolerance + missed[exporter] / ours.max(1.0))
+    };
     let forks = of("process", "ebpf_process_forks_total") + of("process", "ebpf_process_threads_total");
-    assert!(agrees(forks, &range(0), 0.0), "{forks} forks and threads, /proc/stat {:?}", range(0));
+    assert!(agrees("process", forks, &range(0), 0.0), "{forks} forks and threads, /proc/stat {:?}", range(0));
     let waited = of("schedlat", "ebpf_sched_runqueue_latency_microseconds_sum") * 1e3;
-    assert!(agrees(waited, &range(1), 0.005), "{waited} ns, schedstat {:?}", range(1));
+    assert!(agrees("schedlat", waited, &range(1), 0.005), "{waited} ns, schedstat {:?}", range(1));
     let waits = of("schedlat", "ebpf_sched_runqueue_latency_microseconds_count");
-    assert!(agrees(waits, &range(2), 0.0), "{waits} waits, schedstat {:?}", range(2));
+    assert!(agrees("schedlat", waits, &range(2), 0.0), "{waits} waits, schedstat {:?}", range(2));
     let retransmits = of("tcp", "ebpf_tcp_retransmits_total");
-    assert!(agrees(retransmits, &range(3), 0.0), "{retransmits} segments, snmp {:?}", range(3));
+    assert!(agrees("tcp", retransmits, &range(3), 0.0), "{retransmits} segments, snmp {:?}", range(3));
     // Both ends are on this machine.
     assert_eq!(of("wireguard", "ebpf_wireguard_handshake_success_total"), 2.0);
     let hits = of("zfs-arc", "ebpf_zfs_arc_hits_total");
-    assert!(agrees(hits, &range(4), 0.0), "{hits} hits, arcstats {:?}", range(4));
+    assert!(agrees("zfs-arc", hits, &range(4), 0.0), "{hits} hits, arcstats {:?}", range(4));
     let misses = of("zfs-arc", "ebpf_zfs_arc_misses_total");
-    assert!(agrees(misses, &range(5), 0.0), "{misses} misses, arcstats {:?}", range(5));
+    assert!(agrees("zfs-arc", misses, &range(5), 0.0), "{misses} misses, arcstats {:?}", range(5));
     // The same thing seen by two exporters: programs started are calls of execve that succeed.
     let execs = of("process", EXECS);
     let calls = deltas["syscall"].of("ebpf_syscalls_total", &[("syscall", "execve")]);
-    assert!(execs > ENOUGH && execs <= calls + 20.0, "{execs} execs, {calls} calls");
+    assert!(execs > ENOUGH && execs <= calls + missed["syscall"] + 20.0, "{execs} execs, {calls} calls");
     sh("systemctl stop ebpf-exporters.target");
 }
 

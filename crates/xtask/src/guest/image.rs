@@ -61,12 +61,11 @@ pub fn ensure(suite: &Suite) -> Result<Image> {
     once(&folder, |unfinished| {
         let tar = guests.join(format!("{name}-{base_key:016x}.tar"));
         once(&tar, |unfinished| {
-            phases::named(&format!("{name}: a system with ZFS compiled"), || {
-                build_base(suite, &base, unfinished)
-            })
+            let what = if suite.zfs { "a system with ZFS compiled" } else { "a system" };
+            phases::named(&format!("{name}: {what}"), || build_base(suite, &base, unfinished))
         })?;
         fs::create_dir_all(unfinished)?;
-        phases::named(&format!("{name}: image"), || build_image(&tar, unfinished))
+        phases::named(&format!("{name}: image"), || build_image(suite, &tar, unfinished))
     })?;
     Ok(Image {
         root: folder.join("root.img"),
@@ -130,9 +129,11 @@ fn build_base(suite: &Suite, packages: &[String], tar: &Path) -> Result<()> {
     patiently(build)
 }
 
-fn build_image(tar: &Path, folder: &Path) -> Result<()> {
+fn build_image(suite: &Suite, tar: &Path, folder: &Path) -> Result<()> {
     let root = folder.join("root");
-    let packages = format!("apt-get install --yes {}", PACKAGES.join(" "));
+    let install_packages = format!("apt-get install --yes {}", PACKAGES.join(" "));
+    let mut lines = vec!["apt-get update", &install_packages];
+    lines.extend(suite.zfs.then_some(ZINJECT));
     patiently(|| {
         remove(&root)?;
         let mut mmdebstrap = mmdebstrap();
@@ -142,10 +143,7 @@ fn build_image(tar: &Path, folder: &Path) -> Result<()> {
                 "--setup-hook=mmtarfilter '--path-exclude=/dev/*' < '{}' | tar -C \"$1\" -x",
                 tar.display()
             ))
-            .args(
-                ["apt-get update", &packages, ZINJECT]
-                    .map(|line| format!("--customize-hook=chroot \"$1\" sh -ec \"{line}\"")),
-            )
+            .args(lines.iter().map(|line| format!("--customize-hook=chroot \"$1\" sh -ec \"{line}\"")))
             // The sources of the first layer stand.
             .arg("")
             .arg(&root)

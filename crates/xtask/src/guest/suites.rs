@@ -16,6 +16,8 @@ pub struct Suite {
     pub flavour: &'static str,
     /// What its kernel is told beside what all are told, such as `preempt=full`.
     pub command_line: &'static str,
+    /// Whether it has ZFS: not where that of its archive does not know the kernel there yet.
+    pub zfs: bool,
     /// What it is about, for the head of a table.
     pub kernel: &'static str,
     /// What of it `make test-vm` runs.
@@ -41,9 +43,6 @@ pub enum Part {
 /// Debian's kernel for virtual machines: few drivers, built and booted fast.
 const CLOUD: &str = "cloud-amd64";
 
-/// What a kernel does not meet that preempts tracepoint programs.
-const PREEMPTS: &[&str] = &["needs programs that nothing preempts"];
-
 /// All guests, in the order in which they are run.
 pub const SUITES: &[Suite] = &[
     Suite {
@@ -52,6 +51,7 @@ pub const SUITES: &[Suite] = &[
         archive: None,
         flavour: CLOUD,
         command_line: "",
+        zfs: true,
         kernel: "6.1, ZFS 2.1",
         part: Part::Whole,
         lacks: &[],
@@ -62,9 +62,10 @@ pub const SUITES: &[Suite] = &[
         archive: None,
         flavour: CLOUD,
         command_line: "",
+        zfs: true,
         kernel: "7.2, ZFS 2.4",
         part: Part::Whole,
-        lacks: PREEMPTS,
+        lacks: &[],
     },
     Suite {
         name: "trixie",
@@ -72,6 +73,7 @@ pub const SUITES: &[Suite] = &[
         archive: None,
         flavour: CLOUD,
         command_line: "",
+        zfs: true,
         kernel: "6.12, ZFS 2.3",
         part: Part::OfModules,
         lacks: &[],
@@ -82,9 +84,23 @@ pub const SUITES: &[Suite] = &[
         archive: None,
         flavour: CLOUD,
         command_line: "preempt=full",
+        zfs: true,
         kernel: "7.2, preempt=full",
         part: Part::Only(&["cachestat", "diskio", "memory", "syscall"]),
-        lacks: PREEMPTS,
+        lacks: &[],
+    },
+    // A stable release with a kernel that is as new as they come; the ZFS of its archive, 2.4.4, takes
+    // 7.2 at most.
+    Suite {
+        name: "trixie-backports",
+        release: "trixie",
+        archive: Some("backports"),
+        flavour: CLOUD,
+        command_line: "",
+        zfs: false,
+        kernel: "7.3",
+        part: Part::OnDemand,
+        lacks: &["needs module zfs: "],
     },
     // Past its end of life: its archive is no longer signed anew.
     Suite {
@@ -93,6 +109,7 @@ pub const SUITES: &[Suite] = &[
         archive: None,
         flavour: CLOUD,
         command_line: "",
+        zfs: true,
         kernel: "5.10, ZFS 2.0",
         part: Part::OnDemand,
         lacks: &[],
@@ -114,7 +131,7 @@ pub fn suite(name: &str) -> Result<&'static Suite> {
 impl Suite {
     /// Whether docs/kernel-support.md has a column of it: all exporters run there.
     pub fn is_recorded(&self) -> bool {
-        !matches!(self.part, Part::Only(_))
+        self.zfs && !matches!(self.part, Part::Only(_))
     }
 
     /// Packages of the lower layer of its image: a system that boots, and ZFS, which is compiled.
@@ -122,7 +139,9 @@ impl Suite {
         let mut packages: Vec<String> =
             ["kmod", "systemd", "systemd-sysv", "udev"].iter().map(ToString::to_string).collect();
         packages.extend(["image", "headers"].map(|part| format!("linux-{part}-{}", self.flavour)));
-        packages.extend(["zfs-dkms", "zfsutils-linux"].map(ToString::to_string));
+        if self.zfs {
+            packages.extend(["zfs-dkms", "zfsutils-linux"].map(ToString::to_string));
+        }
         packages
     }
 }
@@ -141,7 +160,6 @@ pub const PACKAGES: &[&str] = &[
     "prometheus",
     "prometheus-node-exporter",
     "wireguard-tools",
-    "zfs-test",
 ];
 
 /// Size of the root file system; sparse.
