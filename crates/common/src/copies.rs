@@ -25,8 +25,8 @@
 use std::ffi::CString;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::{ptr, slice};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{ptr, slice};
 
 use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys::{self, bpf_insn};

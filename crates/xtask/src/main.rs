@@ -10,6 +10,7 @@ mod jobs;
 mod kernels;
 mod lint;
 mod metrics;
+mod notices;
 mod package;
 mod phases;
 mod pictures;

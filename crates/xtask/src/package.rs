@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 use crate::guest::image::remove;
+use crate::notices;
 use crate::release::{self, WEB};
 use crate::workspace::{exporters, files, output, root, run};
 
@@ -52,6 +55,25 @@ fn matches(rule: &str) -> Result<String> {
     let (modules, _) = modules.context("the rule has no KERNEL")?;
     Ok(modules.split('|').map(|module| format!("--sysname-match={module}")).collect::<Vec<_>>().join(" "))
 }
+
+/// What stands behind our own licence.
+const ELSEWHERE: &str = "\
+Texts of these licences: LICENSE-* beside this file; of Apache-2.0 and GPL-2 also in
+/usr/share/common-licenses. Others' work that is linked into the programs, and its licences: NOTICES.gz
+and COPYRIGHT-library.html.gz beside this file.
+";
+
+const MAINTAINER: &str = "the eBPF exporters developers <ebpf-exporters@localhost>";
+
+/// What lintian finds and is meant to be so. Debian's own package would link dynamically and have an
+/// address.
+const OVERRIDES: &str = "\
+# One file is to run on every release: all programs are linked statically.
+ebpf-exporters: embedded-library zlib *
+# Mail goes to whoever has this built.
+ebpf-exporters: bogus-mail-host *
+ebpf-exporters: bogus-mail-host-in-debian-changelog *
+";
 
 const TARGET: &str = "ebpf-exporters.target";
 
@@ -105,8 +127,25 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
         copy(&root().join("docs").join(file), &doc.join("docs").join(file), 0o644)?;
     }
     copy_into("docs/pictures", ".svg", &doc.join("docs/pictures"))?;
-    // Where Debian's policy has it.
-    copy(&root().join("LICENSE"), &doc.join("copyright"), 0o644)?;
+    Ok(())
+}
+
+/// Licences of all that is in there, where Debian's policy has them.
+fn add_licences(usr: &Path) -> Result<()> {
+    let doc = usr.join("share/doc/ebpf-exporters");
+    let ours = fs::read_to_string(root().join("LICENSE"))?;
+    write(&doc.join("copyright"), format!("{ours}\n{ELSEWHERE}"), 0o644)?;
+    for name in ["APACHE", "BSD-2-CLAUSE", "GPL-2.0", "MIT"] {
+        let name = format!("LICENSE-{name}");
+        copy(&root().join(&name), &doc.join(&name), 0o644)?;
+    }
+    let binaries = exporters()?.into_iter().map(|exporter| exporter.binary);
+    let notices = notices::of(&binaries.chain([WEB.to_owned()]).collect::<Vec<_>>())?;
+    write(&doc.join("NOTICES"), notices, 0o644)?;
+    copy(&notices::of_rust()?, &doc.join("COPYRIGHT-library.html"), 0o644)?;
+    for name in ["NOTICES", "COPYRIGHT-library.html"] {
+        run(Command::new("gzip").arg("-9nf").arg(doc.join(name)))?;
+    }
     Ok(())
 }
 
@@ -142,10 +181,20 @@ fn copy_into(folder: &str, suffix: &str, target: &Path) -> Result<()> {
 pub fn tarball() -> Result<PathBuf> {
     let tree = root().join("dist/tree");
     remove(&tree)?;
+    umask(Mode::from_bits_truncate(0o022));
     install(&tree, Path::new("/usr"))?;
+    add_licences(&tree.join("usr"))?;
     let target = root().join(format!("dist/{}.tar.gz", file_name("-")?));
     let mut tar = Command::new("tar");
-    tar.args(["--create", "--gzip", "--owner=root:0", "--group=root:0", "--sort=name", "--file"]);
+    // The same files are the same archive.
+    tar.args([
+        "--create",
+        "--use-compress-program=gzip -9n",
+        "--owner=root:0",
+        "--group=root:0",
+        "--sort=name",
+    ]);
+    tar.arg(format!("--mtime=@{}", release::epoch()?)).arg("--file");
     run(tar.arg(&target).arg("--directory").arg(&tree).arg("usr"))?;
     Ok(target)
 }
@@ -178,11 +227,24 @@ pub fn for_tests() -> Result<PathBuf> {
     pack("-Znone", "tests")
 }
 
+/// Has lintian look at a package that is [`for_tests`].
+///
+/// # Errors
+/// When it finds an error.
+pub fn has_no_errors(package: &Path) -> Result<()> {
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--allow-root", "--fail-on", "error", "--display-level", "error", "--suppress-tags"]);
+    lintian.arg("uses-no-compression-for-control-tarball,uses-no-compression-for-data-tarball");
+    run(lintian.arg(package))
+}
+
 fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
     let tree = root().join("dist/deb");
     remove(&tree)?;
+    umask(Mode::from_bits_truncate(0o022));
     release::build(revision)?;
     copy_all(&tree, Path::new("/usr"))?;
+    add_licences(&tree.join("usr"))?;
     let architecture = architecture()?;
     let version = env!("CARGO_PKG_VERSION");
     let control = tree.join("DEBIAN");
@@ -190,7 +252,7 @@ fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
         &control.join("control"),
         format!(
             "Package: ebpf-exporters\nVersion: {version}\nArchitecture: {architecture}\n\
-             Maintainer: the eBPF exporters developers <ebpf-exporters@localhost>\n\
+             Maintainer: {MAINTAINER}\n\
              Section: net\nPriority: optional\n\
              Description: Prometheus exporters for the Linux kernel, by eBPF\n \
              One small static program for each subsystem. Start them all with\n \
@@ -198,6 +260,19 @@ fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
         ),
         0o644,
     )?;
+    write(&tree.join("usr/share/lintian/overrides/ebpf-exporters"), OVERRIDES, 0o644)?;
+    let epoch = release::epoch()?;
+    let date = output(Command::new("date").args(["--utc", "-R", "-d", &format!("@{epoch}")]))?;
+    let changelog = tree.join("usr/share/doc/ebpf-exporters/changelog");
+    write(
+        &changelog,
+        format!(
+            "ebpf-exporters ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.\n\n \
+             -- {MAINTAINER}  {date}"
+        ),
+        0o644,
+    )?;
+    run(Command::new("gzip").arg("-9nf").arg(&changelog))?;
     let rule = fs::read_to_string(root().join("systemd/90-ebpf-exporters.rules"))?;
     let postinst = POSTINST.replace("@MODULES@", &matches(&rule)?);
     for (name, script) in [("prerm", PRERM), ("postinst", &postinst), ("postrm", POSTRM)] {
@@ -206,6 +281,9 @@ fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
     let folder = if compression == "-Zxz" { "dist" } else { "target" };
     let target = root().join(format!("{folder}/{}.deb", file_name("_")?));
     let mut dpkg = Command::new("dpkg-deb");
+    // The same files are the same archive: with the times of the commit, and packed by one thread,
+    // as several cut it in parts.
+    dpkg.env("SOURCE_DATE_EPOCH", epoch.to_string()).env("DPKG_DEB_THREADS_MAX", "1");
     run(dpkg.args(["--build", "--root-owner-group", compression]).arg(&tree).arg(&target))?;
     Ok(target)
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The binaries: those that users get, and the same as tests and `make run` have them.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,8 @@ pub const WEB: &str = "ebpf-exporters-web";
 pub fn build(revision: &str) -> Result<()> {
     let mut command = cargo_at("build");
     command.arg("--release").env("EBPF_EXPORTERS_REVISION", revision);
+    let paths = Paths::of_this_build()?;
+    command.args(["--config", &paths.hidden()?]);
     let exporters = exporters()?.into_iter().map(|exporter| exporter.binary);
     let binaries: Vec<String> = exporters.chain([WEB.to_owned()]).collect();
     for binary in &binaries {
@@ -39,6 +42,7 @@ pub fn build(revision: &str) -> Result<()> {
         if bytes > MAX_BYTES {
             bail!("{} has {bytes} bytes, more than {MAX_BYTES}", built.display());
         }
+        paths.are_not_in(&built)?;
         // A running binary cannot be written to, but another can take its place.
         let new = bin.join(format!(".{binary}"));
         fs::copy(&built, &new)?;
@@ -58,6 +62,64 @@ pub fn quick() -> Result<PathBuf> {
     Ok(target_folder()?.join("debug"))
 }
 
+/// When what is packaged was made, in seconds of 1970: `SOURCE_DATE_EPOCH` where that is set, as
+/// distributions do, else the time of the commit.
+///
+/// # Errors
+/// When that is no number, or git does not tell.
+pub fn epoch() -> Result<u64> {
+    let told = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let text = match told {
+        Some(text) => text,
+        None => output(Command::new("git").current_dir(root()).args(["log", "-1", "--format=%ct"]))
+            .context("set SOURCE_DATE_EPOCH where there is no git repository")?,
+    };
+    text.trim().parse().with_context(|| format!("SOURCE_DATE_EPOCH is no number of seconds: {text:?}"))
+}
+
+/// Folders of this machine that binaries would name otherwise, in what they say when they panic: two
+/// builds in two places are the same.
+struct Paths(BTreeMap<String, &'static str>);
+
+impl Paths {
+    fn of_this_build() -> Result<Self> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut paths = BTreeMap::from([(text(&root()), "ebpf-exporters")]);
+        let metadata = output(cargo().args(["metadata", "--format-version=1"]))?;
+        let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
+        for package in metadata["packages"].as_array().context("cargo names no packages")? {
+            if !package["source"].is_null()
+                && let Some(manifest) = package["manifest_path"].as_str()
+                && let Some(registry) = Path::new(manifest).ancestors().nth(2)
+            {
+                paths.insert(text(registry), "crates");
+            }
+        }
+        if let Some(target) = metadata["target_directory"].as_str() {
+            paths.insert(target.to_owned(), "target");
+        }
+        Ok(Self(paths))
+    }
+
+    /// A line of cargo's configuration. The one that is longest comes last, which is the one that
+    /// rustc takes where several fit.
+    fn hidden(&self) -> Result<String> {
+        let flags =
+            self.0.iter().map(|(path, name)| Value::from(format!("--remap-path-prefix={path}={name}")));
+        Ok(format!("target.{}.rustflags={}", host()?, Value::Array(flags.collect())))
+    }
+
+    fn are_not_in(&self, binary: &Path) -> Result<()> {
+        let bytes = fs::read(binary)?;
+        for path in self.0.keys() {
+            if bytes.windows(path.len()).any(|window| window == path.as_bytes()) {
+                bail!("{} names {path}, so that a build in another place would differ", binary.display());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The commit, and whether there is more than it holds.
 pub fn revision() -> String {
     let mut git = Command::new("git");
@@ -73,7 +135,13 @@ pub fn target_folder() -> Result<PathBuf> {
     let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
     let folder = metadata["target_directory"].as_str().context("cargo names no target folder")?;
-    let version = output(Command::new("rustc").arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
-    Ok(PathBuf::from(folder).join(host))
+    Ok(PathBuf::from(folder).join(host()?))
+}
+
+/// What rustc calls machines of this kind.
+///
+/// # Errors
+/// When it does not say.
+pub fn host() -> Result<String> {
+    Ok(output(Command::new("rustc").args(["--print", "host-tuple"]))?.trim().to_owned())
 }
