@@ -34,6 +34,8 @@ pub enum Need {
     Kprobes,
     /// See the attribute's word `functions`.
     Functions,
+    /// See the attribute's word `copies`.
+    Copies,
     /// See the attribute's word `own_machine`.
     OwnMachine,
     /// See the attribute's word `spare_disks`.
@@ -58,6 +60,9 @@ pub const kprobes: Term = Term::Need(Need::Kprobes);
 
 /// The kernel attaches programs to functions, by fentry or by kprobes.
 pub const functions: Term = Term::Need(Need::Functions);
+
+/// Programs can be attached as copies: see `common::copies`.
+pub const copies: Term = Term::Need(Need::Copies);
 
 /// The whole machine is the test's: units, the installed package, modules to unload, settings.
 /// It is where `LIVE_MACHINE` is `own`.
@@ -118,6 +123,10 @@ impl Need {
             Self::Functions => {
                 (has_fentry() || has_kprobes(), "needs fentry or kprobes: this kernel has neither".to_owned())
             }
+            Self::Copies => (
+                kernel_knows(b"\0attach_btf_obj_id\0"),
+                "needs a kernel that tells what a program is attached to".to_owned(),
+            ),
             Self::OwnMachine => (
                 std::env::var_os("LIVE_MACHINE").is_some_and(|value| value == "own"),
                 "needs a machine of its own: LIVE_MACHINE is not own".to_owned(),
@@ -212,10 +221,12 @@ fn attach_to_function() -> Option<()> {
 /// Whether tracepoints leave preemption to the kernel's model, so that a task may be preempted in
 /// the middle of a program there: see `common::preemption`.
 pub fn preempts_programs() -> bool {
-    const GUARD: &[u8] = b"\0class_srcu_fast_notrace_t\0";
     static PREEMPTS: OnceLock<bool> = OnceLock::new();
-    *PREEMPTS.get_or_init(|| {
-        let btf = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
-        btf.windows(GUARD.len()).any(|bytes| bytes == GUARD)
-    })
+    *PREEMPTS.get_or_init(|| kernel_knows(b"\0class_srcu_fast_notrace_t\0"))
+}
+
+/// Whether the kernel's types and their members have that name, which is between two zeros.
+fn kernel_knows(name: &[u8]) -> bool {
+    let btf = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
+    btf.windows(name.len()).any(|bytes| bytes == name)
 }

@@ -238,7 +238,7 @@ fn threads_with_like_ids_keep_their_calls_apart() {
     }
 }
 
-#[live::test]
+#[live::test(copies)]
 fn programs_attached_several_times_count_each_call_once() {
     const CALLS: u32 = 20_000;
     // Each thread has one of its own, which hardly anybody else makes.

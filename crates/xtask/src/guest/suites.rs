@@ -112,7 +112,7 @@ pub const SUITES: &[Suite] = &[
         zfs: true,
         kernel: "5.10, ZFS 2.0",
         part: Part::OnDemand,
-        lacks: &[],
+        lacks: &["needs a kernel that tells what a program is attached to"],
     },
 ];
 
