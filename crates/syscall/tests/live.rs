@@ -2,7 +2,7 @@
 //! Exactly so many system calls, compared with what was done.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use live::exporter::Exporter;
 use live::exposition::Delta;
 use live::threads::with_ids_apart;
+use live::wait_until;
 use live::work::{compat_system_call, system_call, without_workers};
 
 /// A call that hardly anybody else makes, and its number for 32-bit programs.
@@ -282,6 +283,7 @@ fn threads_that_begin_at_once_share_no_record() {
     const TRIES: u32 = 10;
     for _ in 0..TRIES {
         let (begin, result) = (OnceLock::new(), Mutex::new(None));
+        let called = AtomicUsize::new(0);
         // Neither has a record yet, and both look at the same one first.
         with_ids_apart(3, 65_536, |number| {
             if number < 2 {
@@ -290,10 +292,13 @@ fn threads_that_begin_at_once_share_no_record() {
                     std::hint::spin_loop();
                 }
                 system_call(RARE.1, [0; 3], 1);
+                called.fetch_add(1, Ordering::Relaxed);
             } else {
                 let delta = measure(&["--syscall.latency"], || {
                     begin.set(Instant::now() + Duration::from_millis(20)).unwrap();
-                    std::thread::sleep(Duration::from_millis(100));
+                    wait_until("both have called", Duration::from_secs(30), || {
+                        called.load(Ordering::Relaxed) == 2
+                    });
                 });
                 *result.lock().unwrap() = Some(delta);
             }
