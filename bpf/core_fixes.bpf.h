@@ -2,6 +2,8 @@
 #ifndef __CORE_FIXES_BPF_H
 #define __CORE_FIXES_BPF_H
 
+#include "percpu.bpf.h"
+
 /*
  * The only place that knows that kernels differ. Each entry names the change,
  * the accessor that hides it, and when the old shape may be forgotten.
@@ -127,40 +129,12 @@ struct mm_struct___6_2 {
 	struct percpu_counter rss_stat[4];
 } __attribute__((preserve_access_index));
 
-struct bpf_array___per_cpu {
-	u32 elem_size;
-	void *pptrs[];
-} __attribute__((preserve_access_index));
-
-/* By way of memory: the verifier lets nobody calculate with a pointer that it knows. */
-static __always_inline u64 number_of(void *pointer)
-{
-	u64 number = 0;
-
-	bpf_probe_read_kernel(&number, sizeof(number), &pointer);
-	return number;
-}
-
-/* Where the first value of a per-CPU array is, by which the kernel finds it on each CPU. */
-static __always_inline u64 per_cpu_base(void *array)
-{
-	u64 at = number_of(array) + bpf_core_field_offset(struct bpf_array___per_cpu, pptrs);
-	u64 base = 0;
-
-	bpf_probe_read_kernel(&base, sizeof(base), (const void *)at);
-	return base;
-}
-
-/*
- * What the CPUs hold of counters of a process. A CPU's part lies as far from the counter's
- * per-CPU address as the value of `array` on that CPU from the array's: no symbol tells that
- * distance to who may not see addresses of symbols.
- */
+/* What the CPUs hold of counters of a process; `array` is as in per_cpu_distance(). */
 static __always_inline s64 unshared_pages(struct mm_struct___6_2 *mm, void *array, u32 cpus)
 {
 	u32 zero = 0, cpu;
 	void *first = bpf_map_lookup_percpu_elem(array, &zero, 0), *here;
-	u64 first_distance = number_of(first) - per_cpu_base(array), distance, parts[3];
+	u64 first_distance = per_cpu_distance(array, first), distance, parts[3];
 	s64 pages = 0;
 
 	if (!first)

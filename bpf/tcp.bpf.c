@@ -210,38 +210,78 @@ int BPF_KPROBE(reset_active_kprobe)
 SEC("fentry/tcp_conn_request")
 int syn_fentry(u64 *ctx)
 {
-	return on_listener((const struct sock *)ctx[2]);
+	return on_arrival((const struct sock *)ctx[2], ctx[3]);
+}
+
+SEC("fexit/tcp_conn_request")
+int syn_fexit(u64 *ctx)
+{
+	return on_arrival_exit(ctx[3]);
 }
 
 SEC("kprobe/tcp_conn_request")
 int BPF_KPROBE(syn_kprobe, void *rsk_ops, void *af_ops, const struct sock *sk)
 {
-	return on_listener(sk);
+	return on_arrival(sk, 0);
+}
+
+SEC("kretprobe/tcp_conn_request")
+int syn_kretprobe(void *ctx)
+{
+	return on_arrival_exit(0);
 }
 
 /* (sk, skb, ...): the end of a handshake. Some have seven arguments, which fentry learnt late. */
 SEC("fentry/tcp_v4_syn_recv_sock")
 int ack_v4_fentry(u64 *ctx)
 {
-	return on_listener((const struct sock *)ctx[0]);
+	return on_arrival((const struct sock *)ctx[0], ctx[1]);
+}
+
+SEC("fexit/tcp_v4_syn_recv_sock")
+int ack_v4_fexit(u64 *ctx)
+{
+	return on_arrival_exit(ctx[1]);
 }
 
 SEC("fentry/tcp_v6_syn_recv_sock")
 int ack_v6_fentry(u64 *ctx)
 {
-	return on_ipv6_listener((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1]);
+	if (is_left_to_ipv4((const struct sk_buff *)ctx[1]))
+		return 0;
+	return on_arrival((const struct sock *)ctx[0], ctx[1]);
+}
+
+SEC("fexit/tcp_v6_syn_recv_sock")
+int ack_v6_fexit(u64 *ctx)
+{
+	return on_arrival_exit(ctx[1]);
 }
 
 SEC("kprobe/tcp_v4_syn_recv_sock")
 int BPF_KPROBE(ack_v4_kprobe, const struct sock *sk)
 {
-	return on_listener(sk);
+	return on_arrival(sk, 0);
+}
+
+SEC("kretprobe/tcp_v4_syn_recv_sock")
+int ack_v4_kretprobe(void *ctx)
+{
+	return on_arrival_exit(0);
 }
 
 SEC("kprobe/tcp_v6_syn_recv_sock")
 int BPF_KPROBE(ack_v6_kprobe, const struct sock *sk, const struct sk_buff *skb)
 {
-	return on_ipv6_listener(sk, skb);
+	if (is_left_to_ipv4(skb))
+		return 0;
+	return on_arrival(sk, 0);
+}
+
+SEC("kretprobe/tcp_v6_syn_recv_sock")
+int ack_v6_kretprobe(void *ctx)
+{
+	return on_arrival_exit(0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -8,6 +8,7 @@
  */
 #include "hist.bpf.h"
 #include "maps.bpf.h"
+#include "percpu.bpf.h"
 
 #define IPPROTO_TCP 6
 #define ETH_P_IP 0x0800
@@ -40,6 +41,9 @@
 
 /* Whether tcp_retransmit_skb tells of an error as well (7.x): set by userland from BTF. */
 const volatile bool tcp_retransmit_error = false;
+
+/* Where a network namespace has ListenOverflows among its counters: set by userland from BTF. */
+const volatile u32 tcp_listen_overflows = 0;
 
 struct tcp_counts {
 	u64 passive;
@@ -137,6 +141,23 @@ struct {
 	__type(key, u64); /* struct sock * */
 	__type(value, struct tcp_connection);
 } connections SEC(".maps");
+
+/*
+ * What arrives for a listener now. By CPU: softirqs are off from begin to end. (With PREEMPT_RT
+ * another task may come between: then the segment is not that of the end, which counts nothing.)
+ */
+struct tcp_arrival {
+	u64 segment;   /* struct sk_buff *; 0: not known, in kprobes */
+	u64 counter;   /* where this CPU has its part of ListenOverflows; 0: nothing arrives */
+	u64 overflows; /* what is there before */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct tcp_arrival);
+} arrivals SEC(".maps");
 
 static __always_inline void add(void *map, u32 key, u64 value)
 {
@@ -401,20 +422,52 @@ static __always_inline int on_reply_reset(const struct sk_buff *skb)
 	return 0;
 }
 
-/* sk_acceptq_is_full() */
-static __always_inline int on_listener(const struct sock *sk)
+static __always_inline u64 overflows_here(struct tcp_arrival *arrival)
 {
-	if (BPF_CORE_READ(sk, sk_ack_backlog) > BPF_CORE_READ(sk, sk_max_ack_backlog))
-		add(&overflows, 0, 1);
+	u64 overflows = 0;
+
+	bpf_probe_read_kernel(&overflows, sizeof(overflows), (const void *)arrival->counter);
+	return overflows;
+}
+
+/*
+ * A segment for a listener, which refuses it when its queue is full. Other CPUs add to the queue
+ * and take from it all the time, so that it cannot be seen here whether it is full when the kernel
+ * looks: what tells is this CPU's part of ListenOverflows of the network namespace, before and
+ * after.
+ */
+static __always_inline int on_arrival(const struct sock *listener, u64 segment)
+{
+	u32 zero = 0;
+	struct tcp_arrival *arrival = bpf_map_lookup_elem(&arrivals, &zero);
+	const struct linux_mib *counters;
+
+	if (!arrival)
+		return 0;
+	counters = BPF_CORE_READ(listener, __sk_common.skc_net.net, mib.net_statistics);
+	arrival->segment = segment;
+	arrival->counter = (u64)&counters->mibs[tcp_listen_overflows];
+	arrival->counter += per_cpu_distance(&arrivals, arrival);
+	arrival->overflows = overflows_here(arrival);
 	return 0;
 }
 
-/* For IPv4 it leaves the work, and the counting, to its IPv4 twin. */
-static __always_inline int on_ipv6_listener(const struct sock *sk, const struct sk_buff *skb)
+static __always_inline int on_arrival_exit(u64 segment)
 {
-	if (BPF_CORE_READ(skb, protocol) == bpf_htons(ETH_P_IP))
+	u32 zero = 0;
+	struct tcp_arrival *arrival = bpf_map_lookup_elem(&arrivals, &zero);
+
+	if (!arrival || !arrival->counter || arrival->segment != segment)
 		return 0;
-	return on_listener(sk);
+	add(&overflows, 0, overflows_here(arrival) - arrival->overflows);
+	arrival->counter = 0;
+	return 0;
+}
+
+/* tcp_v6_syn_recv_sock() leaves the work, and the counting, for IPv4 to its IPv4 twin. */
+static __always_inline bool is_left_to_ipv4(const struct sk_buff *skb)
+{
+	return BPF_CORE_READ(skb, protocol) == bpf_htons(ETH_P_IP);
 }
 
 static __always_inline int on_receive_reset(void)

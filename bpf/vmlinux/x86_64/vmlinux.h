@@ -41,9 +41,11 @@ struct in6_addr;
 struct inode;
 struct iov_iter;
 struct kernfs_node;
+struct linux_mib;
 struct mm_struct;
 struct net;
 struct net_device;
+struct netns_mib;
 struct ns_common;
 struct request_queue;
 struct rq;
@@ -332,9 +334,18 @@ struct ns_common {
 	u32 inum;
 };
 
+struct linux_mib {
+	u64 mibs[126];
+};
+
+struct netns_mib {
+	struct linux_mib *net_statistics;
+};
+
 struct net {
 	struct ns_common ns;
 	struct user_namespace *user_ns;
+	struct netns_mib mib;
 };
 
 struct user_namespace {

@@ -26,6 +26,9 @@ const TYPES: &[&str] = &["syn", "synack", "timeout", "slow_start", "fast", "loss
 /// In the order of `enum tcp_failure`.
 const FAILURES: &[&str] = &["refused", "timed_out", "unreachable", "aborted", "other"];
 
+/// Of the counters of a network namespace (include/uapi/linux/snmp.h).
+const OVERFLOWS: &str = "LINUX_MIB_LISTENOVERFLOWS";
+
 const CONNECTIONS: &str = "ebpf_tcp_connections_total";
 const CONNECTIONS_HELP: &str =
     "Connections opened: active ones from here (a SYN was sent), passive ones to here (a SYN was taken).";
@@ -71,10 +74,14 @@ impl Exporter for Tcp {
             );
         let active = number("opens", CONNECTIONS, &[("direction", "active")], CONNECTIONS_HELP);
         let sent = number("resets_sent", RESETS, &[("direction", "sent")], RESETS_HELP);
-        let overflows = "Connections refused because the queue of a listening socket was full.";
+        let overflows = "Segments that ask for a connection or complete one, refused because the queue of the listening socket was full; also those sent again.";
         let retransmitted = "Segments sent again, SYNs and SYN-ACKs included; also those that could not be sent, as in RetransSegs.";
         let unsent = "Segments that were to be sent again and could not be sent, as when the queue of a device is full.";
-        let syn_recv = &["ack_v4_fentry+ack_v6_fentry", "ack_v4_kprobe+ack_v6_kprobe"];
+        let syn = &["syn_fentry+syn_fexit", "syn_kprobe+syn_kretprobe"];
+        let ack = &[
+            "ack_v4_fentry+ack_v4_fexit+ack_v6_fentry+ack_v6_fexit",
+            "ack_v4_kprobe+ack_v4_kretprobe+ack_v6_kprobe+ack_v6_kretprobe",
+        ];
         let send_reset = &[
             "send_reset_btf",
             "send_reset_raw",
@@ -105,8 +112,9 @@ impl Exporter for Tcp {
             .optional("tcp_send_reset", send_reset, &["resets_sent"])
             .shape("send_reset_btf", Shape::Arguments(3))
             .shape("send_reset_raw", Shape::Arguments(3))
-            .optional("tcp_conn_request", &["syn_fentry", "syn_kprobe"], &["overflows"])
-            .optional("tcp_syn_recv_sock", syn_recv, &["overflows"])
+            .optional("tcp_conn_request", syn, &["overflows"])
+            .optional("tcp_syn_recv_sock", ack, &["overflows"])
+            .enumerator(OVERFLOWS)
             .map(counts)
             .map(active)
             .map(sent)
@@ -148,6 +156,9 @@ impl Exporter for Tcp {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         let retransmit = facts.tracepoints.get("tcp_retransmit_skb");
         settings.tcp_retransmit_error = retransmit.is_some_and(|p| p.arguments.len() == 3);
+        let overflows = facts.enumerators.get(OVERFLOWS);
+        let overflows = overflows.with_context(|| format!("the kernel's BTF has no {OVERFLOWS}"))?;
+        settings.tcp_listen_overflows = u32::try_from(*overflows).context(OVERFLOWS)?;
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
 
@@ -88,9 +89,9 @@ fn serve<R: Send>(address: IpAddr, connections: usize, client: impl FnOnce(Socke
 }
 
 /// Lets nobody wait for connections that will not come, as when a client has failed.
-struct Hangup<'l>(&'l TcpListener);
+struct Hangup<'l, L: AsFd>(&'l L);
 
-impl Drop for Hangup<'_> {
+impl<L: AsFd> Drop for Hangup<'_, L> {
     fn drop(&mut self) {
         // Whoever accepts is told so.
         let _ = SockRef::from(self.0).shutdown(std::net::Shutdown::Both);
@@ -244,12 +245,7 @@ fn refused_retransmits_of_a_connection_of_before_count() {
 fn a_full_listen_queue_overflows() {
     let _cable = Cable::new("");
     let delta = measure(|| {
-        let listener = inside("right", || {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            socket.bind(&SocketAddr::from((RIGHT, 0)).into()).unwrap();
-            socket.listen(3).unwrap();
-            socket
-        });
+        let listener = listen(3);
         let target = listener.local_addr().unwrap().as_socket().unwrap();
         std::thread::scope(|scope| {
             for _ in 0..23 {
@@ -262,6 +258,47 @@ fn a_full_listen_queue_overflows() {
     });
     assert!(delta.of("ebpf_tcp_listen_overflows_total", &[]) >= 10.0, "{delta:?}");
     assert!(delta.of("ebpf_tcp_connect_failures_total", &[("reason", "aborted")]) >= 10.0, "{delta:?}");
+}
+
+/// A listener on the right with room for so many that nobody has accepted, and for one more.
+fn listen(backlog: i32) -> Socket {
+    inside("right", || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((RIGHT, 0)).into()).unwrap();
+        socket.listen(backlog).unwrap();
+        socket
+    })
+}
+
+/// Room comes and goes on one CPU while another is about to look for it.
+#[live::test(functions)]
+fn a_listen_queue_that_fills_and_empties_all_the_time_overflows_as_the_kernel_says() {
+    let _cable = Cable::new("");
+    let work = || {
+        let listener = listen(0);
+        let target = listener.local_addr().unwrap().as_socket().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| while listener.accept().is_ok() {});
+            let _end = Hangup(&listener);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(move || {
+                        inside("left", || {
+                            for _ in 0..100 {
+                                // Those that find no room give up.
+                                let _ = TcpStream::connect_timeout(&target, Duration::from_millis(20));
+                            }
+                        });
+                    });
+                }
+            });
+        });
+    };
+    // Nothing else: where an interrupt comes while a state changes, that program is passed over.
+    let (delta, [kernel]) = between(&start(&[]), || snmp(["TcpExt ListenOverflows"]), work);
+    let ours = delta.of("ebpf_tcp_listen_overflows_total", &[]);
+    println!("{ours} overflows, the kernel {kernel:?}");
+    assert!(ours >= 100.0 && agrees(ours, &kernel, 0.0), "{ours} overflows, the kernel {kernel:?}");
 }
 
 #[live::test]
