@@ -39,6 +39,12 @@ impl Exporter for Cachestat {
                  hits and misses are all look-ups.",
             );
         Spec::new("cachestat", 9106, "does the page cache hit?")
+            .events(&[
+                "ebpf_page_cache_hits_total",
+                "ebpf_page_cache_misses_total",
+                "ebpf_page_cache_adds_total",
+                "ebpf_page_cache_dirties_total",
+            ])
             .required("mm_filemap_add_to_page_cache", &["add_folio", "add_page"])
             .required("writeback_dirty", &["dirty_folio", "dirty_page"])
             .required("read", &["read_fexit", "buffered_read_fexit", "get_pages_btf+exit_btf"])

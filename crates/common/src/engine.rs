@@ -18,7 +18,7 @@ use crate::ratio::Window;
 use crate::render::{Renderer, Unknown, number};
 use crate::roster::Rosters;
 use crate::self_metrics::{self, Program};
-use crate::spec::Spec;
+use crate::spec::{Spec, Text};
 use crate::top::Ranking;
 
 /// Everything that is read at a scrape. One scrape at a time: the maps' buffers are
@@ -27,6 +27,8 @@ use crate::top::Ranking;
 pub struct Engine {
     /// NAME.
     pub config: String,
+    /// What it counts: see [`Spec::events`].
+    pub events: Vec<Text>,
     /// The kernel module that it waits for; none once there is something to read.
     pub waiting_for: Option<String>,
     /// The bound spec.
@@ -226,6 +228,7 @@ impl Default for Engine {
     fn default() -> Self {
         Self {
             config: String::new(),
+            events: Vec::new(),
             waiting_for: None,
             renderer: Renderer::default(),
             programs: Mutex::default(),
@@ -241,7 +244,8 @@ impl Engine {
         let source: Option<Box<dyn Source>> = Some(Box::new(WithoutPrograms(reader)));
         let history = History { source, released: true, ..History::new(spec) };
         let history = Mutex::new(history);
-        Self { config: spec.name.to_string(), without_exporter_metrics, history, ..Self::default() }
+        let (config, events) = (spec.name.to_string(), spec.events.clone());
+        Self { config, events, without_exporter_metrics, history, ..Self::default() }
     }
 
     /// Reads everything and renders it.
@@ -347,6 +351,7 @@ impl Engine {
         let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         let missed = self_metrics::programs(families, &self.config, &programs)?;
         self_metrics::events(families, &self.config, &history.live.layouts, &history.live.maps, missed)?;
+        self_metrics::counted(families, &self.config, &self.events);
         self_metrics::map_fill(families, &history.live.maps)?;
         families.counter(
             "ebpf_exporter_decoder_errors_total",

@@ -388,6 +388,7 @@ fn bring_up<'o, E: Exporter>(
     history.live = live;
     let engine = Engine {
         config: spec.name.to_string(),
+        events: spec.events.clone(),
         waiting_for: None,
         renderer,
         programs: Mutex::new(programs),

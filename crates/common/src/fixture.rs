@@ -22,7 +22,7 @@ use crate::probes;
 use crate::ratio::Window;
 use crate::render::{Renderer, Unknown};
 use crate::roster::Rosters;
-use crate::spec::Spec;
+use crate::spec::{Spec, Text};
 use crate::top::Ranking;
 
 /// Maps of an object, empty to begin with.
@@ -141,11 +141,20 @@ fn add_ratios(spec: &Spec, families: &mut Families) {
 /// its crate, which are written anew when the environment has `UPDATE_GOLDEN`.
 ///
 /// # Errors
-/// When they differ; names the first line that does.
+/// When they differ, which names the first line that does, or when what has each event once
+/// ([`Spec::events`]) is not shown.
 pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     let folder = Path::new(crate_folder).join("tests/golden");
     same(&folder.join("metrics.prom"), metrics)?;
     let spec = E::spec(&E::Flags::default());
+    let has = |kind: &str, name: &str| metrics.contains(&format!("# TYPE {name} {kind}\n"));
+    let lacks = |name: &&Text| !has("counter", name) && !has("histogram", name);
+    if let Some(name) = spec.events.iter().find(lacks) {
+        bail!("{name}, which has events once, is no counter or histogram");
+    }
+    if spec.events.is_empty() {
+        bail!("{} does not say which metrics have each event once: see Spec::events", spec.name);
+    }
     same(&folder.join(format!("ebpf-{}-exporter.8", spec.name)), &manual::<E>(&spec)?)
 }
 

@@ -193,10 +193,12 @@ impl Families {
         self.list.iter_mut().find(|family| family.name == name)
     }
 
-    /// The samples of the family of that name added up, if they are whole numbers.
+    /// The samples of the family of that name added up, if they are whole numbers; of a histogram
+    /// its counts.
     pub fn total(&self, name: &str) -> Option<u64> {
-        let value = |sample: &Sample| match sample.value {
-            Value::Integer(n) => Some(n),
+        let value = |sample: &Sample| match &sample.value {
+            Value::Integer(n) => Some(*n),
+            Value::Histogram(histogram) => histogram.buckets.last().copied(),
             _ => None,
         };
         self.get(name)?.samples.iter().map(value).sum()

@@ -19,6 +19,7 @@ use crate::maps::MapSource;
 use crate::metric::{Families, Labels, Value};
 use crate::probes::{Plan, Verdict};
 use crate::render::number;
+use crate::spec::Text;
 
 /// Name of the map that `bpf/events.bpf.h` declares.
 const EVENTS: &str = "events";
@@ -228,6 +229,20 @@ pub fn events(
             }
         }
     })
+}
+
+/// `ebpf_exporter_events_total`: what is in the families that have each event once; not there where
+/// none of them is.
+pub fn counted(families: &mut Families, config: &str, events: &[Text]) {
+    let totals = events.iter().filter_map(|name| families.total(name));
+    if let Some(sum) = totals.reduce(|sum, total| sum + total) {
+        families.counter(
+            "ebpf_exporter_events_total",
+            "Events that were counted: what lost ones are to be compared with.",
+            Labels::of(&[("config", config)]),
+            Value::Integer(sum),
+        );
+    }
 }
 
 /// The standard `process_*` metrics.

@@ -41,6 +41,9 @@ pub struct Spec {
     pub ratios: Vec<Ratio>,
     /// Families of which only the greatest series are shown.
     pub tops: Vec<Top>,
+    /// Counters and histograms, full names, that have each event once: what lost ones are
+    /// compared with.
+    pub events: Vec<Text>,
 }
 
 /// A gauge: the share of one counter in the sum of two, over the last
@@ -300,6 +303,13 @@ impl Spec {
     #[must_use]
     pub fn top(mut self, family: &'static str, n: usize) -> Self {
         self.tops.push(Top { family: family.into(), n });
+        self
+    }
+
+    /// Names the families that have each event once, see [`Spec::events`].
+    #[must_use]
+    pub fn events(mut self, families: &[&'static str]) -> Self {
+        self.events.extend(families.iter().map(|&family| Text::from(family)));
         self
     }
 

@@ -51,6 +51,7 @@ impl Exporter for Diskio {
                 "Time from the last issue to the device to completion. Not for devices that take bios.",
             );
         Spec::new("diskio", 9101, "how long do block I/Os take, per device and operation?")
+            .events(&["ebpf_disk_io_latency_microseconds"])
             .required("block_rq_issue", &["rq_issue_btf", "rq_issue_raw"])
             .required("block_rq_complete", &["rq_complete_btf", "rq_complete_raw"])
             .required("block_rq_insert", &["rq_insert_btf", "rq_insert_raw"])

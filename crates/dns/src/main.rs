@@ -123,6 +123,7 @@ impl Exporter for Dns {
             "tcp_send_fentry+tcp_receive_fentry+tcp_receive_six_fexit",
         ];
         Spec::new("dns", 9103, "how long do name look-ups take, how many fail?")
+            .events(&["ebpf_dns_queries_total"])
             .required("ip_send_skb", &["send_v4_fentry", "send_v4_kprobe"])
             .required("ip6_send_skb", &["send_v6_fentry", "send_v6_kprobe"])
             .required("__udp_enqueue_schedule_skb", &["receive_fentry", "receive_kprobe"])

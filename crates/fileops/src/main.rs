@@ -71,6 +71,7 @@ impl Exporter for Fileops {
             "io_read_kretprobe+io_write_kretprobe",
         ];
         let spec = Spec::new("fileops", 9109, "which processes open, read and write, how much, how slowly?")
+            .events(&["ebpf_file_ops_total"])
             .required("sched_process_exit", &["exit_btf", "exit_raw"])
             .optional("tasks", &["tasks_iter"], &["usage"])
             .optional(

@@ -77,6 +77,11 @@ impl Exporter for Memory {
         );
         let reclaim = &["reclaim_begin_btf+reclaim_end_btf", "reclaim_begin_raw+reclaim_end_raw"];
         let spec = Spec::new("memory", 9108, "page faults, page allocations by order, direct reclaim")
+            .events(&[
+                "ebpf_page_faults_minor_total",
+                "ebpf_page_faults_major_total",
+                "ebpf_page_allocations_total",
+            ])
             .required("mm_page_alloc", &["alloc_btf", "alloc_raw"])
             .optional("mm_vmscan_direct_reclaim", reclaim, &["reclaims"])
             .map(allocations)

@@ -69,6 +69,7 @@ impl Exporter for Process {
                 "Time from a process's start to its end.",
             );
         Spec::new("process", 9104, "what is started, what exits, what uses CPU and memory?")
+            .events(&["ebpf_process_forks_total", "ebpf_process_execs_total", "ebpf_process_exits_total"])
             .required("sched_process_fork", &["fork_btf", "fork_raw"])
             .required("sched_process_exec", &["exec_btf", "exec_raw"])
             .required("sched_process_exit", &["exit_btf", "exit_raw"])

@@ -43,6 +43,7 @@ impl Exporter for Syscall {
         );
         let mut spec =
             Spec::new("syscall", 9105, "which system calls run, how often, how long, with which errors?")
+                .events(&["ebpf_syscalls_total"])
                 .required("sys_enter", &["enter_btf", "enter_raw"])
                 .map(counts);
         if flags.latency || flags.errors {

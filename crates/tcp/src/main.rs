@@ -89,6 +89,7 @@ impl Exporter for Tcp {
             "reset_v4_kprobe+reset_v6_kprobe+reset_active_kprobe",
         ];
         Spec::new("tcp", 9102, "who retransmits, how many connections, what round-trip times?")
+            .events(&["ebpf_tcp_connections_total", "ebpf_tcp_closes_total", "ebpf_tcp_retransmits_total"])
             .required("inet_sock_set_state", &["state_btf", "state_raw"])
             .required("tcp_retransmit_skb", &["retransmit_btf", "retransmit_raw"])
             .optional(

@@ -149,6 +149,7 @@ impl Exporter for @PASCAL@ {
             "Processes and threads started.",
         );
         Spec::new("@NAME@", @PORT@, "which question does this answer?")
+            .events(&["ebpf_@SNAKE@_forks_total"])
             .required("sched_process_fork", &["fork_btf", "fork_raw"])
             .map(counts)
     }

@@ -56,6 +56,7 @@ impl Exporter for ZfsDmu {
             .counter_of(BYTES, read, "read_bytes", BYTES_HELP)
             .counter_of(BYTES, write, "written_bytes", BYTES_HELP);
         Spec::new("zfs-dmu", 9114, "which dataset reads and writes, how much?")
+            .events(&["ebpf_zfs_dmu_ops_total"])
             .of_module(zfs::MODULE)
             .required("dataset_kstats_update_read_kstats", &["read"])
             .required("dataset_kstats_update_write_kstats", &["write"])

@@ -70,6 +70,7 @@ impl Exporter for ZfsMetaslab {
                 "Space of the pool that is not allocated, as in zpool list, at the same time.",
             );
         Spec::new("zfs-metaslab", 9113, "how long does allocation take, how often does it fail?")
+            .events(&["ebpf_zfs_metaslab_alloc_success_total", "ebpf_zfs_metaslab_alloc_failure_total"])
             .of_module(zfs::MODULE)
             .required("metaslab_alloc", &["range+range_end", "alloc+alloc_end"])
             .optional("trace_zfs_txg__synced", &["synced"], &["fill"])

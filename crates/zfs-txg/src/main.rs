@@ -70,6 +70,7 @@ impl Exporter for ZfsTxg {
                 "Least time that the write throttle gave writers' transactions; several that wait together wait longer.",
             );
         Spec::new("zfs-txg", 9112, "how long do transaction groups take to sync, per pool?")
+            .events(&["ebpf_zfs_txg_syncs_total"])
             .of_module(zfs::MODULE)
             .required("trace_zfs_txg__opened", &["opened"])
             .required("trace_zfs_txg__quiescing", &["quiescing"])

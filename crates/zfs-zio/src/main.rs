@@ -105,6 +105,7 @@ impl Exporter for ZfsZio {
             );
         let scans = scan::counters(scan::counters(pool("scans"), "scrub"), "resilver");
         Spec::new("zfs-zio", 9111, "how long do ZIOs take by type? how goes the scrub?")
+            .events(&["ebpf_zfs_zio_latency_seconds"])
             .of_module(zfs::MODULE)
             .required("zio_wait", &["wait"])
             .required("zio_nowait", &["nowait"])
