@@ -41,7 +41,7 @@ impl Test {
         let rank = |term: &Term| match term {
             Term::LastOfAll => 2,
             Term::Last => 1,
-            Term::Once | Term::Need(_) => 0,
+            Term::Once | Term::Waits | Term::Need(_) => 0,
         };
         self.terms.iter().map(rank).max().unwrap_or(0)
     }
@@ -63,7 +63,7 @@ impl Test {
                     );
                 }
                 None if attempts < ATTEMPTS && PASSED_OVER.load(Ordering::Relaxed) && preempts_programs() => {
-                    let what = message(&*panic);
+                    let what = message(&*panic).replace('\n', " ");
                     tell(&format!("events were lost by recursion, again: {what}"));
                 }
                 None => return Err(format!("{said}test panicked: {}", message(&*panic)).into()),
@@ -110,13 +110,16 @@ pub fn assert_nearly(what: &str, ours: f64, exact: f64, others: f64) {
 
 /// Runs the tests of this program that its arguments ask for; `main` of every live test.
 ///
-/// Where `LIVE_ONCE` is 0, tests marked `once` are left out.
+/// Where `LIVE_ONCE` is 0, tests marked `once` are left out; where `LIVE_WAITS` is 0, those marked
+/// `waits` are, and where it is 1 all others.
 pub fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let once = env::var_os("LIVE_ONCE").is_none_or(|value| value != "0");
+    let waits = env::var_os("LIVE_WAITS").map(|value| value != "0");
     let mut tests: Vec<&'static Test> = inventory::iter::<Test>.into_iter().collect();
     tests.retain(|test| once || !test.terms.contains(&Term::Once));
+    tests.retain(|test| waits.is_none_or(|waits| waits == test.terms.contains(&Term::Waits)));
     tests.sort_by_key(|test| (test.rank(), test.name()));
     let (capture, always) = (!arguments.nocapture, arguments.include_ignored);
     let trial = |test: &'static Test| {

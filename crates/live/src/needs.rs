@@ -23,6 +23,8 @@ pub enum Term {
     LastOfAll,
     /// It asks what no kernel changes: of several guests one is enough.
     Once,
+    /// It waits most of its time: a machine of its own runs it beside others.
+    Waits,
 }
 
 /// What a test may need.
@@ -103,6 +105,10 @@ pub const last_of_all: Term = Term::LastOfAll;
 /// It asks what no kernel changes: it runs in one guest only.
 pub const once: Term = Term::Once;
 
+/// It waits most of its time, for what the kernel or a program does after so many seconds: where
+/// tests run in machines of their own, this one has one beside those that keep processors busy.
+pub const waits: Term = Term::Waits;
+
 /// The first need that is not met, as a sentence.
 pub(crate) fn missing(terms: &[Term]) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
@@ -110,7 +116,7 @@ pub(crate) fn missing(terms: &[Term]) -> Option<String> {
     }
     terms.iter().find_map(|term| match term {
         Term::Need(need) => need.missing(),
-        Term::Last | Term::LastOfAll | Term::Once => None,
+        Term::Last | Term::LastOfAll | Term::Once | Term::Waits => None,
     })
 }
 
@@ -127,10 +133,9 @@ impl Need {
                 kernel_knows(b"\0attach_btf_obj_id\0"),
                 "needs a kernel that tells what a program is attached to".to_owned(),
             ),
-            Self::OwnMachine => (
-                std::env::var_os("LIVE_MACHINE").is_some_and(|value| value == "own"),
-                "needs a machine of its own: LIVE_MACHINE is not own".to_owned(),
-            ),
+            Self::OwnMachine => {
+                (has_own_machine(), "needs a machine of its own: LIVE_MACHINE is not own".to_owned())
+            }
             Self::SpareDisks => (
                 crate::zpool::DISKS.iter().all(|disk| Path::new(disk).exists()),
                 format!("needs spare disks: there is no {}", crate::zpool::DISKS.join(" or no ")),
@@ -216,6 +221,12 @@ fn attach_to_function() -> Option<()> {
     // SAFETY: what was there before.
     unsafe { libbpf_sys::libbpf_set_print(printed) };
     attached
+}
+
+/// Whether the whole machine is the tests': a guest, which may be emulated and some ten times
+/// slower than one that is not.
+pub fn has_own_machine() -> bool {
+    std::env::var_os("LIVE_MACHINE").is_some_and(|value| value == "own")
 }
 
 /// Whether tracepoints leave preemption to the kernel's model, so that a task may be preempted in

@@ -319,7 +319,7 @@ fn what_goes_nowhere_is_told_apart() {
     assert_eq!(delta.of(DROPS, &denied), 5.0);
 }
 
-#[live::test(kprobes, module("wireguard"), tool("wg"))]
+#[live::test(kprobes, module("wireguard"), tool("wg"), waits)]
 fn a_peer_that_is_gone_is_tried_until_it_is_given_up() {
     let exporter = start("packet");
     let tunnel = Tunnel::new("");

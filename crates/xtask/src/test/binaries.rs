@@ -21,13 +21,18 @@ pub struct Binary {
 
 impl Binary {
     /// Names of its tests that contain `filter`, in the order in which they run; those that ask what
-    /// no kernel changes where `once` says so.
+    /// no kernel changes where `once` says so; only those that mostly wait, or only others, where
+    /// `waits` says so.
     ///
     /// # Errors
     /// When it does not say.
-    pub fn tests(&self, filter: &str, once: bool) -> Result<Vec<String>> {
+    pub fn tests(&self, filter: &str, once: bool, waits: Option<bool>) -> Result<Vec<String>> {
         let mut command = Command::new(&self.path);
-        command.arg("--list").arg(filter).env("LIVE_ONCE", if once { "1" } else { "0" });
+        let value = |yes| if yes { "1" } else { "0" };
+        command.arg("--list").arg(filter).env("LIVE_ONCE", value(once));
+        if let Some(waits) = waits {
+            command.env("LIVE_WAITS", value(waits));
+        }
         let list = output(&mut command)?;
         Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(ToOwned::to_owned).collect())
     }

@@ -30,6 +30,7 @@ use crate::{package, phases};
 const SILENCE: Duration = Duration::from_secs(8 * 60);
 
 /// Guests that run at a time: an emulated one keeps one processor busy, but while its tests wait.
+/// Beside these one runs tests that do hardly anything else.
 const AT_A_TIME: usize = 3;
 
 /// Crates whose tests take longest: their tests are spread over several machines, and are begun
@@ -59,8 +60,10 @@ pub struct Selection {
 struct Job {
     suite: &'static Suite,
     binary: String,
-    /// One test of it, or all.
+    /// One test of it, or all but those that mostly wait.
     test: Option<String>,
+    /// Whether it is one that mostly waits.
+    waits: bool,
     /// Whether tests run that ask what no kernel changes.
     once: bool,
 }
@@ -121,8 +124,10 @@ pub fn run(selection: &Selection) -> Result<Outcome> {
         let changed = Condvar::new();
         phases::named("guests", || {
             thread::scope(|scope| {
-                for _ in 0..AT_A_TIME {
-                    scope.spawn(|| worker(selection, &board, &changed, &payload, &work));
+                for n in 0..=AT_A_TIME {
+                    let patient = n == AT_A_TIME;
+                    let (board, changed, payload, work) = (&board, &changed, &payload, &work);
+                    scope.spawn(move || worker(selection, board, changed, payload, work, patient));
                 }
             });
             Ok(())
@@ -143,9 +148,11 @@ fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -
     let first = suites.first().map(|suite| suite.name);
     let mut jobs = Vec::new();
     for binary in binaries {
-        let lists = [false, true].map(|once| binary.tests(&selection.filter, once));
-        let [without_once, with_once] = lists;
-        let (without_once, with_once) = (without_once?, with_once?);
+        let list = |once| -> Result<[Vec<String>; 2]> {
+            let list = |waits| binary.tests(&selection.filter, once, Some(waits));
+            Ok([list(false)?, list(true)?])
+        };
+        let (without_once, with_once) = (list(false)?, list(true)?);
         for suite in suites {
             let runs = match suite.part {
                 _ if whole || !selection.only.is_empty() => true,
@@ -156,15 +163,16 @@ fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -
             };
             // One guest is enough for what no kernel changes.
             let once = first == Some(suite.name);
-            let tests = if once { &with_once } else { &without_once };
-            if !runs || tests.is_empty() {
+            let [tests, waiting] = if once { &with_once } else { &without_once };
+            if !runs {
                 continue;
             }
-            let job = |test| Job { suite, binary: binary.name.clone(), test, once };
+            let job = |test, waits| Job { suite, binary: binary.name.clone(), test, waits, once };
+            jobs.extend(waiting.iter().map(|test| job(Some(test.clone()), true)));
             if LONGEST.contains(&&*binary.name) {
-                jobs.extend(tests.iter().map(|test| job(Some(test.clone()))));
-            } else {
-                jobs.push(job(None));
+                jobs.extend(tests.iter().map(|test| job(Some(test.clone()), false)));
+            } else if !tests.is_empty() {
+                jobs.push(job(None, false));
             }
         }
     }
@@ -173,12 +181,20 @@ fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -
     Ok(jobs)
 }
 
-/// Takes guests to make ready, then jobs of those that are, until there are none.
-fn worker(selection: &Selection, board: &Mutex<Board>, changed: &Condvar, payload: &Path, work: &Path) {
+/// Takes guests to make ready, then jobs of those that are, until there are none. A `patient` one
+/// takes nothing but tests that mostly wait; the others leave these for last.
+fn worker(
+    selection: &Selection,
+    board: &Mutex<Board>,
+    changed: &Condvar,
+    payload: &Path,
+    work: &Path,
+    patient: bool,
+) {
     let lock = || board.lock().unwrap_or_else(PoisonError::into_inner);
     let mut now = lock();
     loop {
-        if let Some(suite) = now.to_prepare.pop() {
+        if !patient && let Some(suite) = now.to_prepare.pop() {
             drop(now);
             let prepared = phases::named(&format!("{}: install the package", suite.name), || {
                 prepare(selection, suite, payload, work)
@@ -195,9 +211,13 @@ fn worker(selection: &Selection, board: &Mutex<Board>, changed: &Condvar, payloa
             changed.notify_all();
             continue;
         }
-        let next = now.jobs.iter().rposition(|job| now.ready.contains_key(job.suite.name));
+        let next = |waits| {
+            let fits = |job: &Job| job.waits == waits && now.ready.contains_key(job.suite.name);
+            now.jobs.iter().rposition(fits)
+        };
+        let next = if patient { next(true) } else { next(false).or_else(|| next(true)) };
         let Some(next) = next else {
-            if now.jobs.is_empty() {
+            if !now.jobs.iter().any(|job| job.waits || !patient) {
                 return;
             }
             now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
@@ -233,18 +253,18 @@ fn run_job(
     job: &Job,
     work: &Path,
 ) -> (Outcome, Vec<String>) {
-    let Job { suite, binary, test, once } = job;
+    let Job { suite, binary, test, once, .. } = job;
     let name = test
         .as_deref()
         .map_or_else(|| binary.clone(), |test| format!("{binary}-{}", test.replace("::", "-")));
     let folder = work.join(suite.name).join(name);
-    let chosen = match test {
-        Some(test) => format!("--exact {test}"),
-        None => selection.filter.clone(),
+    let (waits, chosen) = match test {
+        Some(test) => ("", format!("--exact {test}")),
+        None => ("LIVE_WAITS=0 ", selection.filter.clone()),
     };
     let once = u8::from(*once);
     let line = format!(
-        "LIVE_MACHINE=own LIVE_ONCE={once} RUST_BACKTRACE=0 /payload/tests/{binary} --test-threads=1 {chosen}"
+        "LIVE_MACHINE=own LIVE_ONCE={once} {waits}RUST_BACKTRACE=0 /payload/tests/{binary} --test-threads=1 {chosen}"
     );
     let again = format!("cargo xtask test-vm --guest {} --only {binary}", suite.name);
     let mut reader = Reader::new(suite.name, binary, &again);
