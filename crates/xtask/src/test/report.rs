@@ -14,6 +14,9 @@ const COLUMNS: usize = 300;
 /// How many of the slowest tests are named at the end.
 const SLOWEST: usize = 12;
 
+/// What a test says each time that it is repeated (crates/live/src/harness.rs).
+const AGAIN: &str = ", again: ";
+
 /// A test that failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -43,6 +46,8 @@ pub struct Outcome {
     pub failed: Vec<Failure>,
     /// Tests that were not run.
     pub not_run: Vec<NotRun>,
+    /// Why tests that passed were repeated, each time, with where.
+    pub repeated: Vec<String>,
 }
 
 impl Outcome {
@@ -51,6 +56,7 @@ impl Outcome {
         self.passed.extend(other.passed);
         self.failed.extend(other.failed);
         self.not_run.extend(other.not_run);
+        self.repeated.extend(other.repeated);
     }
 
     /// Prints which tests took longest, those that were not run, all that failed, and last how many
@@ -63,6 +69,10 @@ impl Outcome {
         println!("\nthe tests that took longest:");
         for (took, test) in self.passed.iter().take(SLOWEST) {
             println!("{:>6.1} s  {test}", took.as_secs_f64());
+        }
+        if !self.repeated.is_empty() {
+            println!("\nrepeated, and passed in the end:");
+            self.repeated.iter().for_each(|why| println!("  {why}"));
         }
         let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
         for test in &self.not_run {
@@ -156,6 +166,8 @@ impl<'a> Reader<'a> {
         match rest.trim_end() {
             "ok" => {
                 println!("{title} ok, {:.1} s", took.as_secs_f64());
+                let repeated = self.said.iter().filter(|line| line.contains(AGAIN));
+                self.outcome.repeated.extend(repeated.map(|line| format!("{title}: {line}")));
                 self.outcome.passed.push((took, title));
             }
             "FAILED" => self.fail(&test, took),
@@ -298,6 +310,17 @@ mod tests {
         assert_eq!(outcome.failed.len(), 1);
         assert!(outcome.failed[0].said.contains("1 is not 2"));
         assert_eq!(outcome.failed[0].again, "again --filter a");
+    }
+
+    #[test]
+    fn a_test_that_was_repeated_is_named_with_the_reason() {
+        let text = "test a ... disturbed, again: 7 of 3\ndisturbed, again: 8 of 3\nok\n\
+                    test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n";
+        let repeated = read(text, 0).repeated;
+        assert_eq!(
+            repeated,
+            ["here disk: a: disturbed, again: 7 of 3", "here disk: a: disturbed, again: 8 of 3"]
+        );
     }
 
     #[test]
