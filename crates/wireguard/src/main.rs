@@ -86,7 +86,11 @@ impl Exporter for Wireguard {
     fn spec(flags: &Flags) -> Spec {
         let mut spec =
             Spec::new("wireguard", 9115, "who talks, whose handshakes fail and why, what is lost and why?")
-                .events(&["ebpf_wireguard_packets_total"])
+                .events(&[
+                    "ebpf_wireguard_packets_total",
+                    "ebpf_wireguard_handshake_attempts_total",
+                    "ebpf_wireguard_handshake_responses_total",
+                ])
                 .of_module(MODULE)
                 .keep(Capability::CAP_NET_ADMIN);
         if !flags.own_namespace {

@@ -70,7 +70,7 @@ impl Exporter for ZfsArc {
                 "Time from the call of arc_read until the block was found (hit) or read (miss).",
             );
         Spec::new("zfs-arc", 9110, "does the ARC hit, how big is it, what is evicted?")
-            .events(&["ebpf_zfs_arc_lookups_total"])
+            .events(&["ebpf_zfs_arc_lookups_total", "ebpf_zfs_arc_evictions_total"])
             .of_module(zfs::MODULE)
             .required("trace_zfs_arc__hit", &["hit"])
             .required("trace_zfs_arc__miss", &["miss"])

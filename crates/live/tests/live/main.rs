@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use live::block;
 use live::exporter::{Exporter, get, unit_becomes, until};
 use live::exposition::{Delta, Exposition};
+use live::needs::preempts_programs;
 use live::net::snmp;
 use live::truth::{agrees, schedstat, stat};
 use live::wireguard::Tunnel;
@@ -46,8 +47,22 @@ const BUSY: Duration = Duration::from_secs(40);
 /// Programs that are started meanwhile, at least.
 const ENOUGH: f64 = 100.0;
 
-/// What an exporter may miss beside a thousandth of its events, where those are few.
-const FEW: f64 = 3.0;
+/// How often it is scraped meanwhile.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// What an exporter may miss: so many, and such a share of its events.
+fn misses(events: f64, of: &Exposition) -> f64 {
+    let hooks = of.labels("ebpf_exporter_ebpf_program_info");
+    let at_breakpoints = hooks.iter().any(|program| program["hook"].contains("probe/"));
+    match (preempts_programs(), at_breakpoints) {
+        // An interrupt that comes into a program may bring what the program counts.
+        (false, _) => 3.0 + events / 1000.0,
+        (true, false) => 20.0 + events / 1000.0,
+        // Copies are of no use there: one number for all such programs tells the kernel that one is
+        // under way on a CPU (kernel/trace/bpf_trace.c: trace_call_bpf).
+        (true, true) => 20.0 + events / 10.0,
+    }
+}
 
 const EXECS: &str = "ebpf_process_execs_total";
 
@@ -426,6 +441,8 @@ fn they_run_together_on_a_busy_machine() {
     let exporters = exporters();
     let _pool = Pool::create("tank", DISKS[0]);
     let tunnel = Tunnel::new("");
+    let began = Instant::now();
+    let phase = |what: &str| tell(&format!("{what} after {} s", began.elapsed().as_secs()));
     sh("systemctl daemon-reload; systemctl start ebpf-exporters.target");
     for name in exporters.keys() {
         unit_becomes(&format!("ebpf-{name}-exporter"), "active");
@@ -433,6 +450,7 @@ fn they_run_together_on_a_busy_machine() {
     for (name, port) in &exporters {
         until(*port, name, |text| text.get("ebpf_exporter_mode", &[("mode", "ebpf")]).is_some());
     }
+    phase("all units are active");
     let stop = AtomicBool::new(false);
     let all =
         || exporters.iter().map(|(name, port)| (name.clone(), scrape(*port))).collect::<BTreeMap<_, _>>();
@@ -468,9 +486,12 @@ fn they_run_together_on_a_busy_machine() {
                 now.insert(name, delta.1);
             }
             before = now;
+            std::thread::sleep(INTERVAL);
         }
         stop.store(true, Ordering::Relaxed);
+        phase("the load is told to end");
     });
+    phase("it has ended");
     let third_truth = truth();
     let last = all();
     let last_truth = truth();
@@ -495,10 +516,9 @@ fn they_run_together_on_a_busy_machine() {
         println!("{name}: {:.2} MiB, {events} events, lost: {lost:?}", memory / 1024.0 / 1024.0);
         assert!(events > 0.0, "{name} has counted nothing");
         assert!(memory <= MEMORY, "{name} needs {memory} bytes");
-        // What was on its way when it started has no beginning. Where programs are preempted, or
-        // interrupted by what they count, a few events are missed: no alert is worth them.
+        // What was on its way when it started has no beginning.
         let recursion = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
-        assert!(recursion <= FEW + events / 1000.0, "{name}: {events} events, {lost:?}");
+        assert!(recursion <= misses(events, &delta.1), "{name}: {events} events, {lost:?}");
         assert!(lost.iter().all(|l| l.ends_with("no_start") || l.ends_with("recursion")), "{name}: {lost:?}");
         missed.insert(name.clone(), recursion);
         deltas.insert(name, delta);
