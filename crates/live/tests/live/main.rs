@@ -486,6 +486,7 @@ fn they_run_together_on_a_busy_machine() {
                 now.insert(name, delta.1);
             }
             before = now;
+            // As a server scrapes: there is nothing to wait for.
             std::thread::sleep(INTERVAL);
         }
         stop.store(true, Ordering::Relaxed);
