@@ -459,7 +459,9 @@ static __always_inline int on_arrival_exit(u64 segment)
 
 	if (!arrival || !arrival->counter || arrival->segment != segment)
 		return 0;
-	add(&overflows, 0, overflows_here(arrival) - arrival->overflows);
+	/* One segment is refused once: anything else is memory of a namespace that is gone. */
+	if (overflows_here(arrival) == arrival->overflows + 1)
+		add(&overflows, 0, 1);
 	arrival->counter = 0;
 	return 0;
 }
