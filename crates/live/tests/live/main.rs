@@ -47,22 +47,8 @@ const BUSY: Duration = Duration::from_secs(40);
 /// Programs that are started meanwhile, at least.
 const ENOUGH: f64 = 100.0;
 
-/// How often it is scraped meanwhile.
-const INTERVAL: Duration = Duration::from_secs(2);
-
-/// What an exporter may miss: so many, and such a share of its events.
-fn misses(events: f64, of: &Exposition) -> f64 {
-    let hooks = of.labels("ebpf_exporter_ebpf_program_info");
-    let at_breakpoints = hooks.iter().any(|program| program["hook"].contains("probe/"));
-    match (preempts_programs(), at_breakpoints) {
-        // An interrupt that comes into a program may bring what the program counts.
-        (false, _) => 3.0 + events / 1000.0,
-        (true, false) => 20.0 + events / 1000.0,
-        // Copies are of no use there: one number for all such programs tells the kernel that one is
-        // under way on a CPU (kernel/trace/bpf_trace.c: trace_call_bpf).
-        (true, true) => 20.0 + events / 10.0,
-    }
-}
+/// What an exporter may miss of hundreds of thousands of events where the kernel preempts programs.
+const RARELY: f64 = 100.0;
 
 const EXECS: &str = "ebpf_process_execs_total";
 
@@ -486,8 +472,6 @@ fn they_run_together_on_a_busy_machine() {
                 now.insert(name, delta.1);
             }
             before = now;
-            // As a server scrapes: there is nothing to wait for.
-            std::thread::sleep(INTERVAL);
         }
         stop.store(true, Ordering::Relaxed);
         phase("the load is told to end");
@@ -517,9 +501,11 @@ fn they_run_together_on_a_busy_machine() {
         println!("{name}: {:.2} MiB, {events} events, lost: {lost:?}", memory / 1024.0 / 1024.0);
         assert!(events > 0.0, "{name} has counted nothing");
         assert!(memory <= MEMORY, "{name} needs {memory} bytes");
-        // What was on its way when it started has no beginning.
+        // What was on its way when it started has no beginning; where programs are preempted a few
+        // events are missed by all copies.
         let recursion = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
-        assert!(recursion <= misses(events, &delta.1), "{name}: {events} events, {lost:?}");
+        let most = if preempts_programs() { RARELY } else { 0.0 };
+        assert!(recursion <= most, "{name}: {events} events, {lost:?}");
         assert!(lost.iter().all(|l| l.ends_with("no_start") || l.ends_with("recursion")), "{name}: {lost:?}");
         missed.insert(name.clone(), recursion);
         deltas.insert(name, delta);
