@@ -87,16 +87,24 @@ pub fn tell(line: &str) {
 }
 
 /// Whether a condition comes true within a time.
+///
+/// It is asked less often the longer it takes, so that a wait of minutes leaves the processor to others:
+/// to scrape an exporter costs an emulated one 20 ms, to ask systemd for a unit's state 100 ms.
 pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + limit;
+    let begin = Instant::now();
     while !condition() {
-        if Instant::now() >= deadline {
+        let elapsed = begin.elapsed();
+        if elapsed >= limit {
             return false;
         }
-        std::thread::park_timeout(Duration::from_millis(20));
+        std::thread::park_timeout((elapsed / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
     true
 }
+
+/// Between two questions whether something has come true: at first, and after ten seconds.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes back what a test made, by a shell line that may be refused at first: udev has a device
 /// open that was written to, a process that was killed still ends.
