@@ -35,15 +35,16 @@ impl Cable {
                 peer name cable netns right address 02:00:00:00:00:02
             for n in 1 2; do
                 [ $n = 1 ] && ns=left || ns=right
-                ip -n $ns link set lo up
-                ip -n $ns link set cable up
-                ip -n $ns addr add 10.99.0.$n/24 dev cable
-                ip -n $ns addr add fd99::$n/64 dev cable nodad
+                other=$((3 - n))
                 # They know each other: of who is asked for three times in vain nobody knows the way,
                 # and what is asked may be lost.
-                for other in 10.99.0.$((3 - n)) fd99::$((3 - n)); do
-                    ip -n $ns neigh replace $other lladdr 02:00:00:00:00:0$((3 - n)) dev cable nud permanent
-                done
+                echo \"link set lo up
+                      link set cable up
+                      addr add 10.99.0.$n/24 dev cable
+                      addr add fd99::$n/64 dev cable nodad
+                      neigh replace 10.99.0.$other lladdr 02:00:00:00:00:0$other dev cable nud permanent
+                      neigh replace fd99::$other lladdr 02:00:00:00:00:0$other dev cable nud permanent
+                     \" | ip -n $ns -batch -
             done");
         // The command becomes what it is to run.
         for namespace in NAMESPACES {

@@ -2,6 +2,7 @@
 //! A WireGuard tunnel between two network namespaces, and what `wg` and the interfaces
 //! count of it.
 
+use std::fs;
 use std::io::{ErrorKind, Read};
 use std::net::UdpSocket;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -47,14 +48,17 @@ impl Tunnel {
         sh(&format!(
             "mkdir -p {KEYS}; cd {KEYS}; umask 077
             for k in a b c; do wg genkey > $k.key; wg pubkey < $k.key > $k.pub; done; wg genpsk > psk
-            ip -n left link add wg0 type wireguard; ip -n right link add wg0 type wireguard
+            for ns in left right; do ip -n $ns link add wg0 type wireguard; done
             ip netns exec left wg set wg0 listen-port 51820 private-key a.key \\
                 peer $(cat b.pub) preshared-key psk allowed-ips 10.98.0.2/32 endpoint 10.99.0.2:51821 \\
                 peer $(cat c.pub) allowed-ips 10.98.0.3/32
             ip netns exec right wg set wg0 listen-port 51821 private-key b.key \\
                 peer $(cat a.pub) preshared-key psk allowed-ips 10.98.0.1/32
-            ip -n left addr add 10.98.0.1/24 dev wg0; ip -n right addr add 10.98.0.2/24 dev wg0
-            ip -n left link set wg0 up; ip -n right link set wg0 up
+            for n in 1 2; do
+                [ $n = 1 ] && ns=left || ns=right
+                echo \"addr add 10.98.0.$n/24 dev wg0
+                      link set wg0 up\" | ip -n $ns -batch -
+            done
             ip -n left route add 10.98.200.0/24 dev wg0"
         ));
         tunnel
@@ -92,7 +96,7 @@ impl Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         // Where it fails the next test does.
-        let _ = std::fs::remove_dir_all(KEYS);
+        let _ = fs::remove_dir_all(KEYS);
     }
 }
 
@@ -112,7 +116,7 @@ pub fn inject(datagrams: &[Vec<u8>]) {
 
 /// Takes down what comes to the right interface.
 #[derive(Debug)]
-pub struct Tap(std::fs::File);
+pub struct Tap(fs::File);
 
 impl Tap {
     /// Begins.
@@ -198,15 +202,25 @@ pub fn peers(namespace: &str) -> Vec<Peer> {
     text.lines().map(peer).collect()
 }
 
-/// A counter of `wg0` in a namespace, such as `tx_dropped`.
+/// A counter of `wg0` in a namespace: `rx_packets`, `rx_errors`, `tx_packets`, `tx_errors` or
+/// `tx_dropped`. It starts no process, as tests ask for it again and again.
 ///
 /// # Panics
 /// When there is none of that name.
 #[track_caller]
 pub fn statistic(namespace: &str, name: &str) -> f64 {
-    // sysfs shows the interfaces of the namespace in which it was mounted.
-    let text = sh(&format!("ip netns exec {namespace} cat /sys/class/net/wg0/statistics/{name}"));
-    text.parse().expect("a number")
+    // net/core/net-procfs.c: dev_seq_printf_stats().
+    let column = match name {
+        "rx_packets" => 1,
+        "rx_errors" => 2,
+        "tx_packets" => 9,
+        "tx_errors" => 10,
+        "tx_dropped" => 11,
+        _ => panic!("no column for {name}"),
+    };
+    let text = inside(namespace, || fs::read_to_string("/proc/thread-self/net/dev").expect("it is there"));
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("wg0:")).expect("an interface");
+    line.split_whitespace().nth(column).expect("a column").parse().expect("a number")
 }
 
 /// A key as text.
@@ -215,7 +229,7 @@ pub fn statistic(namespace: &str, name: &str) -> f64 {
 /// When there is none of that name.
 #[track_caller]
 pub fn key(file: &str) -> String {
-    sh(&format!("cat {KEYS}/{file}"))
+    fs::read_to_string(format!("{KEYS}/{file}")).expect("a key").trim_end().to_owned()
 }
 
 /// The label `peer` of the public key in a file.
