@@ -171,14 +171,24 @@ static __always_inline void add(void *map, u32 key)
 /* Files of a process that are looked at: a server opens its sockets early. */
 #define DNS_FILES 256
 
-/* Whether the current process has one of the sockets open that were asked. */
-static __always_inline bool was_asked(const struct dns_wanted *w)
+/*
+ * Whether the current process has one of the sockets open that were just asked a question.
+ *
+ * It is not static: the verifier checks such a function once, not once for each path to a call.
+ */
+__noinline int was_asked(u64 hash, u64 now)
 {
+	struct dns_wanted *w = bpf_map_lookup_elem(&wanted, &hash);
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	void **files = BPF_CORE_READ(table, fd);
-	u32 n = BPF_CORE_READ(table, max_fds);
+	struct fdtable *table;
+	void **files;
+	u32 n;
 
+	if (!w || now - w->when > WANTED_NS)
+		return false;
+	table = BPF_CORE_READ(task, files, fdt);
+	files = BPF_CORE_READ(table, fd);
+	n = BPF_CORE_READ(table, max_fds);
 	for (u32 i = 0; i < DNS_FILES && i < n; i++) {
 		struct file *file = NULL;
 		u64 data;
@@ -201,15 +211,10 @@ static __always_inline bool was_asked(const struct dns_wanted *w)
 static __always_inline bool asks_for_others(u32 tgid, const struct dns_message *m, u64 now)
 {
 	u32 *resolver = bpf_map_lookup_elem(&resolvers, &tgid), both;
-	struct dns_wanted *w;
-	u64 hash = m->hash;
 
 	/* Whoever answers nobody may ask the same as a client by chance, or several servers. */
-	if (!resolver || !(*resolver & RESOLVER_ANSWERS)) {
-		w = bpf_map_lookup_elem(&wanted, &hash);
-		if (!w || now - w->when > WANTED_NS || !was_asked(w))
-			return false;
-	}
+	if ((!resolver || !(*resolver & RESOLVER_ANSWERS)) && !was_asked(m->hash, now))
+		return false;
 	both = RESOLVER_ASKS | (resolver ? *resolver : 0);
 	if (!resolver || *resolver != both)
 		bpf_map_update_elem(&resolvers, &tgid, &both, BPF_ANY);
