@@ -47,20 +47,6 @@ struct {
 
 const struct cachestat_marks no_marks = {};
 
-/* Bits of a word for pages [first, end) of a piece. */
-static __always_inline u64 bits(u32 word, u32 first, u32 end)
-{
-	u32 from = word * 64, to = from + 64;
-
-	if (from < first)
-		from = first;
-	if (to > end)
-		to = end;
-	if (from >= to)
-		return 0;
-	return ~0ULL >> (64 - (to - from)) << (from & 63);
-}
-
 /* Where the part of pages [first, end) ends that is in the same piece as `first`. */
 static __always_inline u64 end_in_piece(u64 first, u64 end)
 {
@@ -69,21 +55,28 @@ static __always_inline u64 end_in_piece(u64 first, u64 end)
 	return next < end ? next : end;
 }
 
+/*
+ * Iterates over the words of a piece that hold pages [first, end); `mask` has the bits of these pages.
+ * Only the first and the last word differ from the others, so that the verifier has two paths for
+ * each word. A comparison of `first` and `end` with each word's bounds would give it sixteen.
+ */
+#define FOR_EACH_WORD(word, mask, first, end)                                                      \
+	for (u64 word = ((first) & (PIECE - 1)) / 64, last = (((end) - 1) & (PIECE - 1)) / 64,     \
+		 from_here = ~0ULL << ((first) & 63), to_here = ~0ULL >> (-(end) & 63), n = 0,     \
+		 mask = word == last ? from_here & to_here : from_here;                            \
+	     n < PIECE / 64 && word <= last;                                                       \
+	     n++, word++, mask = word == last ? to_here : ~0ULL)
+
 /* Marks pages [first, end) of a file that are in one piece; whether there was room. */
 __noinline int mark_piece(u64 mapping, u64 first, u64 end)
 {
 	struct cachestat_piece piece = {.mapping = mapping, .number = first >> PIECE_SHIFT};
 	struct cachestat_marks *marks = map_lookup_or_init(&fresh, &piece, &no_marks);
-	u32 from = first & (PIECE - 1), to = ((end - 1) & (PIECE - 1)) + 1;
 
 	if (!marks)
 		return 0;
-	for (u32 word = 0; word < PIECE / 64; word++) {
-		u64 mask = bits(word, from, to);
-
-		if (mask)
-			marks->words[word] |= mask;
-	}
+	FOR_EACH_WORD(word, mask, first, end)
+		marks->words[word & (PIECE / 64 - 1)] |= mask;
 	return 1;
 }
 
@@ -92,16 +85,16 @@ __noinline u32 use_up_piece(u64 mapping, u64 first, u64 end)
 {
 	struct cachestat_piece piece = {.mapping = mapping, .number = first >> PIECE_SHIFT};
 	struct cachestat_marks *marks = bpf_map_lookup_elem(&fresh, &piece);
-	u32 from = first & (PIECE - 1), to = ((end - 1) & (PIECE - 1)) + 1, used = 0;
+	u32 used = 0;
 
 	if (!marks)
 		return 0;
-	for (u32 word = 0; word < PIECE / 64; word++) {
-		u64 mask = marks->words[word] & bits(word, from, to);
+	FOR_EACH_WORD(word, mask, first, end) {
+		u64 *here = &marks->words[word & (PIECE / 64 - 1)], found = *here & mask;
 
-		if (mask) {
-			marks->words[word] &= ~mask;
-			used += __builtin_popcountll(mask);
+		if (found) {
+			*here &= ~found;
+			used += __builtin_popcountll(found);
 		}
 	}
 	return used;
