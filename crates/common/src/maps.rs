@@ -51,6 +51,9 @@ pub struct Fill {
     pub capacity: u64,
 }
 
+/// So many entries are counted key by key; a map with more is read in batches, which then are short.
+const FEW: u32 = 2048;
+
 /// A batch's buffers are about this large, or as large as a hash bucket needs.
 const BATCH_BYTES: usize = 64 << 10;
 
@@ -190,8 +193,7 @@ impl MapSource for LiveMaps {
     fn fill(&self) -> Result<Vec<Fill>> {
         let mut fills = Vec::new();
         for (name, map) in self.maps.iter().filter(|(_, map)| map.kind.is_hash_map()) {
-            let mut entries = 0;
-            map.for_each(&mut |_, _| entries += 1).with_context(|| format!("failed to read map `{name}`"))?;
+            let entries = map.count().with_context(|| format!("failed to read map `{name}`"))?;
             fills.push(Fill { map: name.clone(), entries, capacity: map.capacity.into() });
         }
         Ok(fills)
@@ -274,17 +276,38 @@ impl LiveMap {
         }
     }
 
-    /// One key at a time. A key that is deleted sends the kernel back to its first one,
-    /// so keys are collected, each once, before values are read.
-    fn for_each_key(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+    /// Number of entries in use.
+    ///
+    /// The keys of a few entries are read one at a time. A batch of a large map with few entries is one
+    /// walk over all of its buckets. During that walk the kernel runs no program of a kprobe on that CPU
+    /// (kernel/bpf/syscall.c: `bpf_disable_instrumentation`). Where tasks are preempted in the kernel,
+    /// the walk may last until the task runs again.
+    fn count(&self) -> Result<u64> {
+        if let (keys, true) = self.keys(FEW)? {
+            return Ok(keys.len() as u64);
+        }
+        let mut entries = 0;
+        self.for_each(&mut |_, _| entries += 1)?;
+        Ok(entries)
+    }
+
+    /// Keys, each once, and whether these are all: the kernel is asked for no more than `most`. Where a
+    /// key was deleted meanwhile, the kernel starts over from its first one.
+    fn keys(&self, most: u32) -> Result<(BTreeSet<Vec<u8>>, bool)> {
         let mut keys = BTreeSet::new();
         let mut key = self.next_key(None)?;
-        // Twice the capacity: an end also where entries come and go all the time.
-        for _ in 0..=self.capacity.saturating_mul(2) {
-            let Some(this) = key else { break };
+        for _ in 0..most {
+            let Some(this) = key else { return Ok((keys, true)) };
             key = self.next_key(Some(&this))?;
             keys.insert(this);
         }
+        Ok((keys, key.is_none()))
+    }
+
+    /// One key at a time; all keys before the first value.
+    fn for_each_key(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        // Twice the capacity: an end also where entries come and go all the time.
+        let (keys, _) = self.keys(self.capacity.saturating_mul(2))?;
         let mut value = vec![0u64; (self.stride() * self.copies).div_ceil(8)];
         for key in keys {
             // SAFETY: key and value are as long as the kernel reads and writes for this map.
