@@ -9,8 +9,9 @@ use std::ffi::{CString, c_char};
 use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use crate::machine::has_module;
 
 /// An argument of the attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,17 +154,6 @@ impl Need {
         };
         (!met).then_some(said)
     }
-}
-
-/// Whether [`module`] is met, for tests that do without.
-pub fn has_module(name: &str) -> bool {
-    let loaded = Path::new("/sys/module").join(name.replace('-', "_")).exists();
-    let loadable = || {
-        let mut modprobe = Command::new("modprobe");
-        let modprobe = modprobe.args(["-n", "-q", name]).stderr(Stdio::null());
-        modprobe.status().is_ok_and(|status| status.success())
-    };
-    loaded || loadable()
 }
 
 fn has_tool(name: &str) -> bool {
