@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::engine::Live;
+use crate::layout::number;
+use crate::live::Live;
 use crate::maps::MapSource;
-use crate::render::{OTHER, number};
 
 /// Where they are mounted, alone or beside those of version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -35,9 +35,6 @@ impl Paths {
     /// A path stays known after its group is gone for as long as it is asked for: ids are not used
     /// again.
     pub fn path(&mut self, id: u64) -> String {
-        if id == 0 {
-            return OTHER.to_owned();
-        }
         if !self.paths.contains_key(&id) {
             self.find();
         }

@@ -7,8 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 
 use crate::cgroups::Paths;
-use crate::render::number;
+use crate::layout::number;
 use crate::spec::Decode;
+
+/// The label value of events that find no room of their own in a bounded map. A list of words
+/// ([`Decode::Words`]) may have the same word: there it stands for all that the list does not name,
+/// and the exporter's `main.rs` has the list.
+pub const OTHER: &str = "other";
 
 /// Decodes labels, remembering what had to be asked for.
 #[derive(Debug, Default)]
@@ -41,6 +46,8 @@ impl Decoder {
                 Some((_, name)) => Ok(name.to_string()),
                 None => errno(n),
             },
+            // As for the other two, 0 stands for those that find no room.
+            Decode::Cgroup if n == 0 => Ok(OTHER.to_owned()),
             Decode::Cgroup => Ok(self.cgroups().path(n)),
             Decode::Address => address(bytes),
         }
@@ -83,7 +90,7 @@ fn syscall(slot: u64) -> String {
     let id = (slot % SYSCALL_SLOTS) as usize;
     let name = match slot {
         SYSCALL_INVALID => return "invalid".to_owned(),
-        SYSCALL_OTHER => return crate::render::OTHER.to_owned(),
+        SYSCALL_OTHER => return OTHER.to_owned(),
         slot if is_compat(slot) => compat::Sysno::new(id).map(|call| call.name()),
         _ => native::Sysno::new(id).map(|call| call.name()),
     };
@@ -113,7 +120,7 @@ const KERNEL_ERRNOS: &[(u64, &str)] = &[
 /// 0 stands for those that find no room.
 fn errno(n: u64) -> Decoded {
     if n == 0 {
-        return Ok(crate::render::OTHER.to_owned());
+        return Ok(OTHER.to_owned());
     }
     if let Some((_, name)) = KERNEL_ERRNOS.iter().find(|(number, _)| *number == n) {
         return Ok((*name).to_owned());
@@ -129,7 +136,7 @@ fn address(bytes: &[u8]) -> Decoded {
     let bytes: [u8; 16] = bytes.try_into().map_err(|_| format!("unknown:{}", number(bytes)))?;
     let address = Ipv6Addr::from(bytes);
     if address.is_unspecified() {
-        return Ok(crate::render::OTHER.to_owned());
+        return Ok(OTHER.to_owned());
     }
     Ok(address.to_canonical().to_string())
 }

@@ -16,13 +16,14 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::cli::{self, Cli, Common, Ebpf};
-use crate::engine::{Engine, History, Live, Reader, Source};
+use crate::engine::{Engine, History, Reader, Source};
 use crate::hook::{self, Hook, Hooks};
 use crate::http;
 use crate::kernel::Facts;
 use crate::layout;
 use crate::lifetime;
 use crate::links::{self, Links};
+use crate::live::Live;
 use crate::maps::LiveMaps;
 use crate::metric::Families;
 use crate::module::Module;

@@ -132,6 +132,18 @@ impl Layout {
     }
 }
 
+/// An unsigned number of up to eight bytes in the machine's byte order.
+pub fn number(bytes: &[u8]) -> u64 {
+    let mut word = [0u8; 8];
+    let width = bytes.len().min(8);
+    if cfg!(target_endian = "little") {
+        word[..width].copy_from_slice(&bytes[..width]);
+    } else {
+        word[8 - width..].copy_from_slice(&bytes[..width]);
+    }
+    u64::from_ne_bytes(word)
+}
+
 /// The layouts of all maps of `object` that have BTF; needs no kernel.
 ///
 /// # Errors

@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod layout;
 mod lifetime;
 pub mod links;
+pub mod live;
 pub mod logging;
 pub mod maps;
 pub mod memory;

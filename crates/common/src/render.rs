@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use crate::decode::{Decoder, until_nul};
+use crate::decode::{Decoder, OTHER, until_nul};
 use crate::hist::{Unit, cumulative, steps};
-use crate::layout::{Field, Layout, Layouts};
+use crate::layout::{Field, Layout, Layouts, number};
 use crate::maps::MapSource;
 use crate::metric::{Families, FamilyKind, Histogram, Labels, Sample, Value};
 use crate::roster::{Roster, Rosters};
@@ -158,9 +158,6 @@ fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
     })
 }
 
-/// The label value under which events are counted that find no room of their own.
-pub const OTHER: &str = "other";
-
 impl BoundMap {
     /// Whether nothing was counted here, and the entry is one that would only puzzle then:
     /// the one for what finds no room has to exist beforehand.
@@ -232,18 +229,6 @@ impl BoundMetric {
 
 fn numbers(field: &Field, value: &[u8]) -> Vec<u64> {
     field.bytes(value).chunks_exact(field.width).map(number).collect()
-}
-
-/// An unsigned number of up to eight bytes in the machine's byte order.
-pub fn number(bytes: &[u8]) -> u64 {
-    let mut word = [0u8; 8];
-    let width = bytes.len().min(8);
-    if cfg!(target_endian = "little") {
-        word[..width].copy_from_slice(&bytes[..width]);
-    } else {
-        word[8 - width..].copy_from_slice(&bytes[..width]);
-    }
-    u64::from_ne_bytes(word)
 }
 
 #[cfg(test)]

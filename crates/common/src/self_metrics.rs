@@ -14,11 +14,11 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::copies::{Copies, Runs, info};
 use crate::hook::{Hook, Hooks};
 use crate::layout::Layouts;
+use crate::layout::number;
 use crate::links::{self, Attached, Links};
 use crate::maps::MapSource;
 use crate::metric::{Families, Labels, Value};
 use crate::probes::{Plan, Verdict};
-use crate::render::number;
 use crate::spec::Text;
 
 /// Name of the map that `bpf/events.bpf.h` declares.

@@ -60,7 +60,7 @@ pub struct Ratio {
     pub rest: Text,
 }
 
-/// A family whose small series are added up under [`crate::render::OTHER`].
+/// A family whose small series are added up under [`crate::decode::OTHER`].
 #[derive(Clone, Debug)]
 pub struct Top {
     /// Full name of a family with one label.

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::decode::OTHER;
 use crate::metric::{Families, FamilyKind, Labels, Sample, Value};
-use crate::render::OTHER;
 use crate::spec::Top;
 
 /// What was shown of a family, so that no counter ever goes down: a series that has got a

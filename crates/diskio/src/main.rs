@@ -8,12 +8,13 @@ mod sysfs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::engine::{Live, Reader};
+use common::decode::OTHER;
+use common::engine::Reader;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
+use common::live::Live;
 use common::metric::{Families, Labels, Value};
-use common::render::OTHER;
 use common::spec::{Decode, MapSpec, Side, Spec};
 use sysfs::Disk;
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use common::cli::duration;
-use common::engine::Live;
 use common::exporter::Exporter;
 use common::hist::Unit;
+use common::live::Live;
 use common::metric::{Families, Labels, Value};
 use common::spec::{Decode, MapSpec, Shape, Spec};
 

@@ -2,10 +2,10 @@
 //! Questions that nobody answers in time.
 
 use anyhow::{Context, Result};
-use common::engine::Live;
 use common::kernel::monotonic_ns;
+use common::layout::number;
+use common::live::Live;
 use common::maps::MapSource;
-use common::render::number;
 
 const OUTSTANDING: &str = "outstanding";
 

@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use common::cgroups::Sweeper;
+use common::decode::OTHER;
 use common::decode::syscall_slots;
-use common::engine::Live;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::{Facts, monotonic_ns};
-use common::render::OTHER;
+use common::live::Live;
 use common::spec::{Decode, MapSpec, Shape, Spec};
 
 common::skeleton!();

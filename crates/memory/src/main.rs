@@ -10,9 +10,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{ArgAction, Args};
-use common::engine::{Live, Reader};
+use common::engine::Reader;
 use common::exporter::Exporter;
 use common::hist::Unit;
+use common::live::Live;
 use common::metric::{Families, Labels, Value};
 use common::spec::{Decode, MapSpec, Spec};
 

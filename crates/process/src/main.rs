@@ -8,13 +8,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use common::decode::OTHER;
 use common::decode::until_nul;
-use common::engine::Live;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::{Facts, page_size, possible_cpus};
+use common::layout::number;
+use common::live::Live;
 use common::metric::{Families, Labels, Value};
-use common::render::{OTHER, number};
 use common::spec::{Decode, MapSpec, Spec};
 
 common::skeleton!();

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use common::decode::{SYSCALL_OTHER, syscall_slots};
-use common::engine::Live;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::{Facts, monotonic_ns};
+use common::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 
 common::skeleton!();

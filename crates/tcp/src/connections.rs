@@ -2,7 +2,8 @@
 //! How many connections there are: those of before, and what came and went since.
 
 use anyhow::Result;
-use common::engine::{Live, Reader};
+use common::engine::Reader;
+use common::live::Live;
 use common::metric::{Families, Labels, Value};
 use common::spec::View;
 use common::view::why_not;

@@ -9,10 +9,11 @@ mod namespaces;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::engine::{Live, Reader};
+use common::engine::Reader;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
+use common::live::Live;
 use common::metric::Families;
 use common::spec::{Decode, MapSpec, Shape, Spec, View};
 

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use common::engine::Live;
 use common::layout::Field;
+use common::layout::number;
+use common::live::Live;
 use common::maps::MapSource;
 use common::metric::{Families, Value};
-use common::render::number;
 use common::roster::Roster;
 
 /// A counter that is made of several: `whole` less `parts`.

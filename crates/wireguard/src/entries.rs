@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use common::decode::OTHER;
 use common::decode::until_nul;
-use common::engine::Live;
+use common::layout::number;
+use common::live::Live;
 use common::maps::MapSource;
 use common::metric::Labels;
-use common::render::{OTHER, number};
 
 use crate::netlink::{Device, Key};
 

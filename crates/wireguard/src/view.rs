@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use common::engine::Live;
+use common::decode::OTHER;
+use common::layout::number;
+use common::live::Live;
 use common::maps::MapSource;
 use common::metric::{Families, Labels, Value};
-use common::render::{OTHER, number};
 use common::roster::{Roster, Rosters};
 use rustix::time::{ClockId, clock_gettime};
 

@@ -9,10 +9,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use arcstats::{ASYNC_READS, EVICTED_BYTES, HITS, L2_HITS, L2_MISSES, LOOKUPS, MISSES};
-use common::engine::{Live, Reader};
+use common::engine::Reader;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
+use common::live::Live;
 use common::metric::Families;
 use common::probes::Refused;
 use common::spec::{Decode, MapSpec, Spec};

@@ -8,13 +8,15 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use common::engine::{Live, Reader};
+use common::decode::OTHER;
+use common::engine::Reader;
 use common::exporter::{Exporter, OpenOf};
 use common::kernel::Facts;
+use common::layout::number;
+use common::live::Live;
 use common::maps::MapSource;
 use common::metric::{Families, Labels, Value};
 use common::probes::Refused;
-use common::render::{OTHER, number};
 use common::roster::Rosters;
 use common::spec::{MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;

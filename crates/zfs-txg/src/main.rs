@@ -6,12 +6,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use common::engine::Live;
+use common::decode::OTHER;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
+use common::live::Live;
 use common::probes::Refused;
-use common::render::OTHER;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
 use zfs::{Flags, Zfs};

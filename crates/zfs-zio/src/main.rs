@@ -8,13 +8,13 @@ mod scan;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::engine::Live;
+use common::decode::OTHER;
 use common::exporter::{Exporter, OpenOf};
 use common::hist::Unit;
 use common::kernel::Facts;
+use common::live::Live;
 use common::metric::Families;
 use common::probes::Refused;
-use common::render::OTHER;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
 use zfs::{Flags, Zfs};

@@ -2,10 +2,11 @@
 //! Scrubs and resilvers.
 
 use anyhow::{Context, Result};
+use common::decode::OTHER;
 use common::layout::Layouts;
+use common::layout::number;
 use common::maps::MapSource;
 use common::metric::{Families, Labels, Value};
-use common::render::{OTHER, number};
 use common::spec::MapSpec;
 use zfs::names;
 

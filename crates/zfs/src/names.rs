@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use common::engine::Live;
+use common::decode::OTHER;
+use common::live::Live;
 use common::maps::MapSource;
-use common::render::OTHER;
 
 use crate::kstat;
 
