@@ -5,25 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::ReferencesType;
 use libbpf_rs::btf::types::{Enum, Enum64, Func, FuncProto, Ptr, Typedef};
 use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
-
 use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::hook::Hook;
 use crate::preemption;
-use crate::spec::{Shape, View};
+use crate::spec::View;
 use crate::symbols::Symbols;
-use crate::types::Types;
+use crate::types::{KERNEL_BTF, Prototype, Types, module_btf};
 use crate::view;
-
-/// The kernel's own BTF; without it the kernel takes neither tp_btf nor fentry programs.
-pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Plain facts, so that tests can make them up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,44 +42,6 @@ pub struct Facts {
     pub hidden: BTreeMap<View, String>,
     /// Symbols of the functions asked for; none where they are hidden.
     pub symbols: Option<Symbols>,
-}
-
-/// What a function or tracepoint takes and returns.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prototype {
-    /// For each argument the struct that it points to; empty for anything else.
-    pub arguments: Vec<String>,
-    /// Whether it returns something.
-    pub returns: bool,
-}
-
-impl Prototype {
-    /// One of so many arguments, of which nothing else is known.
-    pub fn of(arguments: usize) -> Self {
-        Self { arguments: vec![String::new(); arguments], returns: true }
-    }
-
-    /// Why it does not have that shape.
-    pub fn misses(&self, shape: &Shape) -> Option<String> {
-        match shape {
-            Shape::Arguments(n) if self.arguments.len() != *n => {
-                Some(format!("has {} arguments, not {n}", self.arguments.len()))
-            }
-            Shape::Returns(true) if !self.returns => Some("returns nothing".to_owned()),
-            Shape::Returns(false) if self.returns => Some("returns something".to_owned()),
-            Shape::First(wanted) if self.arguments.first().is_none_or(|first| first != wanted) => {
-                let first = self.arguments.first().map_or("", String::as_str);
-                Some(format!("takes a struct {first}, not a struct {wanted}"))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Where the BTF of a module is, if it has any (36e68442d1af "bpf: Load and verify kernel
-/// module BTFs", 5.11).
-pub fn module_btf(module: &str) -> PathBuf {
-    Path::new("/sys/kernel/btf").join(module)
 }
 
 impl Facts {

@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Places of members in the structs of a module that may have no BTF.
+//! Where members lie in the structs of a kernel module, and telling programs.
+//!
+//! libbpf relocates accesses by itself, but for a module's types it asks the kernel for the
+//! BTF of all modules, which takes CAP_SYS_ADMIN; and not every module has BTF. So a
+//! program declares which members it needs as read-only variables (`bpf/offsets.bpf.h`),
+//! and [`set_offsets`] fills them in from BTF or from a table.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::{DataSec, Var};
+use libbpf_rs::{AsRawLibbpf, OpenObject};
 
-use crate::kernel::{KERNEL_BTF, module_btf};
-use crate::types::Types;
+use crate::types::{KERNEL_BTF, Types, module_btf};
+
+/// What stands in place of an offset that is not known.
+pub const NO_OFFSET: u32 = u32::MAX;
 
 /// A layout as text: lines `version V`, `size STRUCT BYTES` for structs of the kernel that
 /// are embedded in the module's, and `STRUCT.MEMBER OFFSET`. `#` begins a comment.
@@ -109,9 +120,55 @@ impl Table {
     }
 }
 
+/// A member that a program wants to know the place of: `offset__STRUCT__MEMBER`.
+fn wanted(variable: &str) -> Option<(&str, &str)> {
+    variable.strip_prefix("offset__")?.split_once("__")
+}
+
+/// Sets every variable of `object` that asks for an offset.
+///
+/// # Errors
+/// When the object has no BTF or its variables are not 32 bits wide.
+pub fn set_offsets(object: &mut OpenObject, find: impl Fn(&str, &str) -> Option<u32>) -> Result<()> {
+    let mut places = Vec::new();
+    {
+        // SAFETY: the pointer is that of a live object, borrowed for as long as `btf` lives.
+        let raw = unsafe { object.as_libbpf_object().as_ref() };
+        let btf = Btf::from_bpf_object(raw)
+            .context("failed to read the object's BTF")?
+            .context("the object has no BTF: build it with clang -g")?;
+        let section: DataSec<'_> = btf.type_by_name(".rodata").context("the object has no .rodata")?;
+        for place in section.iter() {
+            let variable: Var<'_> = btf.type_by_id(place.ty).context("a variable is missing in BTF")?;
+            let name = variable.name().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some((structure, member)) = wanted(&name) {
+                let offset = find(structure, member).unwrap_or(NO_OFFSET);
+                places.push((place.offset as usize, offset));
+            }
+        }
+    }
+    let mut map = object
+        .maps_mut()
+        .find(|map| map.name().as_bytes().ends_with(b".rodata"))
+        .context("the object has no map for .rodata")?;
+    let bytes = map.initial_value_mut().context(".rodata has no contents")?;
+    for (place, offset) in places {
+        let word = bytes.get_mut(place..place + 4).context(".rodata is too short")?;
+        word.copy_from_slice(&offset.to_ne_bytes());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_name_struct_and_member() {
+        assert_eq!(wanted("offset__zio__io_type"), Some(("zio", "io_type")));
+        assert_eq!(wanted("offset__arc_buf_hdr__b_l1hdr"), Some(("arc_buf_hdr", "b_l1hdr")));
+        assert_eq!(wanted("zfs_settings"), None);
+    }
 
     #[test]
     fn a_table_is_for_one_shape_of_kernel() {

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use libbpf_rs::OpenObject;
 
 use crate::hook::{Hook, Hooks};
-use crate::kernel::{Facts, KERNEL_BTF, KPROBES};
+use crate::kernel::{Facts, KPROBES};
 use crate::spec::{Need, Probe, Shape, Spec, View};
+use crate::types::KERNEL_BTF;
 
 /// Programs that the kernel refused when they were tried, and why.
 pub type Refused = BTreeMap<String, String>;
@@ -231,8 +232,8 @@ pub fn check_atomics(object: &OpenObject) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Prototype;
     use crate::symbols::Symbols;
+    use crate::types::Prototype;
 
     fn spec() -> Spec {
         Spec::new("x", 1, "x").required("issue", &["issue_btf", "issue_raw"]).optional(

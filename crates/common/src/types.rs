@@ -1,25 +1,56 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where members lie in the structs of the kernel or of one of its modules.
-//!
-//! libbpf relocates accesses by itself, but for a module's types it asks the kernel for the
-//! BTF of all modules, which takes CAP_SYS_ADMIN; and not every module has BTF. So a
-//! program declares which members it needs as read-only variables (`bpf/offsets.bpf.h`),
-//! and [`set_offsets`] fills them in from wherever they are known.
+//! What BTF tells of the kernel and of one of its modules: structs, their members, and what
+//! functions take and return.
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
-use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::types::{DataSec, Var};
-use libbpf_rs::{AsRawLibbpf, OpenObject};
 
-use crate::kernel::Prototype;
+use crate::spec::Shape;
 
-/// What stands in place of an offset that is not known.
-pub const NO_OFFSET: u32 = u32::MAX;
+/// The kernel's own BTF; without it the kernel takes neither tp_btf nor fentry programs.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Where the BTF of a module is, if it has any (36e68442d1af "bpf: Load and verify kernel
+/// module BTFs", 5.11).
+pub fn module_btf(module: &str) -> PathBuf {
+    Path::new("/sys/kernel/btf").join(module)
+}
+
+/// What a function or tracepoint takes and returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prototype {
+    /// For each argument the struct that it points to; empty for anything else.
+    pub arguments: Vec<String>,
+    /// Whether it returns something.
+    pub returns: bool,
+}
+
+impl Prototype {
+    /// One of so many arguments, of which nothing else is known.
+    pub fn of(arguments: usize) -> Self {
+        Self { arguments: vec![String::new(); arguments], returns: true }
+    }
+
+    /// Why it does not have that shape.
+    pub fn misses(&self, shape: &Shape) -> Option<String> {
+        match shape {
+            Shape::Arguments(n) if self.arguments.len() != *n => {
+                Some(format!("has {} arguments, not {n}", self.arguments.len()))
+            }
+            Shape::Returns(true) if !self.returns => Some("returns nothing".to_owned()),
+            Shape::Returns(false) if self.returns => Some("returns something".to_owned()),
+            Shape::First(wanted) if self.arguments.first().is_none_or(|first| first != wanted) => {
+                let first = self.arguments.first().map_or("", String::as_str);
+                Some(format!("takes a struct {first}, not a struct {wanted}"))
+            }
+            _ => None,
+        }
+    }
+}
 
 /// The types of the kernel, or of the kernel and one module.
 #[derive(Debug)]
@@ -145,59 +176,13 @@ impl Types {
     }
 }
 
-/// A member that a program wants to know the place of: `offset__STRUCT__MEMBER`.
-fn wanted(variable: &str) -> Option<(&str, &str)> {
-    variable.strip_prefix("offset__")?.split_once("__")
-}
-
-/// Sets every variable of `object` that asks for an offset.
-///
-/// # Errors
-/// When the object has no BTF or its variables are not 32 bits wide.
-pub fn set_offsets(object: &mut OpenObject, find: impl Fn(&str, &str) -> Option<u32>) -> Result<()> {
-    let mut places = Vec::new();
-    {
-        // SAFETY: the pointer is that of a live object, borrowed for as long as `btf` lives.
-        let raw = unsafe { object.as_libbpf_object().as_ref() };
-        let btf = Btf::from_bpf_object(raw)
-            .context("failed to read the object's BTF")?
-            .context("the object has no BTF: build it with clang -g")?;
-        let section: DataSec<'_> = btf.type_by_name(".rodata").context("the object has no .rodata")?;
-        for place in section.iter() {
-            let variable: Var<'_> = btf.type_by_id(place.ty).context("a variable is missing in BTF")?;
-            let name = variable.name().unwrap_or_default().to_string_lossy().into_owned();
-            if let Some((structure, member)) = wanted(&name) {
-                let offset = find(structure, member).unwrap_or(NO_OFFSET);
-                places.push((place.offset as usize, offset));
-            }
-        }
-    }
-    let mut map = object
-        .maps_mut()
-        .find(|map| map.name().as_bytes().ends_with(b".rodata"))
-        .context("the object has no map for .rodata")?;
-    let bytes = map.initial_value_mut().context(".rodata has no contents")?;
-    for (place, offset) in places {
-        let word = bytes.get_mut(place..place + 4).context(".rodata is too short")?;
-        word.copy_from_slice(&offset.to_ne_bytes());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn variables_name_struct_and_member() {
-        assert_eq!(wanted("offset__zio__io_type"), Some(("zio", "io_type")));
-        assert_eq!(wanted("offset__arc_buf_hdr__b_l1hdr"), Some(("arc_buf_hdr", "b_l1hdr")));
-        assert_eq!(wanted("zfs_settings"), None);
-    }
-
-    #[test]
     fn this_kernels_types_have_places() {
-        let types = Types::read(Path::new(crate::kernel::KERNEL_BTF), None).expect("the kernel's BTF");
+        let types = Types::read(Path::new(KERNEL_BTF), None).expect("the kernel's BTF");
         assert_eq!(types.offset("list_head", "prev"), Some(8));
         assert_eq!(types.size("list_head"), Some(16));
         assert_eq!(types.offset("list_head", "no_such"), None);

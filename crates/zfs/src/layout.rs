@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use common::kernel::KERNEL_BTF;
 use common::offsets::{Layout, Offsets, Table};
+use common::types::KERNEL_BTF;
 use common::types::Types;
 
 use crate::MODULE;

@@ -82,7 +82,7 @@ impl Zfs {
     /// When the object has no place for it.
     pub fn configure(&self, object: &mut OpenObject) -> Result<()> {
         let layout = self.layout()?;
-        common::types::set_offsets(object, |structure, member| {
+        common::offsets::set_offsets(object, |structure, member| {
             layout.as_ref().and_then(|layout| layout.offset(structure, member))
         })
     }
