@@ -34,7 +34,7 @@ use libbpf_rs::{AsRawLibbpf, MapCore, MapFlags, MapHandle, MapType, Object, Prog
 use rustix::io::Errno;
 
 use crate::hook::Hook;
-use crate::logging::verdict;
+use crate::refusal::verdict;
 
 mod prologue;
 

@@ -30,13 +30,13 @@ use crate::module::Module;
 use crate::ports;
 use crate::probes::{self, Plan, Refused};
 use crate::ratio;
-use crate::remedy::Obstacles;
+use crate::refusal::{self, Obstacles};
 use crate::render::Renderer;
 use crate::roster::Rosters;
 use crate::self_metrics::Program;
 use crate::spec::Spec;
 use crate::web::{self, Door};
-use crate::{logging, memory, privileges};
+use crate::{logging, memory, permissions};
 
 /// An opened skeleton of exporter `E`.
 pub type OpenOf<'o, E> = <<E as Exporter>::Builder as SkelBuilder<'o>>::Output;
@@ -287,7 +287,7 @@ fn start_now<E: Exporter>(
     // Whoever lacks the privileges shall have them, and not half the numbers.
     if flags.ebpf == Ebpf::Auto
         && !flags.check
-        && privileges::missing().is_empty()
+        && permissions::missing().is_empty()
         && let Some(reader) = E::fallback(&cli.own)?
     {
         log::warn!("{why:#}");
@@ -438,7 +438,7 @@ fn check_programs<E: Exporter>(
                 None => "loads".to_owned(),
                 Some(error) => {
                     code = ExitCode::FAILURE;
-                    format!("refused: {}", logging::with_details(&error))
+                    format!("refused: {}", refusal::with_details(&error))
                 }
             },
         };
@@ -458,7 +458,7 @@ fn why_not_loaded<E: Exporter>(
     facts: &Facts,
 ) -> Failure {
     let alone = |program: &str| load_only(exporter, cli, spec, &[program].into(), facts);
-    let why = logging::with_details(&error);
+    let why = refusal::with_details(&error);
     // Not a matter of one program when even none cannot be loaded: maps, or permission.
     match alone("") {
         Ok(None) => {}
@@ -470,7 +470,7 @@ fn why_not_loaded<E: Exporter>(
         match alone(program) {
             Ok(None) => {}
             Ok(Some(error)) => {
-                refused.insert((*program).to_owned(), logging::with_details(&error));
+                refused.insert((*program).to_owned(), refusal::with_details(&error));
             }
             Err(error) => return Failure::Fatal(error),
         }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::hook::Hook;
 use crate::preemption;
 use crate::spec::View;
-use crate::symbols::Symbols;
+use crate::symbols::{self, Symbols};
 use crate::types::{KERNEL_BTF, Prototype, Types, module_btf};
 use crate::view;
 
@@ -209,7 +208,7 @@ fn why_no_btf(has_btf: Option<bool>) -> &'static str {
 
 /// Whether the kernel was built with BTF, as its symbols or its configuration tell, if they do.
 fn has_btf() -> Option<bool> {
-    if has_symbol("__start_BTF") {
+    if symbols::has("__start_BTF") {
         return Some(true);
     }
     let path = format!("/boot/config-{}", uname().release().to_string_lossy());
@@ -220,39 +219,6 @@ fn has_btf() -> Option<bool> {
 fn built_with_btf(config: &str) -> Option<bool> {
     let said = config.contains("CONFIG_");
     said.then(|| config.lines().any(|line| line == "CONFIG_DEBUG_INFO_BTF=y"))
-}
-
-fn has_symbol(name: &str) -> bool {
-    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-    symbols.lines().any(|line| line.split(' ').nth(2) == Some(name))
-}
-
-/// Whether maps and programs count as locked memory of their user: until 80ee81e0403c ("bpf:
-/// Eliminate rlimit-based memory accounting infra for bpf maps"), 5.11.
-pub fn charges_locked_memory() -> bool {
-    const CHARGES: &str = "bpf_map_charge_init";
-    match Btf::from_path(KERNEL_BTF) {
-        Ok(btf) => btf.type_by_name::<Func<'_>>(CHARGES).is_some(),
-        Err(_) => has_symbol(CHARGES),
-    }
-}
-
-/// `kernel.perf_event_paranoid`; Debian's kernels have a level above 2.
-pub fn perf_event_paranoid() -> Option<i32> {
-    fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?.trim().parse().ok()
-}
-
-/// Whether bpf(2) is answered by the kernel, to one who has the capabilities: it has no command of
-/// this number, and says so.
-pub fn takes_bpf_calls() -> bool {
-    // SAFETY: a command that does not exist, without an argument.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, i32::MAX, std::ptr::null::<u8>(), 0) };
-    answer == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
-}
-
-/// Whether lockdown forbids eBPF to read the kernel's memory.
-pub fn locked_down() -> bool {
-    fs::read_to_string("/sys/kernel/security/lockdown").is_ok_and(|mode| mode.contains("[confidentiality]"))
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, by which tasks' start times are.

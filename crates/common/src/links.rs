@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use crate::copies::Copies;
 use crate::hook::{Hook, Hooks};
 use crate::kernel::Facts;
-use crate::logging;
 use crate::probes::Plan;
+use crate::refusal;
 use crate::symbols::{Symbols, likely_symbols};
 
 /// What keeps a program attached.
@@ -57,7 +57,7 @@ pub fn attach(object: &Object, plan: &Plan, hooks: &Hooks, facts: &Facts) -> Res
             }
             let made = match hook {
                 Some(hook) if hook.is_breakpoint() => by_breakpoint(&program, hook, facts),
-                _ => program.attach().map(|link| vec![link]).map_err(|error| logging::with_details(&error)),
+                _ => program.attach().map(|link| vec![link]).map_err(|error| refusal::with_details(&error)),
             };
             match made {
                 Ok(made) => links.insert(name, Attached::Links(made.into_iter().map(Arc::new).collect())),
@@ -91,7 +91,7 @@ fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result
     let attach = |symbol: &str| match program.attach_kprobe(matches!(hook, Hook::Kretprobe(_)), symbol) {
         Ok(link) => Ok(Some(link)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(logging::with_details(&error)),
+        Err(error) => Err(refusal::with_details(&error)),
     };
     if facts.symbols.is_some() {
         let links = facts.places(hook)?.into_iter().map(|symbol| {

@@ -3,20 +3,17 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::Mutex;
 use std::time::SystemTime;
 
 use libbpf_rs::PrintLevel;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::cli::{LogFormat, LogLevel};
+use crate::refusal;
 
 struct Logger {
     format: LogFormat,
 }
-
-/// The last error libbpf printed: more precise than the number it returns.
-static LAST_LIBBPF_WARNING: Mutex<Option<String>> = Mutex::new(None);
 
 /// Starts logging; a second call changes nothing.
 pub fn start(level: LogLevel, format: LogFormat) {
@@ -29,55 +26,7 @@ pub fn start(level: LogLevel, format: LogFormat) {
     if log::set_boxed_logger(Box::new(Logger { format })).is_ok() {
         log::set_max_level(filter);
     }
-    libbpf_rs::set_print(Some((PrintLevel::Debug, from_libbpf)));
-}
-
-/// The error and what libbpf said of it, which is forgotten then.
-pub fn with_details(error: &libbpf_rs::Error) -> String {
-    match LAST_LIBBPF_WARNING.lock().ok().and_then(|mut last| last.take()) {
-        Some(warning) => format!("{error:#}: {warning}"),
-        None => format!("{error:#}"),
-    }
-}
-
-/// A refused program is for us to judge and to report: libbpf's warnings are details.
-fn from_libbpf(level: PrintLevel, message: String) {
-    let message = message.trim();
-    if level == PrintLevel::Warn
-        && let Ok(mut last) = LAST_LIBBPF_WARNING.lock()
-    {
-        note(&mut last, message);
-    }
-    log::debug!(target: "libbpf", "{message}");
-}
-
-/// Keeps the verifier's verdict, which is its last line but one, over the general
-/// complaints that follow it.
-fn note(last: &mut Option<String>, message: &str) {
-    if message.contains("BEGIN PROG LOAD LOG") {
-        if let Some(verdict) = verdict(message) {
-            *last = Some(verdict);
-        }
-    } else if !last.as_ref().is_some_and(|text| text.starts_with(VERDICT)) {
-        let first = message.lines().next().unwrap_or_default().trim_start_matches("libbpf: ");
-        let says_less = ["failed to load object", "failed to load BPF skeleton"];
-        if first.contains("Couldn't load trivial BPF program") {
-            // It goes on with guesses at the reason.
-            *last = Some("the kernel refuses even a program that does nothing".to_owned());
-        } else if !first.contains("try raising 'ulimit -l'")
-            && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
-        {
-            *last = Some(first.to_owned());
-        }
-    }
-}
-
-const VERDICT: &str = "verifier: ";
-
-/// Why the verifier refused a program, from its log.
-pub fn verdict(log: &str) -> Option<String> {
-    let mut lines = log.lines().filter(|line| !line.starts_with("processed ") && !line.contains("LOAD LOG"));
-    lines.next_back().map(|line| format!("{VERDICT}{line}"))
+    libbpf_rs::set_print(Some((PrintLevel::Debug, refusal::from_libbpf)));
 }
 
 impl Log for Logger {
@@ -131,40 +80,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{note, quoted};
-
-    #[test]
-    fn the_verifiers_verdict_is_kept() {
-        let mut last = None;
-        note(&mut last, "libbpf: prog 'x': BPF program load failed: -EINVAL");
-        assert_eq!(last.as_deref(), Some("prog 'x': BPF program load failed: -EINVAL"));
-        let log = "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\nBPF_STX uses reserved fields\n\
-                   processed 0 insns (limit 1000000)\n-- END PROG LOAD LOG --";
-        note(&mut last, log);
-        note(&mut last, "libbpf: failed to load object");
-        assert_eq!(last.as_deref(), Some("verifier: BPF_STX uses reserved fields"));
-    }
-
-    #[test]
-    fn what_says_less_and_what_libbpf_guesses_is_passed_over() {
-        let mut last = None;
-        note(
-            &mut last,
-            "libbpf: Error in bpf_object__probe_loading(): -EPERM. Couldn't load trivial BPF program. Make sure \
-             your kernel supports BPF (CONFIG_BPF_SYSCALL=y) and/or that RLIMIT_MEMLOCK is set to big enough \
-             value.",
-        );
-        note(&mut last, "libbpf: failed to load BPF skeleton 'x': -EPERM");
-        assert_eq!(last.as_deref(), Some("the kernel refuses even a program that does nothing"));
-        let mut last = None;
-        note(&mut last, "libbpf: map 'x': failed to create: -EPERM");
-        note(
-            &mut last,
-            "libbpf: permission error while running as root; try raising 'ulimit -l'? current value: 64.0 KiB",
-        );
-        note(&mut last, "libbpf: failed to load object 'x'");
-        assert_eq!(last.as_deref(), Some("map 'x': failed to create: -EPERM"));
-    }
+    use super::quoted;
 
     #[test]
     fn messages_stay_on_one_line() {

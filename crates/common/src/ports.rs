@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use caps::Capability;
 
-use crate::privileges;
+use crate::permissions;
 use crate::spec::Spec;
 
 /// A variable of the environment: the number that ports of exporters count from where no address is
@@ -74,7 +74,7 @@ pub fn by_whom(wanted: SocketAddr) -> String {
         Holder::Process(pid) if pid == std::process::id() => "this process, for another address".to_owned(),
         Holder::Process(pid) => format!("{} (pid {pid})", name(&PathBuf::from(format!("/proc/{pid}")))),
         // Whoever may trace is shown every process, also where others are hidden.
-        Holder::Nobody if privileges::has(Capability::CAP_SYS_PTRACE) => format!(
+        Holder::Nobody if permissions::has(Capability::CAP_SYS_PTRACE) => format!(
             "a socket of user {} that no process here has open: it is the kernel's, or of another PID \
              namespace",
             held.user

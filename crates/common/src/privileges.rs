@@ -2,12 +2,11 @@
 //! Giving up what is no longer needed: while a kernel module is waited for, and once everything is
 //! attached.
 
-use std::fs;
 use std::thread;
 
 use anyhow::{Context, Result};
 use caps::{CapSet, Capability, CapsHashSet};
-use rustix::process::{Resource, geteuid, getrlimit};
+use rustix::process::geteuid;
 use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, no_new_privs};
 
 use crate::cli::Keep;
@@ -80,40 +79,6 @@ fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
         bare.join().map_err(|_| anyhow::anyhow!("the thread that tries to read maps died"))?
     })?;
     Ok(if readable { CapsHashSet::new() } else { [Capability::CAP_BPF].into() })
-}
-
-/// Whether this process has that capability in effect.
-pub fn has(capability: Capability) -> bool {
-    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
-}
-
-/// Capabilities that loading tracing programs asks for and this process lacks.
-pub fn missing() -> &'static [&'static str] {
-    let admin = has(Capability::CAP_SYS_ADMIN);
-    match (admin || has(Capability::CAP_BPF), admin || has(Capability::CAP_PERFMON)) {
-        (true, true) => &[],
-        (false, true) => &["CAP_BPF"],
-        (true, false) => &["CAP_PERFMON"],
-        (false, false) => &["CAP_BPF", "CAP_PERFMON"],
-    }
-}
-
-/// Whether this process is in a user namespace of its own, outside of which it has no capabilities.
-pub fn in_user_namespace() -> bool {
-    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let numbers: Vec<&str> = map.split_whitespace().collect();
-    !numbers.is_empty() && numbers != ["0", "0", "4294967295"]
-}
-
-/// Whether system calls of this process go through a filter.
-pub fn has_seccomp_filter() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
-}
-
-/// How many bytes of memory may be locked, where there is a limit.
-pub fn lockable() -> Option<u64> {
-    getrlimit(Resource::Memlock).current
 }
 
 fn restrict(keep: &CapsHashSet) -> Result<()> {

@@ -7,7 +7,7 @@
 //! function's. A program at the function alone does not see the calls that go to a copy.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 
 use crate::hook::Hook;
@@ -54,6 +54,12 @@ fn kind(symbol: &str) -> Kind {
 pub fn likely_symbols(function: &str) -> impl Iterator<Item = String> {
     let suffixes = ["", ".isra.0", ".constprop.0", ".constprop.0.isra.0", ".constprop.1", ".constprop.2"];
     suffixes.into_iter().map(move |suffix| format!("{function}{suffix}"))
+}
+
+/// Whether the kernel has a symbol of that name; false too where symbols are hidden.
+pub fn has(name: &str) -> bool {
+    let symbols = fs::read_to_string(KALLSYMS).unwrap_or_default();
+    symbols.lines().any(|line| line.split(' ').nth(2) == Some(name))
 }
 
 impl Symbols {

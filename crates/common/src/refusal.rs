@@ -1,9 +1,64 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the user can do about a refusal: named only where its cause was found out.
+//! Why a program was refused, in the words of libbpf and the verifier; and what the user can do
+//! about it, named only where the cause was found out.
+
+use std::sync::Mutex;
 
 use caps::Capability;
+use libbpf_rs::PrintLevel;
 
-use crate::{kernel, privileges};
+use crate::permissions;
+
+/// The last error libbpf printed: more precise than the number it returns.
+static LAST_LIBBPF_WARNING: Mutex<Option<String>> = Mutex::new(None);
+
+/// The error and what libbpf said of it, which is forgotten then.
+pub fn with_details(error: &libbpf_rs::Error) -> String {
+    match LAST_LIBBPF_WARNING.lock().ok().and_then(|mut last| last.take()) {
+        Some(warning) => format!("{error:#}: {warning}"),
+        None => format!("{error:#}"),
+    }
+}
+
+/// A refused program is for us to judge and to report: libbpf's warnings are details.
+pub fn from_libbpf(level: PrintLevel, message: String) {
+    let message = message.trim();
+    if level == PrintLevel::Warn
+        && let Ok(mut last) = LAST_LIBBPF_WARNING.lock()
+    {
+        note(&mut last, message);
+    }
+    log::debug!(target: "libbpf", "{message}");
+}
+
+/// Keeps the verifier's verdict, which is its last line but one, over the general
+/// complaints that follow it.
+fn note(last: &mut Option<String>, message: &str) {
+    if message.contains("BEGIN PROG LOAD LOG") {
+        if let Some(verdict) = verdict(message) {
+            *last = Some(verdict);
+        }
+    } else if !last.as_ref().is_some_and(|text| text.starts_with(VERDICT)) {
+        let first = message.lines().next().unwrap_or_default().trim_start_matches("libbpf: ");
+        let says_less = ["failed to load object", "failed to load BPF skeleton"];
+        if first.contains("Couldn't load trivial BPF program") {
+            // It goes on with guesses at the reason.
+            *last = Some("the kernel refuses even a program that does nothing".to_owned());
+        } else if !first.contains("try raising 'ulimit -l'")
+            && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
+        {
+            *last = Some(first.to_owned());
+        }
+    }
+}
+
+const VERDICT: &str = "verifier: ";
+
+/// Why the verifier refused a program, from its log.
+pub fn verdict(log: &str) -> Option<String> {
+    let mut lines = log.lines().filter(|line| !line.starts_with("processed ") && !line.contains("LOAD LOG"));
+    lines.next_back().map(|line| format!("{VERDICT}{line}"))
+}
 
 /// What may stand in the way of eBPF, as far as it does here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,20 +80,20 @@ pub struct Obstacles {
 impl Obstacles {
     /// Those of this process on this kernel.
     pub fn now() -> Self {
-        let (missing, user_namespace) = (privileges::missing(), privileges::in_user_namespace());
+        let (missing, user_namespace) = (permissions::missing(), permissions::in_user_namespace());
         // With neither of these the kernel itself has no reason to refuse the call.
         let filtered = missing.is_empty()
             && !user_namespace
-            && privileges::has_seccomp_filter()
-            && !kernel::takes_bpf_calls();
+            && permissions::has_seccomp_filter()
+            && !permissions::takes_bpf_calls();
         Self {
             missing,
             user_namespace,
             filtered,
-            locked_down: kernel::locked_down(),
-            paranoid: kernel::perf_event_paranoid()
-                .filter(|level| *level > 2 && !privileges::has(Capability::CAP_SYS_ADMIN)),
-            lockable: privileges::lockable().filter(|_| kernel::charges_locked_memory()),
+            locked_down: permissions::locked_down(),
+            paranoid: permissions::perf_event_paranoid()
+                .filter(|level| *level > 2 && !permissions::has(Capability::CAP_SYS_ADMIN)),
+            lockable: permissions::lockable().filter(|_| permissions::charges_locked_memory()),
         }
     }
 
@@ -165,5 +220,38 @@ mod tests {
         assert!(lacks(&["CAP_PERFMON"]).contains("; CAP_PERFMON is missing"));
         let both = lacks(&["CAP_BPF", "CAP_PERFMON"]);
         assert!(both.contains("; CAP_BPF and CAP_PERFMON are missing"), "{both}");
+    }
+
+    #[test]
+    fn the_verifiers_verdict_is_kept() {
+        let mut last = None;
+        note(&mut last, "libbpf: prog 'x': BPF program load failed: -EINVAL");
+        assert_eq!(last.as_deref(), Some("prog 'x': BPF program load failed: -EINVAL"));
+        let log = "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\nBPF_STX uses reserved fields\n\
+                   processed 0 insns (limit 1000000)\n-- END PROG LOAD LOG --";
+        note(&mut last, log);
+        note(&mut last, "libbpf: failed to load object");
+        assert_eq!(last.as_deref(), Some("verifier: BPF_STX uses reserved fields"));
+    }
+
+    #[test]
+    fn what_says_less_and_what_libbpf_guesses_is_passed_over() {
+        let mut last = None;
+        note(
+            &mut last,
+            "libbpf: Error in bpf_object__probe_loading(): -EPERM. Couldn't load trivial BPF program. Make sure \
+             your kernel supports BPF (CONFIG_BPF_SYSCALL=y) and/or that RLIMIT_MEMLOCK is set to big enough \
+             value.",
+        );
+        note(&mut last, "libbpf: failed to load BPF skeleton 'x': -EPERM");
+        assert_eq!(last.as_deref(), Some("the kernel refuses even a program that does nothing"));
+        let mut last = None;
+        note(&mut last, "libbpf: map 'x': failed to create: -EPERM");
+        note(
+            &mut last,
+            "libbpf: permission error while running as root; try raising 'ulimit -l'? current value: 64.0 KiB",
+        );
+        note(&mut last, "libbpf: failed to load object 'x'");
+        assert_eq!(last.as_deref(), Some("map 'x': failed to create: -EPERM"));
     }
 }
