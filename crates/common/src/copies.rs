@@ -6,7 +6,7 @@
 //! `__bpf_prog_enter_recur`), and counts the miss. Where a task can be preempted inside a program,
 //! that CPU is blind until the task runs again, which may be thousands of events later.
 //!
-//! So there a program is attached as [`COPIES`] copies, which run one after the other at each
+//! So there a program is attached as `COPIES` copies, which run one after the other at each
 //! event. Each begins with a few instructions of ours. The first copy notes that this event is
 //! counted and goes on with the program. Another copy that finds the note ends; where there is none
 //! the copies before it were passed over, so that it notes the event, goes on in their place and
@@ -38,10 +38,7 @@ use crate::refusal::verdict;
 
 mod prologue;
 
-use prologue::{ARMED, LEFT, RESCUES, VALUE_BYTES, prologue};
-
-/// How often a program is attached.
-pub const COPIES: usize = 3;
+use prologue::{ARMED, COPIES, LEFT, RESCUES, VALUE_BYTES, prologue};
 
 /// Room for what the verifier says of a copy that it refuses.
 const LOG_BYTES: usize = 1 << 20;

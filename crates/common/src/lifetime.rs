@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From attached to ended: serving, writing or printing until a signal comes or the
 //! kernel module goes; and waiting for one that is not there.
+//!
+//! A process lives in one of two states: it waits for its module, or it is attached to
+//! it. It changes between them by executing itself anew, so that neither state has
+//! remains of the other.
 
+use std::env;
 use std::fmt;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -136,9 +142,23 @@ pub fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
     let name = spec.module.as_deref().unwrap_or_default();
     log::info!("kernel module {name} came or went: starting over");
     if !gave_up || privileges::restored_by_exec() {
-        return Err(module::start_over()).context("failed to start over");
+        return Err(execute_anew()).context("failed to start over");
     }
     bail!("kernel module {name} is gone, and privileges to attach again were given up: start it again")
+}
+
+/// Executes this program anew, with the same arguments. Returns only if that fails.
+fn execute_anew() -> io::Error {
+    let execute = |program: &Path| Command::new(program).args(env::args_os().skip(1)).exec();
+    let error = match env::current_exe() {
+        Ok(program) => execute(&program),
+        Err(error) => error,
+    };
+    match error.kind() {
+        // Without capabilities not even root may enter every folder. This leads there without one.
+        io::ErrorKind::PermissionDenied => execute(Path::new("/proc/self/exe")),
+        _ => error,
+    }
 }
 
 /// Becomes readable once a signal came.

@@ -1,17 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Kernel modules that come and go while an exporter runs.
-//!
-//! A process lives in one of two states: it waits for its module, or it is attached to
-//! it. It changes between them by executing itself anew, so that neither state has
-//! remains of the other.
 
-use std::env;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// How often is looked whether a module came or went.
@@ -53,22 +45,10 @@ fn is_live(folder: &Path) -> bool {
     }
 }
 
-/// Executes this program anew, with the same arguments. Returns only if that fails.
-pub fn start_over() -> io::Error {
-    let execute = |program: &Path| Command::new(program).args(env::args_os().skip(1)).exec();
-    let error = match env::current_exe() {
-        Ok(program) => execute(&program),
-        Err(error) => error,
-    };
-    match error.kind() {
-        // Without capabilities not even root may enter every folder. This leads there without one.
-        io::ErrorKind::PermissionDenied => execute(Path::new("/proc/self/exe")),
-        _ => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::env;
+
     use super::*;
 
     #[test]

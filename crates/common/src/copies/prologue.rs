@@ -9,12 +9,13 @@ use libbpf_rs::libbpf_sys::{
     BPF_LDX, BPF_LSH, BPF_MEM, BPF_MOV, BPF_MUL, BPF_RSH, BPF_ST, BPF_STX, BPF_SUB, BPF_X, bpf_insn,
 };
 
-use super::COPIES;
-
 // linux/bpf.h, where they are no part of an enum or newer than libbpf-sys.
 const BPF_ATOMIC: u32 = 0xc0;
 const BPF_CMPXCHG: i32 = 0xf1;
 const BPF_PSEUDO_MAP_VALUE: u8 = 2;
+
+/// How often a program is attached.
+pub const COPIES: usize = 3;
 
 /// Sets of notes, by the upper bits of a hash, and notes in each: half a cache line.
 const SET_BITS: u32 = 10;
