@@ -64,7 +64,7 @@ pub const kprobes: Term = Term::Need(Need::Kprobes);
 /// The kernel attaches programs to functions, by fentry or by kprobes.
 pub const functions: Term = Term::Need(Need::Functions);
 
-/// Programs can be attached as copies: see `common::copies`.
+/// Programs can be attached as copies: see `common::kernel::copies`.
 pub const copies: Term = Term::Need(Need::Copies);
 
 /// The whole machine is the test's: units, the installed package, modules to unload, settings.
@@ -220,7 +220,7 @@ pub fn has_own_machine() -> bool {
 }
 
 /// Whether tracepoints leave preemption to the kernel's model, so that a task may be preempted in
-/// the middle of a program there: see `common::preemption`.
+/// the middle of a program there: see `common::kernel::preemption`.
 pub fn preempts_programs() -> bool {
     static PREEMPTS: OnceLock<bool> = OnceLock::new();
     *PREEMPTS.get_or_init(|| kernel_knows(b"\0class_srcu_fast_notrace_t\0"))

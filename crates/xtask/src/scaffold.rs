@@ -130,7 +130,7 @@ const MAIN: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
 
 use std::process::ExitCode;
 
-use common::exporter::Exporter;
+use common::process::exporter::Exporter;
 use common::spec::{MapSpec, Spec};
 
 common::skeleton!();
@@ -140,7 +140,7 @@ struct @PASCAL@;
 
 impl Exporter for @PASCAL@ {
     type Builder = skel::@PASCAL@SkelBuilder;
-    type Flags = common::cli::NoFlags;
+    type Flags = common::process::cli::NoFlags;
 
     fn spec(_: &Self::Flags) -> Spec {
         let counts = MapSpec::new("counts").counter(
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<@PASCAL@>(&common::cli::NoFlags {}, |maps| {
+        let text = render::<@PASCAL@>(&common::process::cli::NoFlags {}, |maps| {
             maps.set("counts", &[], &[("forks", 3.into())])?;
             Ok(())
         });

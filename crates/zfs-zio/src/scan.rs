@@ -2,11 +2,10 @@
 //! Scrubs and resilvers.
 
 use anyhow::{Context, Result};
-use common::decode::OTHER;
-use common::layout::Layouts;
-use common::layout::number;
-use common::maps::MapSource;
-use common::metric::{Families, Labels, Value};
+use common::exposition::metric::{Families, Labels, Value};
+use common::read::decode::OTHER;
+use common::read::layout::{Layouts, number};
+use common::read::maps::MapSource;
 use common::spec::MapSpec;
 use zfs::names;
 

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use common::decode::OTHER;
-use common::live::Live;
-use common::maps::MapSource;
+use common::read::decode::OTHER;
+use common::read::live::Live;
+use common::read::maps::MapSource;
 
 use crate::kstat;
 
