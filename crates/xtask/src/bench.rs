@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use libbpf_rs::btf::types::Typedef;
 use libbpf_rs::query::{ProgInfoIter, ProgramInfo};
 
 use crate::release;
-use crate::start::Running;
+use crate::running::{Running, label, owned, samples};
 use crate::workspace::{Exporter, cargo_at, exporters, root, run as run_command};
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -190,18 +190,6 @@ fn fastest(workload: &mut Command) -> Result<f64> {
     Ok(best)
 }
 
-/// Lines of an exposition that are samples with labels of `name`.
-pub fn samples<'t>(text: &'t str, name: &str) -> impl Iterator<Item = &'t str> {
-    let start = format!("{name}{{");
-    text.lines().filter(move |line| line.starts_with(&start))
-}
-
-/// Value of a label in such a line; empty where there is none.
-pub fn label<'l>(line: &'l str, name: &str) -> &'l str {
-    let start = line.split_once(&format!("{name}=\"")).map_or("", |(_, rest)| rest);
-    start.split('"').next().unwrap_or_default()
-}
-
 /// `return 0` on a tracepoint.
 struct Empty {
     program: OwnedFd,
@@ -256,16 +244,4 @@ impl Empty {
         }
         Ok(info.run_time_ns as f64 / (info.run_cnt as f64).max(1.0))
     }
-}
-
-/// The descriptor that libbpf returns, or the negative error number.
-///
-/// # Errors
-/// That error.
-pub fn owned(result: i32) -> Result<OwnedFd> {
-    if result < 0 {
-        return Err(rustix::io::Errno::from_raw_os_error(-result).into());
-    }
-    // SAFETY: it is new, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }

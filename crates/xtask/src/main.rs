@@ -15,6 +15,7 @@ mod package;
 mod phases;
 mod pictures;
 mod release;
+mod running;
 mod scaffold;
 mod shell;
 mod start;

@@ -1,110 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exporters in the foreground; `make run`: every one that this kernel supports, and what
-//! they do.
+//! `make run`: every exporter that this kernel supports in the foreground, and what they do.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
-use std::net::TcpStream;
+use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::query::ProgInfoIter;
-use rustix::process::{Pid, Signal, geteuid, kill_process};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::bench::{label, owned, samples};
 use crate::release;
+use crate::running::{Running, label, owned, samples};
 use crate::workspace::{Exporter, exporters};
-
-/// Attaching takes 50 ms; a minute is for slow machines.
-const START: Duration = Duration::from_secs(60);
 
 /// Between two looks at what they do.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// An exporter's process; it is told to end when this is dropped.
-pub struct Running {
-    child: Child,
-    address: String,
-}
-
-impl Running {
-    /// Starts one of those in `folder`, with sudo where this is not root.
-    ///
-    /// # Errors
-    /// When it ends instead of listening, with the last thing it said.
-    pub fn start(folder: &Path, exporter: &Exporter, arguments: &[&str]) -> Result<Self> {
-        let binary = folder.join(&exporter.binary);
-        let mut command =
-            Command::new(if geteuid().is_root() { binary.as_os_str() } else { "sudo".as_ref() });
-        if !geteuid().is_root() {
-            command.arg(&binary);
-        }
-        let mut child = command
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("failed to start {}", binary.display()))?;
-        let stderr = BufReader::new(child.stderr.take().context("no standard error")?);
-        let (sender, lines) = mpsc::channel();
-        // Goes on after the start, so that the exporter never blocks on a full pipe.
-        thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                // Nobody listens any more once it runs.
-                let _ = sender.send(line);
-            }
-        });
-        let mut last = String::new();
-        loop {
-            match lines.recv_timeout(START) {
-                Ok(line) => {
-                    if let Some((_, address)) = line.split_once("listening on ") {
-                        let address = address.trim_end_matches('"').replace("[::]", "localhost");
-                        return Ok(Self { child, address });
-                    }
-                    let message =
-                        line.split_once("msg=").map_or(&*line, |(_, message)| message.trim_matches('"'));
-                    last = message.trim_start_matches("cannot run: ").to_owned();
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    child.kill()?;
-                    bail!("did not start within {START:?}");
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    child.wait()?;
-                    bail!("{last}");
-                }
-            }
-        }
-    }
-
-    /// What it answers to `GET path`, without the head.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        stream.set_read_timeout(Some(LOOK))?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text.split_once("\r\n\r\n").context("not HTTP")?.1.to_owned())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself, or a terminal's Ctrl-C has reached it.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let _ = self.child.wait();
-    }
-}
 
 /// A row of the table.
 struct Row {
@@ -121,8 +35,8 @@ impl Row {
             Ok(running) => running,
             Err(why) => return ["stopped", "-", "-", &format!("{why:#}")].map(str::to_owned),
         };
-        let url = format!("http://{}/metrics", running.address);
-        if let Ok(Some(status)) = running.child.try_wait() {
+        let url = format!("http://{}/metrics", running.address());
+        if let Ok(Some(status)) = running.ended() {
             return ["ended".to_owned(), url, "-".to_owned(), status.to_string()];
         }
         let text = match running.get("/metrics") {
@@ -208,9 +122,8 @@ pub fn run() -> Result<()> {
             }
             _ => return Ok(()),
         }
-        let lives = |row: &mut Row| {
-            row.exporter.as_mut().is_ok_and(|running| matches!(running.child.try_wait(), Ok(None)))
-        };
+        let lives =
+            |row: &mut Row| row.exporter.as_mut().is_ok_and(|running| matches!(running.ended(), Ok(None)));
         if !rows.iter_mut().any(lives) {
             bail!("all exporters have ended");
         }
