@@ -5,8 +5,9 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
+use crate::assemble;
+use crate::lint::tidy;
 use crate::workspace::{cargo, exporters, root, run};
-use crate::{generated, tidy};
 
 /// Writes the pieces; an exporter that counts the runs of one tracepoint, and works.
 ///
@@ -66,7 +67,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
     }
     // Where lines break depends on the name.
     run(cargo().args(["fmt", "--package", &format!("ebpf-{name}-exporter")]))?;
-    generated::assemble()?;
+    assemble::assemble()?;
     for (path, _) in &pieces {
         println!("{path}");
     }

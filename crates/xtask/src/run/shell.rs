@@ -15,7 +15,7 @@ use crate::guest::Guest;
 use crate::guest::accel::Accel;
 use crate::guest::image::remove;
 use crate::guest::suites::suite;
-use crate::package;
+use crate::release::package;
 use crate::workspace::root;
 
 /// A year: somebody thinks.

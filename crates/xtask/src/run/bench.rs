@@ -20,7 +20,7 @@ use libbpf_rs::btf::types::Typedef;
 use libbpf_rs::query::{ProgInfoIter, ProgramInfo};
 
 use crate::release;
-use crate::running::{Running, label, owned, samples};
+use crate::run::running::{Running, label, owned, samples};
 use crate::workspace::{Exporter, cargo_at, exporters, root, run as run_command};
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";

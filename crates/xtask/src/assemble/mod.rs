@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files of the tree that others make: written by `cargo xtask assemble`, compared by lint.
+//! Files of the tree that others make: written by `cargo xtask assemble`, compared by lint; and
+//! pictures of the dashboard.
+
+pub mod dashboard;
+mod jobs;
+pub mod kernels;
+mod metrics;
+pub mod pictures;
 
 use std::fs;
 
 use anyhow::{Context, Result, bail};
 
 use crate::workspace::root;
-use crate::{dashboard, jobs, kernels, metrics};
 
 /// Path in the checkout, and what makes the text.
 type File = (&'static str, fn() -> Result<String>);

@@ -13,7 +13,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::Value;
 
-use crate::dashboard;
+use crate::assemble::dashboard;
 use crate::workspace::{output, root};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

@@ -11,7 +11,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 
 use crate::guest::image::remove;
-use crate::notices;
+use crate::release::notices;
 use crate::release::{self, WEB};
 use crate::workspace::{exporters, files, output, root, run};
 

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::release;
-use crate::running::{Running, label, owned, samples};
+use crate::run::running::{Running, label, owned, samples};
 use crate::workspace::{Exporter, exporters};
 
 /// Between two looks at what they do.

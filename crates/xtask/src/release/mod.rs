@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The binaries: those that users get, and the same as tests and `make run` have them.
+//! The binaries: those that users get, and the same as tests and `make run` have them; and packages
+//! of them.
+
+mod notices;
+pub mod package;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lint as law: other people's linters, then our own rules.
 
+pub mod tidy;
+
 use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::assemble::{self, dashboard};
 use crate::guest::image::remove;
 use crate::workspace::{self, cargo, cargo_at, exporters, files, root, tool};
-use crate::{dashboard, generated, tidy};
 
 /// Runs all; stops at the first that complains.
 ///
@@ -32,7 +34,7 @@ pub fn run() -> Result<()> {
         [files("scripts", "")?, files(".ci", "run")?, files("crates", "benches/workload")?].concat();
     workspace::run(Command::new("shellcheck").args(scripts))?;
     tidy::run()?;
-    generated::check()?;
+    assemble::check()?;
     dashboard::check_schema()?;
     prometheus()?;
     units()

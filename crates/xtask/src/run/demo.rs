@@ -10,7 +10,7 @@ use crate::guest::Guest;
 use crate::guest::accel::Accel;
 use crate::guest::image::remove;
 use crate::guest::suites::SUITES;
-use crate::package;
+use crate::release::package;
 use crate::workspace::{exporters, root};
 
 /// Added to a port of the guest: where this machine has it, on its loopback address.
