@@ -5,7 +5,8 @@
 //! probes, its maps and what their members mean as metrics. From these the engine
 //! makes the whole process: command line, probe choice, attaching, reading, HTTP.
 //!
-//! Its rooms, from the top. Imports run down only, and in no circle inside of a room.
+//! Its rooms, from the top. Imports run down only; `make lint` refuses one that runs up, and any
+//! circle inside of a room.
 //!
 //! | room | what |
 //! |---|---|

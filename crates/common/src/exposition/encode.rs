@@ -99,6 +99,7 @@ fn family_name(name: &str, format: Format) -> &str {
     }
 }
 
+/// A line for each bucket, its upper bound as `le`; then sum and count.
 fn write_histogram(
     out: &mut String,
     name: &str,

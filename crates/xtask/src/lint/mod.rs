@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lint as law: other people's linters, then our own rules.
 
+mod directions;
 pub mod tidy;
 
 use std::fs;
