@@ -11,6 +11,13 @@
 //! live::main!();
 //! ```
 //!
+//! Where to look:
+//!
+//! - what a test may need of a machine: [`needs`]
+//! - things to look at: [`block`], [`cgroup`], [`net`], [`wireguard`], [`zpool`]
+//! - events to cause: [`work`], [`threads`]
+//! - what was counted, by an exporter and by the kernel: [`exporter`], [`exposition`], [`truth`]
+//!
 //! Everything here leaves the machine as it was, and panics with a message where a test has no use
 //! for an error.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's way to fail")]

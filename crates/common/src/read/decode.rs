@@ -46,7 +46,7 @@ impl Decoder {
                 Some((_, name)) => Ok(name.to_string()),
                 None => errno(n),
             },
-            // As for the other two, 0 stands for those that find no room.
+            // 0 stands for those that find no room.
             Decode::Cgroup if n == 0 => Ok(OTHER.to_owned()),
             Decode::Cgroup => Ok(self.cgroups().path(n)),
             Decode::Address => address(bytes),
