@@ -4,7 +4,7 @@
 
 /*
  * Members of a module's structs, whose places userland fills in before loading: from the
- * module's BTF, or from a table where it has none (crates/common/src/types.rs).
+ * module's BTF, or from a table where it has none (crates/common/src/kernel/offsets.rs).
  *
  *	MEMBER(zio, io_type);
  *	...

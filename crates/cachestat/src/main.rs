@@ -6,8 +6,8 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::exporter::{Exporter, OpenOf};
-use common::kernel::Facts;
+use common::kernel::facts::Facts;
+use common::process::exporter::{Exporter, OpenOf};
 use common::spec::{Decode, MapSpec, Shape, Spec};
 
 common::skeleton!();
@@ -23,7 +23,7 @@ struct Cachestat;
 
 impl Exporter for Cachestat {
     type Builder = skel::CachestatSkelBuilder;
-    type Flags = common::cli::NoFlags;
+    type Flags = common::process::cli::NoFlags;
 
     fn spec(_: &Self::Flags) -> Spec {
         let lookups = MapSpec::new("lookups")
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<Cachestat>(&common::cli::NoFlags {}, |maps| {
+        let text = render::<Cachestat>(&common::process::cli::NoFlags {}, |maps| {
             maps.set("lookups", &[], &[("hits", 9.into()), ("misses", 1.into())])?;
             for content in 0..2 {
                 maps.set("adds", &[("", content.into())], &[("pages", (content + 1).into())])?;
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn without_look_ups_there_is_no_ratio() {
-        let text = render::<Cachestat>(&common::cli::NoFlags {}, |_| Ok(())).expect("rendered");
+        let text = render::<Cachestat>(&common::process::cli::NoFlags {}, |_| Ok(())).expect("rendered");
         assert!(!text.contains("\nebpf_page_cache_hit_ratio "), "{text}");
     }
 }

@@ -9,12 +9,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use common::encode::{Format, encode};
-use common::layout::{Field, Layout, Layouts, MapLayout};
-use common::maps::LiveMaps;
-use common::metric::Families;
-use common::render::{Renderer, Unknown};
-use common::roster::Rosters;
+use common::exposition::encode::{Format, encode};
+use common::exposition::metric::Families;
+use common::read::layout::{Field, Layout, Layouts, MapLayout};
+use common::read::maps::LiveMaps;
+use common::read::render::{Renderer, Unknown};
+use common::read::roster::Rosters;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 

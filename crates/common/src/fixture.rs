@@ -10,20 +10,19 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 
-use crate::cli;
-use crate::encode::{Format, encode};
-use crate::exporter::Exporter;
-use crate::hook;
-use crate::layout::{self, Contents, Layouts};
-use crate::maps::{Fill, MapSource};
-use crate::metric::{Families, Labels, Value};
-use crate::ports;
-use crate::probes;
-use crate::ratio::Window;
-use crate::render::{Renderer, Unknown};
-use crate::roster::Rosters;
+use crate::exposition::encode::{Format, encode};
+use crate::exposition::metric::{Families, Labels, Value};
+use crate::kernel::{hook, probes};
+use crate::process::cli;
+use crate::process::exporter::Exporter;
+use crate::read::layout::{self, Contents, Layouts};
+use crate::read::maps::{Fill, MapSource};
+use crate::read::ratio::Window;
+use crate::read::render::{Renderer, Unknown};
+use crate::read::roster::Rosters;
+use crate::read::top::Ranking;
+use crate::serve::ports;
 use crate::spec::{Spec, Text};
-use crate::top::Ranking;
 
 /// Maps of an object, empty to begin with.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use caps::Capability;
 
-use crate::hist::Unit;
+use crate::exposition::hist::Unit;
 
 /// Text that is mostly known when compiling.
 pub type Text = Cow<'static, str>;
@@ -33,7 +33,7 @@ pub struct Spec {
     pub probes: Vec<Probe>,
     /// What is read.
     pub maps: Vec<MapSpec>,
-    /// Kernel enumerators whose values [`crate::kernel::Facts`] shall hold.
+    /// Kernel enumerators whose values [`crate::kernel::facts::Facts`] shall hold.
     pub enumerators: Vec<Text>,
     /// What a program's hook must be like for the program to fit, by program.
     pub shapes: BTreeMap<Text, Shape>,
@@ -47,7 +47,7 @@ pub struct Spec {
 }
 
 /// A gauge: the share of one counter in the sum of two, over the last
-/// [`crate::ratio::WINDOW`] whoever scrapes; absent when neither grew.
+/// [`crate::read::ratio::WINDOW`] whoever scrapes; absent when neither grew.
 #[derive(Clone, Debug)]
 pub struct Ratio {
     /// Full name.
@@ -60,7 +60,7 @@ pub struct Ratio {
     pub rest: Text,
 }
 
-/// A family whose small series are added up under [`crate::render::OTHER`].
+/// A family whose small series are added up under [`crate::read::decode::OTHER`].
 #[derive(Clone, Debug)]
 pub struct Top {
     /// Full name of a family with one label.
@@ -127,7 +127,7 @@ pub struct MapSpec {
     pub bounded: bool,
     /// Whether entries that are zero throughout are left out.
     pub sparse: bool,
-    /// Whether the exporter knows who its entries are: see [`crate::roster`].
+    /// Whether the exporter knows who its entries are: see [`crate::read::roster`].
     pub named: bool,
     /// Labels of every metric below, from members of the key.
     pub labels: Vec<Label>,
@@ -349,7 +349,7 @@ impl MapSpec {
         self
     }
 
-    /// Takes labels from the exporter's [`crate::roster`] instead of the key.
+    /// Takes labels from the exporter's [`crate::read::roster`] instead of the key.
     #[must_use]
     pub fn named(mut self) -> Self {
         self.named = true;

@@ -3,7 +3,7 @@
 //! boundary, beside it, at random values, at 0 and at `u64::MAX`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
-use common::hist::{OCTAVES, PER_OCTAVE, SLOTS, Unit};
+use common::exposition::hist::{OCTAVES, PER_OCTAVE, SLOTS, Unit};
 use num_bigint::BigUint;
 
 mod harness;

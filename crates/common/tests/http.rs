@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::http::{Limits, Reply, bind, serve};
+use common::serve::http::{Limits, Reply, bind, serve};
 
 const LIMITS: Limits = Limits {
     connections: 8,
@@ -20,7 +20,7 @@ const LIMITS: Limits = Limits {
 fn server() -> SocketAddr {
     let listener = bind(&["127.0.0.1:0".to_owned()]).expect("a free port").remove(0);
     let address = listener.local_addr().expect("bound");
-    let answer = |request: &common::http::Request| match request.path.as_str() {
+    let answer = |request: &common::serve::http::Request| match request.path.as_str() {
         "/big" => Reply { status: 200, headers: Vec::new(), body: vec![b'x'; 32 << 20] },
         path => Reply::text(200, path),
     };

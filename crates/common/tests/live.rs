@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use common::maps::{LiveMaps, MapSource};
+use common::read::maps::{LiveMaps, MapSource};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
 /// A per-CPU hash of `entries` with values of `words` 64-bit numbers: entry `n` has, as

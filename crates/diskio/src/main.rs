@@ -8,12 +8,13 @@ mod sysfs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::engine::{Live, Reader};
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::Facts;
-use common::metric::{Families, Labels, Value};
-use common::render::OTHER;
+use common::exposition::hist::Unit;
+use common::exposition::metric::{Families, Labels, Value};
+use common::kernel::facts::Facts;
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::decode::OTHER;
+use common::read::engine::Reader;
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Side, Spec};
 use sysfs::Disk;
 
@@ -33,7 +34,7 @@ struct Diskio;
 
 impl Exporter for Diskio {
     type Builder = skel::DiskioSkelBuilder;
-    type Flags = common::cli::NoFlags;
+    type Flags = common::process::cli::NoFlags;
 
     fn spec(_: &Self::Flags) -> Spec {
         let requests = per_disk("rq_stats")
@@ -197,15 +198,15 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use common::encode::{Format, encode};
+    use common::exposition::encode::{Format, encode};
     use common::fixture::{golden, golden_fallback, render};
-    use common::layout::Contents::Element;
+    use common::read::layout::Contents::Element;
 
     use super::*;
 
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<Diskio>(&common::cli::NoFlags {}, |maps| {
+        let text = render::<Diskio>(&common::process::cli::NoFlags {}, |maps| {
             let read = [("disk", "nvme0n1".into()), ("op", 0.into())];
             // 1.5 us, 2 us (a bound: inside le="2") and more than 2^24 us.
             maps.set(

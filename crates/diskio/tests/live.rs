@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use live::block::{self, Device, Diskstats, Frozen, Thaw};
 use live::exporter::Exporter;
 use live::exposition;
-use live::needs::has_module;
+use live::has_module;
 use live::zpool::DISKS;
 use live::{Folder, WithoutUdev, sh, udev_settles, wait_until};
 

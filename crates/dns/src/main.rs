@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use common::cli::duration;
-use common::engine::Live;
-use common::exporter::Exporter;
-use common::hist::Unit;
-use common::metric::{Families, Labels, Value};
+use common::exposition::hist::Unit;
+use common::exposition::metric::{Families, Labels, Value};
+use common::process::cli::duration;
+use common::process::exporter::Exporter;
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Shape, Spec};
 
 common::skeleton!();
@@ -192,7 +192,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use common::fixture::{golden, render};
-    use common::layout::Contents::Element;
+    use common::read::layout::Contents::Element;
 
     use super::*;
 

@@ -2,10 +2,10 @@
 //! Questions that nobody answers in time.
 
 use anyhow::{Context, Result};
-use common::engine::Live;
-use common::kernel::monotonic_ns;
-use common::maps::MapSource;
-use common::render::number;
+use common::kernel::facts::monotonic_ns;
+use common::read::layout::number;
+use common::read::live::Live;
+use common::read::maps::MapSource;
 
 const OUTSTANDING: &str = "outstanding";
 

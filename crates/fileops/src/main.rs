@@ -7,13 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use common::cgroups::Sweeper;
-use common::decode::syscall_slots;
-use common::engine::Live;
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::{Facts, monotonic_ns};
-use common::render::OTHER;
+use common::exposition::hist::Unit;
+use common::kernel::facts::{Facts, monotonic_ns};
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::cgroups::Sweeper;
+use common::read::decode::{OTHER, syscall_slots};
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Shape, Spec};
 
 common::skeleton!();
@@ -195,7 +194,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use common::fixture::{golden, render};
-    use common::layout::Contents::Element;
+    use common::read::layout::Contents::Element;
 
     use super::*;
 

@@ -6,8 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::needs::has_module;
-use crate::{Folder, sh, udev_settles, undo, wait_until};
+use crate::machine::{Folder, has_module, sh, udev_settles, undo, wait_until};
 
 /// A device that was made for a test and goes with this value.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::comes_true;
+use crate::machine::comes_true;
 
 /// Where control groups of version 2 are mounted.
 pub fn root() -> Option<PathBuf> {

@@ -12,7 +12,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::exposition::Exposition;
-use crate::{comes_true, sh, tell};
+use crate::harness::tell;
+use crate::machine::{comes_true, sh};
 
 /// For what a unit does under emulation on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);

@@ -15,7 +15,6 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::fs::MemfdFlags;
 
 use crate::needs::{Term, missing, preempts_programs};
-use crate::tell;
 
 /// A test, as `#[live::test]` registers it.
 #[derive(Debug)]
@@ -136,6 +135,15 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("not with a text")
 }
 
+/// Prints a line past what captures the output of tests: facts that are kept, and how far a long
+/// test is.
+///
+/// # Panics
+/// When standard output is closed.
+pub fn tell(line: &str) {
+    out().write_all(format!("\n{line}\n").as_bytes()).expect("somebody reads");
+}
+
 /// Standard output as it was before it was captured.
 static OUT: OnceLock<File> = OnceLock::new();
 
@@ -143,7 +151,7 @@ static OUT: OnceLock<File> = OnceLock::new();
 ///
 /// # Panics
 /// When it is closed.
-pub(crate) fn out() -> &'static File {
+fn out() -> &'static File {
     OUT.get_or_init(|| {
         rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).expect("it is open").into()
     })

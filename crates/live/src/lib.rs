@@ -11,6 +11,13 @@
 //! live::main!();
 //! ```
 //!
+//! Where to look:
+//!
+//! - what a test may need of a machine: [`needs`]
+//! - things to look at: [`block`], [`cgroup`], [`net`], [`wireguard`], [`zpool`]
+//! - events to cause: [`work`], [`threads`]
+//! - what was counted, by an exporter and by the kernel: [`exporter`], [`exposition`], [`truth`]
+//!
 //! Everything here leaves the machine as it was, and panics with a message where a test has no use
 //! for an error.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's way to fail")]
@@ -20,6 +27,7 @@ pub mod cgroup;
 pub mod exporter;
 pub mod exposition;
 mod harness;
+mod machine;
 pub mod needs;
 pub mod net;
 pub mod threads;
@@ -28,14 +36,10 @@ pub mod wireguard;
 pub mod work;
 pub mod zpool;
 
-use std::io::Write;
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-pub use harness::{Test, assert_nearly, disturbed, main};
+pub use harness::{Test, assert_nearly, disturbed, main, tell};
 pub use inventory;
 pub use live_macros::test;
+pub use machine::{Folder, PAYLOAD, WithoutUdev, bpf_programs, has_module, sh, udev_settles, wait_until};
 
 /// The `main` of a program of live tests.
 #[macro_export]
@@ -45,165 +49,4 @@ macro_rules! main {
             $crate::main()
         }
     };
-}
-
-/// Where the host put what it built: see `xtask`.
-pub const PAYLOAD: &str = "/payload";
-
-/// Runs `line` in a shell and returns what it printed.
-///
-/// # Panics
-/// When it fails.
-#[track_caller]
-pub fn sh(line: &str) -> String {
-    let output = Command::new("sh").args(["-ec", line]).output().expect("sh starts");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        output.status.success(),
-        "`{line}`: {}\n{}{}",
-        output.status,
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-    text(&output.stdout).trim_end().to_owned()
-}
-
-/// Asks `condition` again and again until it is true: for what no event tells of.
-///
-/// # Panics
-/// When it is not within `limit`; names `what`.
-#[track_caller]
-pub fn wait_until(what: &str, limit: Duration, condition: impl FnMut() -> bool) {
-    assert!(comes_true(limit, condition), "{what}: not within {limit:?}");
-}
-
-/// Prints a line past what captures the output of tests: facts that are kept, and how far a long
-/// test is.
-///
-/// # Panics
-/// When standard output is closed.
-pub fn tell(line: &str) {
-    harness::out().write_all(format!("\n{line}\n").as_bytes()).expect("somebody reads");
-}
-
-/// Whether a condition comes true within a time.
-///
-/// It is asked less often the longer it takes, so that a wait of minutes leaves the processor to others:
-/// to scrape an exporter costs an emulated one 20 ms, to ask systemd for a unit's state 100 ms.
-pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let begin = Instant::now();
-    while !condition() {
-        let elapsed = begin.elapsed();
-        if elapsed >= limit {
-            return false;
-        }
-        std::thread::park_timeout((elapsed / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
-    }
-    true
-}
-
-/// Between two questions whether something has come true: at first, and after ten seconds.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Takes back what a test made, by a shell line that may be refused at first: udev has a device
-/// open that was written to, a process that was killed still ends.
-///
-/// # Panics
-/// When it is still refused after half a minute: the next test needs the place. Where a test has
-/// failed already, that is only printed.
-#[track_caller]
-pub(crate) fn undo(line: &str) {
-    let mut why = String::new();
-    let settled = format!("[ ! -e /run/udev/control ] || udevadm settle --timeout=10 || :; {line}");
-    let undone = comes_true(Duration::from_secs(30), || {
-        let output = Command::new("sh").args(["-ec", &settled]).output().expect("sh starts");
-        why = String::from_utf8_lossy(&output.stderr).into_owned();
-        output.status.success()
-    });
-    if !undone && std::thread::panicking() {
-        eprintln!("`{line}`: {why}");
-    } else {
-        assert!(undone, "`{line}`: {why}");
-    }
-}
-
-/// Lets udev finish what it has to do, where there is one.
-///
-/// # Panics
-/// When it does not finish.
-#[track_caller]
-pub fn udev_settles() {
-    if Path::new("/run/udev/control").exists() {
-        sh("udevadm settle");
-    }
-}
-
-/// Keeps udev from looking at devices, as it does at those that are new or were open for
-/// writing, for as long as this lives. Where there is no udev, that is so anyway.
-#[derive(Debug)]
-pub struct WithoutUdev(());
-
-impl WithoutUdev {
-    /// Lets it finish what it has to do, and stops it.
-    ///
-    /// # Panics
-    /// When it cannot be stopped.
-    #[track_caller]
-    pub fn now() -> Self {
-        udev_settles();
-        let this = Self(());
-        sh("! pgrep -x systemd-udevd > /dev/null || pkill -STOP -x systemd-udevd");
-        this
-    }
-}
-
-impl Drop for WithoutUdev {
-    fn drop(&mut self) {
-        // Where it fails the next test does.
-        let _ = Command::new("pkill").args(["-CONT", "-x", "systemd-udevd"]).status();
-    }
-}
-
-/// A folder for small files of a test; it goes, with what is in it, when this is dropped.
-#[derive(Debug)]
-pub struct Folder(tempfile::TempDir);
-
-impl Folder {
-    /// One in memory, or wherever temporary files are.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    #[track_caller]
-    pub fn new() -> Self {
-        Self(tempfile::tempdir().expect("a folder"))
-    }
-
-    /// One on the disk.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    #[track_caller]
-    pub fn on_disk() -> Self {
-        Self(tempfile::tempdir_in("/var/tmp").expect("a folder"))
-    }
-
-    /// The path of a file in it.
-    ///
-    /// # Panics
-    /// When temporary files are where paths are no text.
-    pub fn path(&self, name: &str) -> String {
-        self.0.path().join(name).into_os_string().into_string().expect("text")
-    }
-}
-
-impl Default for Folder {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Names of all BPF programs in the kernel.
-pub fn bpf_programs() -> Vec<String> {
-    libbpf_rs::query::ProgInfoIter::default().map(|info| info.name.to_string_lossy().into_owned()).collect()
 }

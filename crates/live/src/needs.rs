@@ -9,8 +9,9 @@ use std::ffi::{CString, c_char};
 use std::fs;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use crate::machine::has_module;
 
 /// An argument of the attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub const kprobes: Term = Term::Need(Need::Kprobes);
 /// The kernel attaches programs to functions, by fentry or by kprobes.
 pub const functions: Term = Term::Need(Need::Functions);
 
-/// Programs can be attached as copies: see `common::copies`.
+/// Programs can be attached as copies: see `common::kernel::copies`.
 pub const copies: Term = Term::Need(Need::Copies);
 
 /// The whole machine is the test's: units, the installed package, modules to unload, settings.
@@ -155,17 +156,6 @@ impl Need {
     }
 }
 
-/// Whether [`module`] is met, for tests that do without.
-pub fn has_module(name: &str) -> bool {
-    let loaded = Path::new("/sys/module").join(name.replace('-', "_")).exists();
-    let loadable = || {
-        let mut modprobe = Command::new("modprobe");
-        let modprobe = modprobe.args(["-n", "-q", name]).stderr(Stdio::null());
-        modprobe.status().is_ok_and(|status| status.success())
-    };
-    loaded || loadable()
-}
-
 fn has_tool(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
@@ -230,7 +220,7 @@ pub fn has_own_machine() -> bool {
 }
 
 /// Whether tracepoints leave preemption to the kernel's model, so that a task may be preempted in
-/// the middle of a program there: see `common::preemption`.
+/// the middle of a program there: see `common::kernel::preemption`.
 pub fn preempts_programs() -> bool {
     static PREEMPTS: OnceLock<bool> = OnceLock::new();
     *PREEMPTS.get_or_init(|| kernel_knows(b"\0class_srcu_fast_notrace_t\0"))

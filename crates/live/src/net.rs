@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::machine::{sh, undo};
 use crate::work::Running;
-use crate::{sh, undo};
 
 /// Namespaces `left` (10.99.0.1, fd99::1) and `right` (10.99.0.2, fd99::2); they go when
 /// this is dropped.

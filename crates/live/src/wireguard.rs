@@ -8,8 +8,8 @@ use std::net::UdpSocket;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use crate::machine::sh;
 use crate::net::{Cable, inside};
-use crate::sh;
 
 /// Interfaces `wg0` in both namespaces of a cable, 10.98.0.1 and 10.98.0.2, ports 51820 and
 /// 51821; each knows the other. The left one also has a peer 10.98.0.3 of which it does not

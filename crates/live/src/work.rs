@@ -306,7 +306,7 @@ pub fn send_file(from: &mut File, to: &mut File, bytes: usize) -> usize {
 /// When the kernel refuses.
 #[track_caller]
 pub fn drop_caches() {
-    crate::sh("sync; echo 3 > /proc/sys/vm/drop_caches");
+    crate::machine::sh("sync; echo 3 > /proc/sys/vm/drop_caches");
 }
 
 /// A process that touches memory beyond the end of a file and is killed by SIGBUS.

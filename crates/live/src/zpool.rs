@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Once;
 
-use crate::{sh, undo};
+use crate::machine::{sh, undo};
 
 /// The empty disks of a guest.
 pub const DISKS: [&str; 2] = ["/dev/disk/by-id/virtio-spare-a", "/dev/disk/by-id/virtio-spare-b"];

@@ -10,10 +10,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{ArgAction, Args};
-use common::engine::{Live, Reader};
-use common::exporter::Exporter;
-use common::hist::Unit;
-use common::metric::{Families, Labels, Value};
+use common::exposition::hist::Unit;
+use common::exposition::metric::{Families, Labels, Value};
+use common::process::exporter::Exporter;
+use common::read::engine::Reader;
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 
 use totals::Totals;
@@ -161,9 +162,9 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use common::encode::{Format, encode};
+    use common::exposition::encode::{Format, encode};
     use common::fixture::{golden, golden_fallback, render};
-    use common::layout::Contents::Element;
+    use common::read::layout::Contents::Element;
 
     use super::*;
 

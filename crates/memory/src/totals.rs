@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How many page faults there were.
 
-use common::metric::{Families, Labels, Value};
-use common::perf::{Counter, Event};
+use common::exposition::metric::{Families, Labels, Value};
+use common::kernel::perf::{Counter, Event};
 
 use crate::LATENCY;
 
@@ -126,8 +126,8 @@ pub fn show(minor: u64, major: u64, families: &mut Families) {
 
 #[cfg(test)]
 mod tests {
-    use common::hist::Unit;
-    use common::metric::{FamilyKind, Histogram, Sample};
+    use common::exposition::hist::Unit;
+    use common::exposition::metric::{FamilyKind, Histogram, Sample};
 
     use super::*;
 

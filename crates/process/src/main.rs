@@ -8,13 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use common::decode::until_nul;
-use common::engine::Live;
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::{Facts, page_size, possible_cpus};
-use common::metric::{Families, Labels, Value};
-use common::render::{OTHER, number};
+use common::exposition::hist::Unit;
+use common::exposition::metric::{Families, Labels, Value};
+use common::kernel::facts::{Facts, page_size, possible_cpus};
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::decode::{OTHER, until_nul};
+use common::read::layout::number;
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 
 common::skeleton!();
@@ -102,7 +102,7 @@ impl Exporter for Process {
 
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
-        settings.task_accounts_loaded_ns = common::kernel::monotonic_ns();
+        settings.task_accounts_loaded_ns = common::kernel::facts::monotonic_ns();
         settings.process_cpus = possible_cpus()?;
         Ok(())
     }
@@ -159,9 +159,9 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use common::encode::{Format, encode};
+    use common::exposition::encode::{Format, encode};
     use common::fixture::{golden, render};
-    use common::layout::Contents::Element;
+    use common::read::layout::Contents::Element;
 
     use super::*;
 

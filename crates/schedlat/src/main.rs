@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use common::cgroups::{self, Sweeper};
-use common::engine::Live;
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::Facts;
+use common::exposition::hist::Unit;
+use common::kernel::facts::Facts;
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::cgroups::{self, Sweeper};
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 
 common::skeleton!();
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use common::fixture::{golden, render};
-    use common::layout::Contents::Element;
+    use common::read::layout::Contents::Element;
 
     use super::*;
 

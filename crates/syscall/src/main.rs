@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use common::decode::{SYSCALL_OTHER, syscall_slots};
-use common::engine::Live;
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::{Facts, monotonic_ns};
+use common::exposition::hist::Unit;
+use common::kernel::facts::{Facts, monotonic_ns};
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::decode::{SYSCALL_OTHER, syscall_slots};
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 
 common::skeleton!();
@@ -110,9 +110,9 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use common::decode::{SYSCALL_INVALID, SYSCALL_SLOTS};
     use common::fixture::{golden, render};
-    use common::layout::Contents::Element;
+    use common::read::decode::{SYSCALL_INVALID, SYSCALL_SLOTS};
+    use common::read::layout::Contents::Element;
 
     use super::*;
 

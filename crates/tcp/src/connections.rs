@@ -2,10 +2,11 @@
 //! How many connections there are: those of before, and what came and went since.
 
 use anyhow::Result;
-use common::engine::{Live, Reader};
-use common::metric::{Families, Labels, Value};
+use common::exposition::metric::{Families, Labels, Value};
+use common::kernel::view::why_not;
+use common::read::engine::Reader;
+use common::read::live::Live;
 use common::spec::View;
-use common::view::why_not;
 
 use crate::namespaces::established;
 

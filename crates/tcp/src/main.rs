@@ -9,11 +9,12 @@ mod namespaces;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::engine::{Live, Reader};
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::Facts;
-use common::metric::Families;
+use common::exposition::hist::Unit;
+use common::exposition::metric::Families;
+use common::kernel::facts::Facts;
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::engine::Reader;
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Shape, Spec, View};
 
 use connections::Current;
@@ -43,7 +44,7 @@ struct Tcp {
 
 impl Exporter for Tcp {
     type Builder = skel::TcpSkelBuilder;
-    type Flags = common::cli::NoFlags;
+    type Flags = common::process::cli::NoFlags;
 
     fn spec(_: &Self::Flags) -> Spec {
         let counts = MapSpec::new("counts")
@@ -197,16 +198,16 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use common::encode::{Format, encode};
+    use common::exposition::encode::{Format, encode};
     use common::fixture::{golden, golden_fallback, render};
-    use common::layout::Contents::Element;
+    use common::read::layout::Contents::Element;
     use std::net::Ipv6Addr;
 
     use super::*;
 
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<Tcp>(&common::cli::NoFlags {}, |maps| {
+        let text = render::<Tcp>(&common::process::cli::NoFlags {}, |maps| {
             let counts = [
                 ("passive", 5.into()),
                 ("closes", 3.into()),

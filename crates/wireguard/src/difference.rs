@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use common::engine::Live;
-use common::layout::Field;
-use common::maps::MapSource;
-use common::metric::{Families, Value};
-use common::render::number;
-use common::roster::Roster;
+use common::exposition::metric::{Families, Value};
+use common::read::layout::{Field, number};
+use common::read::live::Live;
+use common::read::maps::MapSource;
+use common::read::roster::Roster;
 
 /// A counter that is made of several: `whole` less `parts`.
 #[derive(Debug)]

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use common::decode::until_nul;
-use common::engine::Live;
-use common::maps::MapSource;
-use common::metric::Labels;
-use common::render::{OTHER, number};
+use common::exposition::metric::Labels;
+use common::read::decode::{OTHER, until_nul};
+use common::read::layout::number;
+use common::read::live::Live;
+use common::read::maps::MapSource;
 
 use crate::netlink::{Device, Key};
 

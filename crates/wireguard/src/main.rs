@@ -17,15 +17,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use caps::Capability;
 use clap::{Args, ValueEnum};
-use common::engine::{Live, Reader};
-use common::exporter::{Exporter, OpenOf};
-use common::kernel::{Facts, KERNEL_BTF};
-use common::metric::Families;
-use common::offsets::{Layout, Table};
-use common::probes::Refused;
-use common::roster::Rosters;
+use common::exposition::metric::Families;
+use common::kernel::facts::Facts;
+use common::kernel::offsets::{Layout, Table, set_offsets};
+use common::kernel::probes::Refused;
+use common::kernel::types::{KERNEL_BTF, Types};
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::roster::Rosters;
+use common::read::{engine::Reader, live::Live};
 use common::spec::Spec;
-use common::types::{Types, set_offsets};
 use libbpf_rs::skel::OpenSkel;
 use names::Names;
 use view::View;
@@ -200,11 +200,11 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use common::encode::{Format, encode};
+    use common::exposition::encode::{Format, encode};
+    use common::exposition::metric::Labels;
     use common::fixture::{golden, golden_fallback, render_named};
-    use common::layout::Contents::Element;
-    use common::metric::Labels;
-    use common::roster::Roster;
+    use common::read::layout::Contents::Element;
+    use common::read::roster::Roster;
 
     use super::*;
 
@@ -219,7 +219,7 @@ mod tests {
         let mut number = 0;
         for member in members {
             let (structure, member) = member.split_once(", ").expect("two words");
-            let offset = common::offsets::Offsets::Table(&table).offset(structure, member);
+            let offset = common::kernel::offsets::Offsets::Table(&table).offset(structure, member);
             assert!(offset.is_some(), "{structure}.{member}");
             number += 1;
         }

@@ -206,7 +206,7 @@ fn value<'a>(attribute: &NlaBuffer<&'a [u8]>) -> &'a [u8] {
 }
 
 fn word(bytes: &[u8]) -> u64 {
-    common::render::number(bytes)
+    common::read::layout::number(bytes)
 }
 
 /// Text without the NUL at its end.

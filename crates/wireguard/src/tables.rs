@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is attached at which level of detail, and what comes of it.
 
-use common::hist::Unit;
+use common::exposition::hist::Unit;
 use common::spec::MapSpec;
 
 use crate::difference::Difference;

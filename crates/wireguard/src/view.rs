@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
-use common::engine::Live;
-use common::maps::MapSource;
-use common::metric::{Families, Labels, Value};
-use common::render::{OTHER, number};
-use common::roster::{Roster, Rosters};
+use common::exposition::metric::{Families, Labels, Value};
+use common::read::decode::OTHER;
+use common::read::layout::number;
+use common::read::live::Live;
+use common::read::maps::MapSource;
+use common::read::roster::{Roster, Rosters};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::difference::{Difference, Shown};

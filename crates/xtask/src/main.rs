@@ -1,25 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `make` calls: all logic of building, testing and packaging.
 
-mod bench;
-mod dashboard;
-mod demo;
-mod generated;
+mod assemble;
 mod guest;
-mod jobs;
-mod kernels;
 mod lint;
-mod metrics;
-mod notices;
-mod package;
 mod phases;
-mod pictures;
 mod release;
+mod run;
 mod scaffold;
-mod shell;
-mod start;
 mod test;
-mod tidy;
 mod vmlinux;
 mod workspace;
 mod zfs_layout;
@@ -30,7 +19,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use assemble::pictures;
 use guest::accel::Accel;
+use release::package;
+use run::{bench, demo, shell, start};
 
 /// Builds, tests and packages the exporters.
 #[derive(Parser)]
@@ -179,7 +171,7 @@ fn run(task: Task) -> Result<()> {
         Task::Tarball => package::tarball().map(|path| println!("{}", path.display())),
         Task::Deb => package::deb().map(|path| println!("{}", path.display())),
         Task::Install { destdir, prefix } => package::install(&destdir, &prefix),
-        Task::Assemble => generated::assemble(),
+        Task::Assemble => assemble::assemble(),
         Task::Pictures { prometheus } => pictures::draw(&prometheus),
         Task::New { name, port } => scaffold::new(&name, port),
         Task::Vmlinux { btf: Some(btf), kernel, arch } => {

@@ -5,8 +5,9 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
+use crate::assemble;
+use crate::lint::tidy;
 use crate::workspace::{cargo, exporters, root, run};
-use crate::{generated, tidy};
 
 /// Writes the pieces; an exporter that counts the runs of one tracepoint, and works.
 ///
@@ -66,7 +67,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
     }
     // Where lines break depends on the name.
     run(cargo().args(["fmt", "--package", &format!("ebpf-{name}-exporter")]))?;
-    generated::assemble()?;
+    assemble::assemble()?;
     for (path, _) in &pieces {
         println!("{path}");
     }
@@ -130,7 +131,7 @@ const MAIN: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
 
 use std::process::ExitCode;
 
-use common::exporter::Exporter;
+use common::process::exporter::Exporter;
 use common::spec::{MapSpec, Spec};
 
 common::skeleton!();
@@ -140,7 +141,7 @@ struct @PASCAL@;
 
 impl Exporter for @PASCAL@ {
     type Builder = skel::@PASCAL@SkelBuilder;
-    type Flags = common::cli::NoFlags;
+    type Flags = common::process::cli::NoFlags;
 
     fn spec(_: &Self::Flags) -> Spec {
         let counts = MapSpec::new("counts").counter(
@@ -167,7 +168,7 @@ mod tests {
 
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<@PASCAL@>(&common::cli::NoFlags {}, |maps| {
+        let text = render::<@PASCAL@>(&common::process::cli::NoFlags {}, |maps| {
             maps.set("counts", &[], &[("forks", 3.into())])?;
             Ok(())
         });

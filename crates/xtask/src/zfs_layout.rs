@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use common::types::Types;
+use common::kernel::types::Types;
 
 use crate::workspace::{files, output, root, run};
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use common::metric::{Families, Labels, Value};
+use common::exposition::metric::{Families, Labels, Value};
 
 type Arcstats = BTreeMap<String, String>;
 

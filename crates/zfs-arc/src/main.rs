@@ -9,12 +9,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use arcstats::{ASYNC_READS, EVICTED_BYTES, HITS, L2_HITS, L2_MISSES, LOOKUPS, MISSES};
-use common::engine::{Live, Reader};
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::Facts;
-use common::metric::Families;
-use common::probes::Refused;
+use common::exposition::hist::Unit;
+use common::exposition::metric::Families;
+use common::kernel::facts::Facts;
+use common::kernel::probes::Refused;
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::engine::Reader;
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
 use zfs::{Flags, Zfs, kstat};
@@ -138,10 +139,10 @@ mod tests {
     use std::collections::BTreeMap;
     use std::mem::MaybeUninit;
 
-    use common::encode::{Format, encode};
+    use common::exposition::encode::{Format, encode};
     use common::fixture::{golden, golden_fallback, render};
-    use common::hook::{Hook, hooks};
-    use common::layout::Contents::Element;
+    use common::kernel::hook::{Hook, hooks};
+    use common::read::layout::Contents::Element;
     use libbpf_rs::skel::SkelBuilder;
 
     use super::*;

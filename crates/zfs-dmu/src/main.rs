@@ -8,14 +8,16 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use common::engine::{Live, Reader};
-use common::exporter::{Exporter, OpenOf};
-use common::kernel::Facts;
-use common::maps::MapSource;
-use common::metric::{Families, Labels, Value};
-use common::probes::Refused;
-use common::render::{OTHER, number};
-use common::roster::Rosters;
+use common::exposition::metric::{Families, Labels, Value};
+use common::kernel::facts::Facts;
+use common::kernel::probes::Refused;
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::decode::OTHER;
+use common::read::engine::Reader;
+use common::read::layout::number;
+use common::read::live::Live;
+use common::read::maps::MapSource;
+use common::read::roster::Rosters;
 use common::spec::{MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
 use zfs::names::{self, Names};
@@ -173,7 +175,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use common::fixture::{golden, golden_fallback, render_named};
-    use common::roster::Roster;
+    use common::read::roster::Roster;
 
     use super::*;
 

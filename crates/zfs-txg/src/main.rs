@@ -6,12 +6,12 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use common::engine::Live;
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::Facts;
-use common::probes::Refused;
-use common::render::OTHER;
+use common::exposition::hist::Unit;
+use common::kernel::facts::Facts;
+use common::kernel::probes::Refused;
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::decode::OTHER;
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
 use zfs::{Flags, Zfs};
@@ -115,7 +115,7 @@ fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use common::fixture::{golden, render};
-    use common::layout::Contents::Element;
+    use common::read::layout::Contents::Element;
 
     use super::*;
 

@@ -8,13 +8,13 @@ mod scan;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::engine::Live;
-use common::exporter::{Exporter, OpenOf};
-use common::hist::Unit;
-use common::kernel::Facts;
-use common::metric::Families;
-use common::probes::Refused;
-use common::render::OTHER;
+use common::exposition::hist::Unit;
+use common::exposition::metric::Families;
+use common::kernel::facts::Facts;
+use common::kernel::probes::Refused;
+use common::process::exporter::{Exporter, OpenOf};
+use common::read::decode::OTHER;
+use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
 use zfs::{Flags, Zfs};
@@ -161,10 +161,10 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use common::encode::{Format, encode};
+    use common::exposition::encode::{Format, encode};
     use common::fixture::{Fixture, golden, render};
-    use common::layout;
-    use common::layout::Contents::Element;
+    use common::read::layout;
+    use common::read::layout::Contents::Element;
     use libbpf_rs::skel::SkelBuilder;
     use std::mem::MaybeUninit;
 

@@ -2,10 +2,10 @@
 //! Scrubs and resilvers.
 
 use anyhow::{Context, Result};
-use common::layout::Layouts;
-use common::maps::MapSource;
-use common::metric::{Families, Labels, Value};
-use common::render::{OTHER, number};
+use common::exposition::metric::{Families, Labels, Value};
+use common::read::decode::OTHER;
+use common::read::layout::{Layouts, number};
+use common::read::maps::MapSource;
 use common::spec::MapSpec;
 use zfs::names;
 

@@ -6,9 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use common::kernel::KERNEL_BTF;
-use common::offsets::{Layout, Offsets, Table};
-use common::types::Types;
+use common::kernel::offsets::{Layout, Offsets, Table};
+use common::kernel::types::{KERNEL_BTF, Types};
 
 use crate::MODULE;
 

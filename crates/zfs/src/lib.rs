@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use common::offsets::{Layout, Offsets};
-use common::probes::Refused;
+use common::kernel::offsets::{Layout, Offsets};
+use common::kernel::probes::Refused;
 use libbpf_rs::OpenObject;
 
 use names::Names;
@@ -29,7 +29,7 @@ pub struct Flags {
     pub layout: Option<PathBuf>,
 
     /// How long series of a pool or dataset stay that is gone.
-    #[arg(long = "zfs.grace", value_name = "DURATION", default_value = "5m", value_parser = common::cli::duration)]
+    #[arg(long = "zfs.grace", value_name = "DURATION", default_value = "5m", value_parser = common::process::cli::duration)]
     pub grace: Duration,
 }
 
@@ -82,7 +82,7 @@ impl Zfs {
     /// When the object has no place for it.
     pub fn configure(&self, object: &mut OpenObject) -> Result<()> {
         let layout = self.layout()?;
-        common::types::set_offsets(object, |structure, member| {
+        common::kernel::offsets::set_offsets(object, |structure, member| {
             layout.as_ref().and_then(|layout| layout.offset(structure, member))
         })
     }

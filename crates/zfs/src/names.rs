@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use common::engine::Live;
-use common::maps::MapSource;
-use common::render::OTHER;
+use common::read::decode::OTHER;
+use common::read::live::Live;
+use common::read::maps::MapSource;
 
 use crate::kstat;
 

@@ -7,7 +7,7 @@ use std::env;
 use std::fs;
 use std::process::{Command, Output};
 
-use live::{Folder, needs, sh, tell};
+use live::{Folder, has_module, needs, sh, tell};
 
 /// The exporters in `PATH`.
 fn exporters() -> BTreeSet<String> {
@@ -67,7 +67,7 @@ fn text(bytes: &[u8]) -> String {
 fn lacks_module(said: &str) -> bool {
     let Some((_, rest)) = said.split_once("cannot run: kernel module ") else { return false };
     let module = rest.split(' ').next().unwrap();
-    if !needs::has_module(module) {
+    if !has_module(module) {
         return true;
     }
     sh(&format!("modprobe {module}"));

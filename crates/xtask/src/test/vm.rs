@@ -17,13 +17,14 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::binaries::{self, Binary};
 use super::report::{Failure, Outcome, Reader};
+use crate::assemble::kernels::Hooks;
 use crate::guest::accel::Accel;
 use crate::guest::image::remove;
 use crate::guest::suites::{Part, SUITES, Suite, suite};
 use crate::guest::{Guest, State, machine};
-use crate::kernels::Hooks;
+use crate::phases;
+use crate::release::package;
 use crate::workspace::{exporters, root};
-use crate::{package, phases};
 
 /// For a guest to say nothing, which it does while a test runs: twice the longest beside another
 /// guest. One that stands still is told of while the others go on.

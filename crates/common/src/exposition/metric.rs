@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Metric families between reading and encoding.
+//!
+//! The `prometheus` crate's own model has no sums that are exact integers, no
+//! OpenMetrics text and no way to native histograms; its collectors are taken in
+//! by [`Families::collect`].
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricType;
+
+use crate::exposition::hist::Unit;
+
+/// Type of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FamilyKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Classic histogram.
+    Histogram,
+}
+
+/// All samples of one metric name.
+#[derive(Clone, Debug)]
+pub struct Family {
+    /// Full name, as in text format 0.0.4.
+    pub name: String,
+    /// Help, not escaped.
+    pub help: String,
+    /// Type.
+    pub kind: FamilyKind,
+    /// Samples in any order; equal label sets are added up when encoding.
+    pub samples: Vec<Sample>,
+}
+
+/// One label set and its value.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Labels, see [`Labels`].
+    pub labels: Labels,
+    /// Value.
+    pub value: Value,
+}
+
+/// A sample's value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A whole number, written exactly.
+    Integer(u64),
+    /// Nanoseconds, written exactly as seconds.
+    Nanoseconds(u64),
+    /// Anything else.
+    Float(f64),
+    /// A histogram.
+    Histogram(Box<Histogram>),
+}
+
+/// Cumulative buckets and exact sum.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// Unit of bounds and sum.
+    pub unit: Unit,
+    /// Cumulative; the last is `+Inf` and so the count.
+    pub buckets: Vec<u64>,
+    /// Nanoseconds, or whole numbers.
+    pub sum: u64,
+}
+
+/// Label pairs in exposition syntax, without braces; the sorting key of a sample.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Labels(String);
+
+impl Labels {
+    /// No labels.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The given pairs, in this order.
+    pub fn of(pairs: &[(&str, &str)]) -> Self {
+        let mut labels = Self::none();
+        for (name, value) in pairs {
+            labels.push(name, value);
+        }
+        labels
+    }
+
+    /// Adds a pair, escaping the value.
+    pub fn push(&mut self, name: &str, value: &str) {
+        if !self.0.is_empty() {
+            self.0.push(',');
+        }
+        self.0.push_str(name);
+        self.0.push_str("=\"");
+        for c in value.chars() {
+            match c {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                c => self.0.push(c),
+            }
+        }
+        self.0.push('"');
+    }
+
+    /// Whether there is a pair of that name.
+    fn has(&self, name: &str) -> bool {
+        let pair = format!("{name}=\"");
+        self.0.starts_with(&pair) || self.0.contains(&format!(",{pair}"))
+    }
+
+    /// Name of the first pair; empty where there is none.
+    pub fn first_name(&self) -> String {
+        self.0.split('=').next().unwrap_or_default().to_owned()
+    }
+
+    /// As in the exposition, without braces.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value {
+    /// Adds the value of an equal label set; values of different kinds do not add.
+    pub fn merge(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Integer(a), Self::Integer(b)) | (Self::Nanoseconds(a), Self::Nanoseconds(b)) => {
+                *a = a.wrapping_add(*b);
+            }
+            (Self::Float(a), Self::Float(b)) => *a += b,
+            (Self::Histogram(a), Self::Histogram(b)) => {
+                for (a, b) in a.buckets.iter_mut().zip(&b.buckets) {
+                    *a = a.wrapping_add(*b);
+                }
+                a.sum = a.sum.wrapping_add(b.sum);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes an earlier value of the same counter from it; 0 where that is greater.
+    pub fn reduce(&mut self, earlier: &Self) {
+        match (self, earlier) {
+            (Self::Integer(a), Self::Integer(b)) | (Self::Nanoseconds(a), Self::Nanoseconds(b)) => {
+                *a = a.saturating_sub(*b);
+            }
+            (Self::Float(a), Self::Float(b)) => *a = (*a - b).max(0.0),
+            (Self::Histogram(a), Self::Histogram(b)) => {
+                for (a, b) in a.buckets.iter_mut().zip(&b.buckets) {
+                    *a = a.saturating_sub(*b);
+                }
+                a.sum = a.sum.saturating_sub(b.sum);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The families of one scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Families {
+    list: Vec<Family>,
+}
+
+impl Families {
+    /// The family of that name, made when it is not there yet.
+    pub fn family(&mut self, name: &str, help: &str, kind: FamilyKind) -> &mut Family {
+        let at = self.list.iter().position(|family| family.name == name).unwrap_or_else(|| {
+            self.list.push(Family { name: name.into(), help: help.into(), kind, samples: Vec::new() });
+            self.list.len() - 1
+        });
+        &mut self.list[at]
+    }
+
+    /// Adds one counter sample.
+    pub fn counter(&mut self, name: &str, help: &str, labels: Labels, value: Value) {
+        self.family(name, help, FamilyKind::Counter).samples.push(Sample { labels, value });
+    }
+
+    /// Adds one gauge sample.
+    pub fn gauge(&mut self, name: &str, help: &str, labels: Labels, value: Value) {
+        self.family(name, help, FamilyKind::Gauge).samples.push(Sample { labels, value });
+    }
+
+    /// The family of that name, if there is one.
+    pub fn get(&self, name: &str) -> Option<&Family> {
+        self.list.iter().find(|family| family.name == name)
+    }
+
+    /// As [`Families::get`], to be changed.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Family> {
+        self.list.iter_mut().find(|family| family.name == name)
+    }
+
+    /// The samples of the family of that name added up, if they are whole numbers; of a histogram
+    /// its counts.
+    pub fn total(&self, name: &str) -> Option<u64> {
+        let value = |sample: &Sample| match &sample.value {
+            Value::Integer(n) => Some(*n),
+            Value::Histogram(histogram) => histogram.buckets.last().copied(),
+            _ => None,
+        };
+        self.get(name)?.samples.iter().map(value).sum()
+    }
+
+    /// Takes in counters and gauges of a collector of the `prometheus` crate, but those
+    /// named `without`.
+    pub fn collect(&mut self, collector: &dyn Collector, without: &str) {
+        for family in collector.collect().into_iter().filter(|family| family.name() != without) {
+            for metric in family.get_metric() {
+                let mut labels = Labels::none();
+                for pair in metric.get_label() {
+                    labels.push(pair.name(), pair.value());
+                }
+                match family.get_field_type() {
+                    MetricType::COUNTER => {
+                        let value = Value::Float(metric.get_counter().get_value());
+                        self.counter(family.name(), family.help(), labels, value);
+                    }
+                    MetricType::GAUGE => {
+                        let value = Value::Float(metric.get_gauge().get_value());
+                        self.gauge(family.name(), family.help(), labels, value);
+                    }
+                    other => log::debug!("{}: no place for a {other:?}", family.name()),
+                }
+            }
+        }
+    }
+
+    /// Makes what an exporter tells of itself its own where it stands beside what others tell:
+    /// with `config` everywhere, and without `process_*`, which is the reader's there.
+    pub fn set_apart(&mut self, config: &str) {
+        self.list.retain(|family| !family.name.starts_with("process_"));
+        let about_itself = self.list.iter_mut().filter(|family| family.name.starts_with("ebpf_exporter_"));
+        for sample in about_itself.flat_map(|family| &mut family.samples) {
+            if !sample.labels.has("config") {
+                sample.labels.push("config", config);
+            }
+        }
+    }
+
+    /// The families sorted by name, their samples by labels, equal label sets added up.
+    pub fn into_sorted(mut self) -> Vec<Family> {
+        self.list.sort_by(|a, b| a.name.cmp(&b.name));
+        for family in &mut self.list {
+            family.samples.sort_by(|a, b| a.labels.cmp(&b.labels));
+            family.samples.dedup_by(|later, first| {
+                let equal = later.labels == first.labels;
+                if equal {
+                    first.value.merge(&later.value);
+                }
+                equal
+            });
+        }
+        self.list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_values_are_escaped() {
+        let labels = Labels::of(&[("a", "x\"y\\z\n"), ("b", "ü")]);
+        assert_eq!(labels.as_str(), r#"a="x\"y\\z\n",b="ü""#);
+    }
+
+    #[test]
+    fn exporters_in_one_folder_are_told_apart() {
+        let mut families = Families::default();
+        families.counter("ebpf_exporter_scrapes_total", "", Labels::none(), Value::Integer(1));
+        families.gauge("ebpf_exporter_mode", "", Labels::of(&[("mode", "ebpf")]), Value::Integer(1));
+        families.counter("ebpf_exporter_x_total", "", Labels::of(&[("config", "a")]), Value::Integer(1));
+        families.counter("ebpf_disk_total", "", Labels::none(), Value::Integer(1));
+        families.counter("process_cpu_seconds_total", "", Labels::none(), Value::Integer(1));
+        families.set_apart("a");
+        let labels = |family: &Family| family.samples[0].labels.as_str().to_owned();
+        let labels: Vec<String> = families.into_sorted().iter().map(labels).collect();
+        assert_eq!(labels, ["", "mode=\"ebpf\",config=\"a\"", "config=\"a\"", "config=\"a\""]);
+    }
+
+    #[test]
+    fn equal_label_sets_are_added_up() {
+        let mut families = Families::default();
+        for n in [1, 2, 4] {
+            families.counter("a_total", "A.", Labels::of(&[("x", "y")]), Value::Integer(n));
+        }
+        families.counter("a_total", "A.", Labels::of(&[("x", "a")]), Value::Integer(9));
+        let sorted = families.into_sorted();
+        assert_eq!(sorted.len(), 1);
+        assert_eq!(sorted[0].samples.len(), 2);
+        assert_eq!(sorted[0].samples[0].value, Value::Integer(9));
+        assert_eq!(sorted[0].samples[1].value, Value::Integer(7));
+    }
+}

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs inside which tasks are preempted: attached several times, so that no event is missed.
+//!
+//! The kernel does not run a program on a CPU where the same program is under way
+//! (kernel/trace/bpf_trace.c: `__bpf_trace_run`; kernel/bpf/trampoline.c:
+//! `__bpf_prog_enter_recur`), and counts the miss. Where a task can be preempted inside a program,
+//! that CPU is blind until the task runs again, which may be thousands of events later.
+//!
+//! So there a program is attached as `COPIES` copies, which run one after the other at each
+//! event. Each begins with a few instructions of ours. The first copy notes that this event is
+//! counted and goes on with the program. Another copy that finds the note ends; where there is none
+//! the copies before it were passed over, so that it notes the event, goes on in their place and
+//! counts a rescue. The last one takes the note away. An event is lost only where all copies are
+//! under way on that CPU. How many those are is exact: what the first copy missed, less the rescues.
+//!
+//! A note is the address of the event's arguments. They are on a stack, in the frame of what runs
+//! all copies one after the other (include/trace/events: `__traceiter_NAME`; the trampoline of a
+//! function), so that no other event that is under way has the same, on whatever CPU, also where an
+//! interrupt brings the same event between two copies. The note of an event whose last copy was
+//! passed over stays. The next event at that address takes it over.
+//!
+//! Notes are in sets of a few words, chosen by address. A copy whose note finds no room leaves the
+//! event to those behind it, and the last one needs none.
+
+use std::ffi::CString;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{ptr, slice};
+
+use anyhow::{Context, Result};
+use libbpf_rs::libbpf_sys::{self, bpf_insn};
+use libbpf_rs::{AsRawLibbpf, MapCore, MapFlags, MapHandle, MapType, Object, ProgramMut};
+use rustix::io::Errno;
+
+use crate::kernel::hook::Hook;
+use crate::kernel::refusal::verdict;
+
+mod prologue;
+
+use prologue::{ARMED, COPIES, LEFT, RESCUES, VALUE_BYTES, prologue};
+
+/// Room for what the verifier says of a copy that it refuses.
+const LOG_BYTES: usize = 1 << 20;
+
+/// A program that is attached several times.
+#[derive(Debug)]
+pub struct Copies {
+    programs: Vec<OwnedFd>,
+    notes: MapHandle,
+    /// The most events that were shown to be missed.
+    missed: AtomicU64,
+}
+
+/// What a program did, or its copies together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// Events that no copy was run for; none where the kernel does not tell.
+    pub missed: Option<u64>,
+    /// Runs, while the kernel counted them.
+    pub runs: u64,
+    /// Nanoseconds in them.
+    pub nanoseconds: u64,
+}
+
+impl Runs {
+    /// Of one program.
+    ///
+    /// # Errors
+    /// When the kernel tells nothing of it.
+    pub fn of(program: &OwnedFd) -> Result<Self> {
+        let (info, size) = info(program)?;
+        // 9ed9e9ba2337 ("bpf: Count the number of times recursion was prevented"), 5.12.
+        let told = size >= offset_of!(libbpf_sys::bpf_prog_info, recursion_misses) + size_of::<u64>();
+        let missed = told.then_some(info.recursion_misses);
+        Ok(Self { missed, runs: info.run_cnt, nanoseconds: info.run_time_ns })
+    }
+}
+
+impl Copies {
+    /// Loads copies of a program that is loaded and not attached, and attaches them for as long as
+    /// the links that are returned too are open.
+    ///
+    /// # Errors
+    /// When the kernel takes one of them not; none is attached then.
+    pub fn attach(program: &ProgramMut<'_>, hook: &Hook, object: &Object) -> Result<(Self, Vec<OwnedFd>)> {
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
+            ..Default::default()
+        };
+        let notes = MapHandle::create(MapType::Array, Some("notes"), 4, VALUE_BYTES as u32, 1, &options)
+            .context("failed to make a map")?;
+        let mut copies = Self { programs: Vec::new(), notes, missed: AtomicU64::new(0) };
+        // SAFETY: the pointer is that of a live object, and so is its descriptor of BTF.
+        let btf = unsafe { libbpf_sys::bpf_object__btf_fd(object.as_libbpf_object().as_ptr()) };
+        // SAFETY: the same; it is borrowed for as long as the object is.
+        let btf = (btf >= 0).then(|| unsafe { BorrowedFd::borrow_raw(btf) });
+        let original = Original::of(program, hook, btf)?;
+        for copy in 0..COPIES {
+            copies.programs.push(original.load(copy, copies.notes.as_fd())?);
+        }
+        // A tracepoint runs first what was attached first (kernel/tracepoint.c: func_add), a
+        // function what was attached last (kernel/bpf/trampoline.c: bpf_trampoline_link_prog).
+        let mut order: Vec<&OwnedFd> = copies.programs.iter().collect();
+        if hook.function().is_some() {
+            order.reverse();
+        }
+        let links = order.into_iter().map(|program| original.attach(program)).collect::<Result<_>>()?;
+        let mut value = copies.value()?;
+        value[ARMED as usize] = 1;
+        copies.notes.update(&0u32.to_ne_bytes(), &value, MapFlags::ANY).context("failed to begin")?;
+        Ok((copies, links))
+    }
+
+    fn value(&self) -> Result<Vec<u8>> {
+        let value = self.notes.lookup(&0u32.to_ne_bytes(), MapFlags::ANY);
+        value.context("failed to read the notes of copies")?.context("an array has all its entries")
+    }
+
+    /// The one that runs first at an event.
+    pub fn first(&self) -> Option<BorrowedFd<'_>> {
+        self.programs.first().map(AsFd::as_fd)
+    }
+
+    /// What they did so far.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn runs(&self) -> Result<Runs> {
+        let mut sum = Runs::default();
+        for (copy, program) in self.programs.iter().enumerate() {
+            let one = Runs::of(program)?;
+            sum.runs += one.runs;
+            sum.nanoseconds += one.nanoseconds;
+            if copy == 0 {
+                sum.missed = one.missed;
+            }
+        }
+        let value = self.value()?;
+        let number = |at: i16| value[at as usize..][..8].try_into().map_or(0, u64::from_ne_bytes);
+        // Rescues are read last: a moment later, so that there may be too many of them by then, and
+        // the difference too small. It is not shown to sink.
+        sum.missed = sum.missed.map(|missed| {
+            let missed = (missed + number(LEFT)).saturating_sub(number(RESCUES));
+            self.missed.fetch_max(missed, Ordering::Relaxed).max(missed)
+        });
+        Ok(sum)
+    }
+}
+
+/// What the kernel tells, and how many bytes of it: those behind are not known.
+///
+/// # Errors
+/// When it tells nothing.
+pub fn info(fd: &OwnedFd) -> Result<(libbpf_sys::bpf_prog_info, usize)> {
+    let mut info = libbpf_sys::bpf_prog_info::default();
+    let mut size = size_of_val(&info) as u32;
+    // SAFETY: the kernel writes at most `size` bytes into `info`.
+    let result = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &raw mut info, &raw mut size) };
+    if result < 0 {
+        return Err(Errno::from_raw_os_error(-result).into());
+    }
+    Ok((info, size as usize))
+}
+
+/// What is needed to load a program once more.
+struct Original<'p> {
+    name: CString,
+    kind: libbpf_sys::bpf_prog_type,
+    attach_type: libbpf_sys::bpf_attach_type,
+    /// The tracepoint of one that the kernel attaches by name.
+    tracepoint: Option<CString>,
+    instructions: &'p [bpf_insn],
+    /// The type of what it is attached to, and the module's BTF where that is `MODULE:FUNCTION`.
+    target: (u32, Option<OwnedFd>),
+    btf: Option<BorrowedFd<'p>>,
+    /// Instruction and type of each of its functions.
+    functions: Vec<[u32; 2]>,
+}
+
+impl<'p> Original<'p> {
+    fn of(program: &ProgramMut<'p>, hook: &Hook, btf: Option<BorrowedFd<'p>>) -> Result<Self> {
+        let fd = program.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
+        let (about, _) = info(&fd)?;
+        let tracepoint = match hook {
+            Hook::RawTp(name) => Some(CString::new(name.as_str()).context("the name of a tracepoint")?),
+            _ => None,
+        };
+        // The kernel's own is meant where there is none.
+        let module = if program.section().to_string_lossy().contains(':') {
+            // SAFETY: asks the kernel for a descriptor of BTF by its number.
+            let fd = unsafe { libbpf_sys::bpf_btf_get_fd_by_id(about.attach_btf_obj_id) };
+            Some(descriptor(fd).context("failed to ask for the BTF of a module")?)
+        } else {
+            None
+        };
+        let functions = match btf {
+            Some(_) => functions(program),
+            None => Vec::new(),
+        };
+        Ok(Self {
+            name: CString::new(program.name().to_string_lossy().as_bytes())
+                .context("the name of a program")?,
+            kind: program.prog_type() as libbpf_sys::bpf_prog_type,
+            attach_type: match hook {
+                Hook::Fentry(_) => libbpf_sys::BPF_TRACE_FENTRY,
+                Hook::Fexit(_) => libbpf_sys::BPF_TRACE_FEXIT,
+                Hook::TpBtf(_) => libbpf_sys::BPF_TRACE_RAW_TP,
+                _ => 0,
+            },
+            tracepoint,
+            instructions: program.insns(),
+            target: (about.attach_btf_id, module),
+            btf,
+            functions,
+        })
+    }
+
+    fn load(&self, copy: usize, notes: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let mut instructions = prologue(copy, notes.as_raw_fd());
+        let shift = instructions.len() as u32;
+        instructions.extend_from_slice(self.instructions);
+        let mut functions = self.functions.clone();
+        functions.iter_mut().skip(1).for_each(|[at, _]| *at += shift);
+        let mut options = libbpf_sys::bpf_prog_load_opts {
+            sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as u64,
+            expected_attach_type: self.attach_type,
+            attach_btf_id: self.target.0,
+            attach_btf_obj_fd: self.target.1.as_ref().map_or(0, |fd| fd.as_raw_fd() as u32),
+            ..Default::default()
+        };
+        if let (Some(btf), false) = (self.btf, functions.is_empty()) {
+            options.prog_btf_fd = btf.as_raw_fd() as u32;
+            options.func_info = functions.as_ptr().cast();
+            options.func_info_cnt = functions.len() as u32;
+            options.func_info_rec_size = size_of::<[u32; 2]>() as u32;
+        }
+        let load = |options: &mut libbpf_sys::bpf_prog_load_opts| {
+            // SAFETY: all pointers are to values that outlive the call.
+            descriptor(unsafe {
+                libbpf_sys::bpf_prog_load(
+                    self.kind,
+                    self.name.as_ptr(),
+                    c"Dual BSD/GPL".as_ptr(),
+                    instructions.as_ptr(),
+                    instructions.len() as u64,
+                    options,
+                )
+            })
+        };
+        load(&mut options)
+            .or_else(|error| {
+                let mut log = vec![0; LOG_BYTES];
+                options.log_level = 1;
+                options.log_buf = log.as_mut_ptr().cast();
+                options.log_size = LOG_BYTES as u32;
+                load(&mut options).map_err(|_| {
+                    let log = log.split(|byte| *byte == 0).next().unwrap_or_default();
+                    anyhow::Error::from(error)
+                        .context(verdict(&String::from_utf8_lossy(log)).unwrap_or_default())
+                })
+            })
+            .with_context(|| format!("failed to load copy {copy} of {}", self.name.to_string_lossy()))
+    }
+
+    fn attach(&self, program: &OwnedFd) -> Result<OwnedFd> {
+        let name = self.tracepoint.as_ref().map_or(ptr::null(), |name| name.as_ptr());
+        // SAFETY: the name outlives the call. Without one it is what the program was loaded for.
+        let fd = unsafe { libbpf_sys::bpf_raw_tracepoint_open(name, program.as_raw_fd()) };
+        descriptor(fd).with_context(|| format!("failed to attach a copy of {}", self.name.to_string_lossy()))
+    }
+}
+
+fn descriptor(result: i32) -> Result<OwnedFd, Errno> {
+    if result < 0 {
+        return Err(Errno::from_raw_os_error(-result));
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+/// Where the functions of a program begin, and their types, as it was given to the kernel, which has
+/// taken away since what is never reached.
+fn functions(program: &ProgramMut<'_>) -> Vec<[u32; 2]> {
+    let program = program.as_libbpf_object().as_ptr();
+    // SAFETY: the pointer is that of a live program, and libbpf has so many records where it says.
+    let records = unsafe {
+        let records = libbpf_sys::bpf_program__func_info(program);
+        if records.is_null() {
+            return Vec::new();
+        }
+        slice::from_raw_parts(records, libbpf_sys::bpf_program__func_info_cnt(program) as usize)
+    };
+    records.iter().map(|record| [record.insn_off, record.type_id]).collect()
+}

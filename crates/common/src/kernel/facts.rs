@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What this kernel is like, asked of its BTF: shape, never version.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use libbpf_rs::ReferencesType;
+use libbpf_rs::btf::types::{Enum, Enum64, Func, FuncProto, Ptr, Typedef};
+use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
+use rustix::system::uname;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::kernel::hook::Hook;
+use crate::kernel::preemption;
+use crate::kernel::symbols::{self, Symbols};
+use crate::kernel::types::{KERNEL_BTF, Prototype, Types, module_btf};
+use crate::kernel::view;
+use crate::spec::View;
+
+/// Plain facts, so that tests can make them up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether the kernel has BTF of its own, not only a file given by the user.
+    pub own_btf: bool,
+    /// The tracepoints asked for; those that do not exist are not here.
+    pub tracepoints: BTreeMap<String, Prototype>,
+    /// The functions asked for; those that do not exist are not here.
+    pub functions: BTreeMap<String, Prototype>,
+    /// Whether the kernel can place breakpoints for probes (CONFIG_KPROBE_EVENTS).
+    pub kprobes: bool,
+    /// Values of the enumerators asked for; those that do not exist are not here.
+    pub enumerators: BTreeMap<String, i64>,
+    /// Whether tasks are preempted inside programs at functions.
+    pub preempts_functions: bool,
+    /// The same at tracepoints.
+    pub preempts_tracepoints: bool,
+    /// What is hidden from this process, and why.
+    pub hidden: BTreeMap<View, String>,
+    /// Symbols of the functions asked for; none where they are hidden.
+    pub symbols: Option<Symbols>,
+}
+
+impl Facts {
+    /// Whether tasks are preempted inside programs at this hook.
+    pub fn preempts(&self, hook: &Hook) -> bool {
+        match hook {
+            Hook::TpBtf(_) | Hook::RawTp(_) => self.preempts_tracepoints,
+            Hook::Fentry(_) | Hook::Fexit(_) => self.preempts_functions,
+            // Breakpoints switch preemption off.
+            _ => false,
+        }
+    }
+
+    /// Collects facts about `hooks` and `enumerators` from the kernel's BTF, or from `external`,
+    /// and about functions of `module` from that of the module.
+    ///
+    /// # Errors
+    /// When there is no BTF, or it cannot be read; says what to do.
+    pub fn collect<'h>(
+        hooks: impl IntoIterator<Item = &'h Hook>,
+        enumerators: &[impl AsRef<str>],
+        external: Option<&Path>,
+        module: Option<&str>,
+    ) -> Result<Self> {
+        let own_btf = Path::new(KERNEL_BTF).exists();
+        let path = match external {
+            Some(path) => path,
+            None if own_btf => Path::new(KERNEL_BTF),
+            None => bail!("{KERNEL_BTF} does not exist: {}", why_no_btf(has_btf())),
+        };
+        // libbpf's own message does not name the file's trouble.
+        fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
+        let btf = Btf::from_path(path).with_context(|| format!("{} is no BTF file", path.display()))?;
+        let kprobes = Path::new(KPROBES).join("type").exists();
+        let preempts = preemption::of_tasks();
+        let mut facts = Self {
+            own_btf,
+            kprobes,
+            preempts_functions: preempts,
+            hidden: view::hidden(),
+            ..Self::default()
+        };
+        let hooks: Vec<&Hook> = hooks.into_iter().collect();
+        let tracepoints: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.tracepoint()).collect();
+        let functions: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.function()).collect();
+        // libbpf looks for a name by going through all types: once for all is enough.
+        for id in (1..btf.len() as u32).map(TypeId::from) {
+            if let Some(handler) = btf.type_by_id::<Typedef<'_>>(id) {
+                if let Some(name) = handler.name().and_then(OsStr::to_str)
+                    && let Some(name) =
+                        name.strip_prefix("btf_trace_").filter(|name| tracepoints.contains(name))
+                    && let Some(prototype) = tracepoint(&btf, &handler)
+                {
+                    facts.tracepoints.entry(name.to_owned()).or_insert(prototype);
+                } else if handler.name().is_some_and(|name| name == preemption::TRACEPOINT_GUARD) {
+                    facts.preempts_tracepoints = preempts;
+                }
+            } else if let Some(function) = btf.type_by_id::<Func<'_>>(id)
+                && let Some(name) =
+                    function.name().and_then(OsStr::to_str).filter(|name| functions.contains(name))
+                && let Ok(proto) = FuncProto::try_from(function.referenced_type())
+            {
+                facts.functions.entry(name.to_owned()).or_insert_with(|| prototype(&btf, proto));
+            }
+        }
+        if !functions.is_empty() {
+            facts.symbols = Symbols::read(&functions);
+        }
+        facts.enumerators = values_of(&btf, enumerators);
+        let elsewhere = |hook: &&&Hook| matches!(hook, Hook::Fentry(name) | Hook::Fexit(name) if !facts.functions.contains_key(name));
+        let elsewhere: Vec<&str> =
+            hooks.iter().filter(elsewhere).filter_map(|hook| hook.function()).collect();
+        if let Some(module) = module.map(module_btf).filter(|path| path.exists())
+            && own_btf
+            && !elsewhere.is_empty()
+        {
+            let types = Types::read(Path::new(KERNEL_BTF), Some(&module))?;
+            for name in elsewhere {
+                if let Some(prototype) = types.prototype(name) {
+                    facts.functions.insert(name.to_owned(), prototype);
+                }
+            }
+        }
+        Ok(facts)
+    }
+}
+
+impl Facts {
+    /// The symbols at which a program at `hook` sees all calls of its function. Where symbols are
+    /// hidden, the function's own name: the kernel tells whether there is one.
+    ///
+    /// # Errors
+    /// Says why it would not.
+    pub fn places<'s>(&'s self, hook: &'s Hook) -> Result<Vec<&'s str>, String> {
+        match &self.symbols {
+            Some(symbols) => symbols.places(hook),
+            None => Ok(hook.function().into_iter().collect()),
+        }
+    }
+}
+
+/// The performance monitoring unit that makes kprobes (e12f03d7031a "perf/core: Implement
+/// the 'perf_kprobe' PMU", 4.17).
+pub const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+
+/// A tracepoint's handler is `typedef void (*btf_trace_NAME)(void *data, ARGUMENTS...)`.
+fn tracepoint(btf: &Btf<'_>, handler: &Typedef<'_>) -> Option<Prototype> {
+    let pointer = Ptr::try_from(handler.referenced_type()).ok()?;
+    let mut prototype = prototype(btf, FuncProto::try_from(pointer.referenced_type()).ok()?);
+    prototype.arguments.remove(0);
+    Some(prototype)
+}
+
+fn prototype(btf: &Btf<'_>, proto: FuncProto<'_>) -> Prototype {
+    let pointee = |ty: TypeId| -> Option<String> {
+        let ty: BtfType<'_> = btf.type_by_id(ty)?;
+        let target =
+            Ptr::try_from(ty.skip_mods_and_typedefs()).ok()?.referenced_type().skip_mods_and_typedefs();
+        let is_struct = matches!(target.kind(), BtfKind::Struct | BtfKind::Fwd);
+        is_struct.then(|| target.name().unwrap_or_default().to_string_lossy().into_owned())
+    };
+    let returns = proto.referenced_type().kind() != BtfKind::Void;
+    Prototype { arguments: proto.iter().map(|p| pointee(p.ty).unwrap_or_default()).collect(), returns }
+}
+
+fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> {
+    let mut values = BTreeMap::new();
+    if names.is_empty() {
+        return values;
+    }
+    let mut note = |name: Option<&OsStr>, value: i64| {
+        if let Some(name) = name.and_then(|name| name.to_str())
+            && names.iter().any(|wanted| wanted.as_ref() == name)
+        {
+            values.insert(name.to_owned(), value);
+        }
+    };
+    for id in 1..btf.len() as u32 {
+        let id = TypeId::from(id);
+        if let Some(kind) = btf.type_by_id::<Enum<'_>>(id) {
+            kind.iter().for_each(|value| note(value.name, value.value));
+        } else if let Some(kind) = btf.type_by_id::<Enum64<'_>>(id) {
+            kind.iter().for_each(|value| note(value.name, value.value as i64));
+        }
+    }
+    values
+}
+
+/// What is known of why the kernel's BTF is not where it should be, and what to do about it.
+fn why_no_btf(has_btf: Option<bool>) -> &'static str {
+    match has_btf {
+        Some(true) => {
+            "this kernel has BTF, which is hidden from this process: let it see /sys/kernel/btf, or give a \
+             copy of that file with --btf.path"
+        }
+        Some(false) => {
+            "this kernel was built without CONFIG_DEBUG_INFO_BTF; give a BTF file made for it with --btf.path"
+        }
+        None => {
+            "either this kernel was built without CONFIG_DEBUG_INFO_BTF, or /sys is hidden from this process; \
+             a BTF file made for this kernel can be given with --btf.path"
+        }
+    }
+}
+
+/// Whether the kernel was built with BTF, as its symbols or its configuration tell, if they do.
+fn has_btf() -> Option<bool> {
+    if symbols::has("__start_BTF") {
+        return Some(true);
+    }
+    let path = format!("/boot/config-{}", uname().release().to_string_lossy());
+    built_with_btf(&fs::read_to_string(path).unwrap_or_default())
+}
+
+/// What a kernel's configuration says of BTF.
+fn built_with_btf(config: &str) -> Option<bool> {
+    let said = config.contains("CONFIG_");
+    said.then(|| config.lines().any(|line| line == "CONFIG_DEBUG_INFO_BTF=y"))
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, by which tasks' start times are.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Bytes of a page.
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// How many CPUs this machine can have, those included that are not there now.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn possible_cpus() -> Result<u32> {
+    let cpus = libbpf_rs::num_possible_cpus().context("failed to count possible CPUs")?;
+    Ok(cpus as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_btf_is_told_from_one_that_hides_it() {
+        let built = |config| why_no_btf(built_with_btf(config));
+        assert!(built("CONFIG_BPF=y\nCONFIG_DEBUG_INFO_BTF=y\n").contains("is hidden from"));
+        assert!(built("CONFIG_BPF=y\n# CONFIG_DEBUG_INFO_BTF is not set\n").contains("was built without"));
+        assert!(built("").contains("either"));
+    }
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs that are attached, and what the kernel tells of that.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use anyhow::Result;
+use libbpf_rs::{ErrorKind, Link, Object, ProgramMut};
+use libbpf_sys::{BPF_LINK_TYPE_PERF_EVENT, BPF_PERF_EVENT_KPROBE, BPF_PERF_EVENT_KRETPROBE, bpf_link_info};
+use rustix::io::Errno;
+
+use crate::kernel::copies::Copies;
+use crate::kernel::facts::Facts;
+use crate::kernel::hook::{Hook, Hooks};
+use crate::kernel::probes::Plan;
+use crate::kernel::refusal;
+use crate::kernel::symbols::{Symbols, likely_symbols};
+
+/// What keeps a program attached.
+#[derive(Debug)]
+pub enum Attached {
+    /// Once, or several times where compilers made several symbols of a function.
+    Links(Vec<Arc<Link>>),
+    /// As copies, for as long as these descriptors are open.
+    Copies(Vec<OwnedFd>, Arc<Copies>),
+}
+
+impl Attached {
+    /// The links of a program that is attached itself.
+    pub fn links(&self) -> &[Arc<Link>] {
+        match self {
+            Self::Links(links) => links,
+            Self::Copies(..) => &[],
+        }
+    }
+}
+
+/// What keeps each program attached.
+pub type Links = BTreeMap<String, Attached>;
+
+/// Attaches the programs of a plan.
+///
+/// # Errors
+/// On the first that the kernel refuses: returns its name and why. Links made
+/// before are gone then.
+pub fn attach(object: &Object, plan: &Plan, hooks: &Hooks, facts: &Facts) -> Result<Links, (String, String)> {
+    let wanted = plan.programs();
+    let mut links = Links::new();
+    for program in object.progs_mut() {
+        let name = program.name().to_string_lossy().into_owned();
+        if wanted.contains(name.as_str()) {
+            let hook = hooks.get(&name);
+            if let Some(copies) = hook.and_then(|hook| several(&program, hook, object, facts)) {
+                links.insert(name, copies);
+                continue;
+            }
+            let made = match hook {
+                Some(hook) if hook.is_breakpoint() => by_breakpoint(&program, hook, facts),
+                _ => program.attach().map(|link| vec![link]).map_err(|error| refusal::with_details(&error)),
+            };
+            match made {
+                Ok(made) => links.insert(name, Attached::Links(made.into_iter().map(Arc::new).collect())),
+                Err(why) => return Err((name, why)),
+            };
+        }
+    }
+    Ok(links)
+}
+
+/// Attaches a program several times where tasks are preempted inside it.
+fn several(program: &ProgramMut<'_>, hook: &Hook, object: &Object, facts: &Facts) -> Option<Attached> {
+    if !facts.preempts(hook) {
+        return None;
+    }
+    match Copies::attach(program, hook, object) {
+        Ok((copies, links)) => Some(Attached::Copies(links, Arc::new(copies))),
+        Err(error) => {
+            log::warn!(
+                "program {} is attached only once, so that events are lost while a task is preempted inside \
+                 it; they are counted (reason \"recursion\"): {error:#}",
+                program.name().display()
+            );
+            None
+        }
+    }
+}
+
+fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result<Vec<Link>, String> {
+    // None: the kernel has no such function.
+    let attach = |symbol: &str| match program.attach_kprobe(matches!(hook, Hook::Kretprobe(_)), symbol) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refusal::with_details(&error)),
+    };
+    if facts.symbols.is_some() {
+        let links = facts.places(hook)?.into_iter().map(|symbol| {
+            attach(symbol)?.ok_or_else(|| format!("neither kernel nor modules have a function {symbol}"))
+        });
+        return links.collect();
+    }
+    let function = hook.function().unwrap_or_default();
+    let (mut symbols, mut links) = (Vec::new(), Vec::new());
+    for symbol in likely_symbols(function) {
+        if let Some(link) = attach(&symbol)? {
+            symbols.push(symbol);
+            links.push(link);
+        }
+    }
+    // What the program has taken for arguments meanwhile goes with its maps, as it is refused.
+    Symbols::of_one(function, symbols).places(hook)?;
+    Ok(links)
+}
+
+/// What the kernel leaves where it does not know the member.
+const UNTOLD: u64 = u64::MAX;
+
+/// How many calls of its function a kprobe or kretprobe missed. None for other links, and where the
+/// kernel does not tell (before 3acf8ace6823 "bpf: Add missed value to kprobe perf link info", 6.7,
+/// and back-ported to 6.6).
+///
+/// A kretprobe has as many instances as calls can be under way at once that it sees return: twice
+/// as many as there are CPUs and at least 10; before 3b7ddab8a19a ("kprobes: kretprobe events
+/// missing on 2-core KVM guest", 6.2) as many as there are CPUs, where the kernel is not
+/// preemptible. Calls that sleep, such as reads of a pipe, hold one for long. A program that is
+/// attached by perf_event_open(2) cannot ask for more: only `maxactive` of tracefs' kprobe_events
+/// can, which libbpf does not use.
+///
+/// # Errors
+/// When the kernel does not tell about a link that it knows.
+pub fn missed(link: &Link) -> Result<Option<u64>> {
+    let mut info = bpf_link_info::default();
+    info.__bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed = UNTOLD;
+    let mut size = size_of_val(&info) as u32;
+    // SAFETY: the kernel reads and writes at most `size` bytes of `info`, which has no pointers set.
+    let result = unsafe {
+        libbpf_sys::bpf_obj_get_info_by_fd(link.as_fd().as_raw_fd(), (&raw mut info).cast(), &raw mut size)
+    };
+    match result {
+        0 => {}
+        // A smaller struct has no place for it. Before 5.15 the descriptor is no link's.
+        error if [Errno::TOOBIG, Errno::INVAL].contains(&Errno::from_raw_os_error(-error)) => {
+            return Ok(None);
+        }
+        error => return Err(Errno::from_raw_os_error(-error).into()),
+    }
+    // SAFETY: for a link of this type the kernel filled this member, and numbers may be anything.
+    let (kind, missed) = unsafe {
+        let event = info.__bindgen_anon_1.perf_event;
+        (event.type_, event.__bindgen_anon_1.kprobe.missed)
+    };
+    let told = info.type_ == BPF_LINK_TYPE_PERF_EVENT
+        && [BPF_PERF_EVENT_KPROBE, BPF_PERF_EVENT_KRETPROBE].contains(&kind)
+        && missed != UNTOLD;
+    Ok(told.then_some(missed))
+}

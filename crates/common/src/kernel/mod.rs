@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What this kernel is like, and programs in it. Look here for which program of a probe is chosen, where
+//! it attaches, and why it was refused.
+//!
+//! It may import `spec` and `exposition`. It does not know what the programs count.
+
+pub mod copies;
+pub mod facts;
+pub mod hook;
+pub mod links;
+pub mod module;
+pub mod offsets;
+pub mod perf;
+pub mod permissions;
+pub mod preemption;
+pub mod probes;
+pub mod refusal;
+pub mod symbols;
+pub mod types;
+pub mod view;

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why a program was refused, in the words of libbpf and the verifier; and what the user can do
+//! about it, named only where the cause was found out.
+
+use std::sync::Mutex;
+
+use caps::Capability;
+use libbpf_rs::PrintLevel;
+
+use crate::kernel::permissions;
+
+/// The last error libbpf printed: more precise than the number it returns.
+static LAST_LIBBPF_WARNING: Mutex<Option<String>> = Mutex::new(None);
+
+/// The error and what libbpf said of it, which is forgotten then.
+pub fn with_details(error: &libbpf_rs::Error) -> String {
+    match LAST_LIBBPF_WARNING.lock().ok().and_then(|mut last| last.take()) {
+        Some(warning) => format!("{error:#}: {warning}"),
+        None => format!("{error:#}"),
+    }
+}
+
+/// Takes libbpf's messages from now on.
+pub fn listen() {
+    libbpf_rs::set_print(Some((PrintLevel::Debug, from_libbpf)));
+}
+
+/// A refused program is for us to judge and to report: libbpf's warnings are details.
+fn from_libbpf(level: PrintLevel, message: String) {
+    let message = message.trim();
+    if level == PrintLevel::Warn
+        && let Ok(mut last) = LAST_LIBBPF_WARNING.lock()
+    {
+        note(&mut last, message);
+    }
+    log::debug!(target: "libbpf", "{message}");
+}
+
+/// Keeps the verifier's verdict, which is its last line but one, over the general
+/// complaints that follow it.
+fn note(last: &mut Option<String>, message: &str) {
+    if message.contains("BEGIN PROG LOAD LOG") {
+        if let Some(verdict) = verdict(message) {
+            *last = Some(verdict);
+        }
+    } else if !last.as_ref().is_some_and(|text| text.starts_with(VERDICT)) {
+        let first = message.lines().next().unwrap_or_default().trim_start_matches("libbpf: ");
+        let says_less = ["failed to load object", "failed to load BPF skeleton"];
+        if first.contains("Couldn't load trivial BPF program") {
+            // It goes on with guesses at the reason.
+            *last = Some("the kernel refuses even a program that does nothing".to_owned());
+        } else if !first.contains("try raising 'ulimit -l'")
+            && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
+        {
+            *last = Some(first.to_owned());
+        }
+    }
+}
+
+const VERDICT: &str = "verifier: ";
+
+/// Why the verifier refused a program, from its log.
+pub fn verdict(log: &str) -> Option<String> {
+    let mut lines = log.lines().filter(|line| !line.starts_with("processed ") && !line.contains("LOAD LOG"));
+    lines.next_back().map(|line| format!("{VERDICT}{line}"))
+}
+
+/// What may stand in the way of eBPF, as far as it does here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Obstacles {
+    /// Capabilities that tracing programs need and this process lacks.
+    pub missing: &'static [&'static str],
+    /// Whether its capabilities are those of a user namespace, for which bpf(2) does not care.
+    pub user_namespace: bool,
+    /// Whether a seccomp filter keeps bpf(2) from the kernel.
+    pub filtered: bool,
+    /// Whether lockdown forbids programs to read the kernel's memory.
+    pub locked_down: bool,
+    /// `kernel.perf_event_paranoid`, where it asks for CAP_SYS_ADMIN, which this process lacks.
+    pub paranoid: Option<i32>,
+    /// Bytes that may be locked, where maps and programs count as locked memory and there is a limit.
+    pub lockable: Option<u64>,
+}
+
+impl Obstacles {
+    /// Those of this process on this kernel.
+    pub fn now() -> Self {
+        let (missing, user_namespace) = (permissions::missing(), permissions::in_user_namespace());
+        // With neither of these the kernel itself has no reason to refuse the call.
+        let filtered = missing.is_empty()
+            && !user_namespace
+            && permissions::has_seccomp_filter()
+            && !permissions::takes_bpf_calls();
+        Self {
+            missing,
+            user_namespace,
+            filtered,
+            locked_down: permissions::locked_down(),
+            paranoid: permissions::perf_event_paranoid()
+                .filter(|level| *level > 2 && !permissions::has(Capability::CAP_SYS_ADMIN)),
+            lockable: permissions::lockable().filter(|_| permissions::charges_locked_memory()),
+        }
+    }
+
+    /// `why`, which the kernel or libbpf said, and what can be done about it.
+    pub fn explain(&self, why: &str) -> String {
+        let remedy = why.split("; ").find_map(|reason| self.remedy(reason));
+        remedy.map_or_else(|| why.to_owned(), |remedy| format!("{why}; {remedy}"))
+    }
+
+    fn remedy(&self, why: &str) -> Option<String> {
+        let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
+        let verifier = why.contains("verifier: ");
+        // The verifier too says EACCES, of programs that are wrong.
+        let permission = !verifier && has(&["not permitted", "ermission denied", "EPERM", "EACCES"]);
+        let unknown = has(&["not implemented", "ENOSYS"]);
+        if permission && self.user_namespace {
+            return Some(
+                "capabilities in a user namespace do not count for eBPF: run it outside of one".to_owned(),
+            );
+        }
+        if permission && !self.missing.is_empty() {
+            let (be, it) = if self.missing.len() == 1 { ("is", "it") } else { ("are", "them") };
+            return Some(format!(
+                "{} {be} missing: run it as root, by its systemd unit, or with {it}",
+                self.missing.join(" and ")
+            ));
+        }
+        if (permission || unknown) && self.filtered {
+            return Some(
+                "a seccomp filter refuses bpf(2): SystemCallFilter= of the unit or the container's profile \
+                 must allow it"
+                    .to_owned(),
+            );
+        }
+        if permission
+            && why.contains("perf event")
+            && let Some(level) = self.paranoid
+        {
+            return Some(format!("kernel.perf_event_paranoid={level} asks for CAP_SYS_ADMIN to attach it"));
+        }
+        // It takes the helper away that reads.
+        if (permission || verifier && has(&["unknown func", "cannot use helper"])) && self.locked_down {
+            return Some(
+                "kernel lockdown in mode confidentiality forbids eBPF to read kernel memory; boot with \
+                 lockdown=integrity"
+                    .to_owned(),
+            );
+        }
+        if permission && let Some(bytes) = self.lockable {
+            return Some(format!(
+                "maps count as locked memory on this kernel, and the limit is {bytes} bytes: raise it by \
+                 ulimit -l unlimited, or LimitMEMLOCK=infinity"
+            ));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPERM: &str = "Operation not permitted (os error 1)";
+
+    /// All that can be in the way.
+    fn all() -> Obstacles {
+        Obstacles {
+            missing: &["CAP_BPF", "CAP_PERFMON"],
+            user_namespace: true,
+            filtered: true,
+            locked_down: true,
+            paranoid: Some(3),
+            lockable: Some(65536),
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named_and_nothing_else() {
+        let words = ["user namespace", "CAP_BPF", "seccomp", "paranoid", "lockdown", "locked memory"];
+        let none = Obstacles::default;
+        let cases = [
+            (Obstacles { user_namespace: true, ..none() }, "user namespace"),
+            (Obstacles { missing: &["CAP_BPF"], ..none() }, "CAP_BPF"),
+            (Obstacles { filtered: true, ..none() }, "seccomp"),
+            (Obstacles { paranoid: Some(3), ..none() }, "paranoid"),
+            (Obstacles { locked_down: true, ..none() }, "lockdown"),
+            (Obstacles { lockable: Some(0), ..none() }, "locked memory"),
+        ];
+        for (obstacles, word) in cases {
+            let said = obstacles.explain(&format!("{EPERM}: failed to create perf event"));
+            let named: Vec<&str> = words.into_iter().filter(|word| said.contains(word)).collect();
+            assert_eq!(named, [word], "{said}");
+        }
+        assert_eq!(Obstacles::default().explain(EPERM), EPERM);
+    }
+
+    #[test]
+    fn what_is_no_matter_of_permission_has_no_remedy() {
+        for why in [
+            "no kprobes: /sys/bus/event_source/devices/kprobe does not exist here",
+            "this kernel has no tracepoint x",
+            "Invalid argument (os error 22): verifier: R1 type=scalar expected=fp",
+            "Permission denied (os error 13): verifier: R1 invalid mem access 'scalar'",
+            "Cannot allocate memory (os error 12)",
+        ] {
+            assert_eq!(all().explain(why), why);
+        }
+    }
+
+    #[test]
+    fn lockdown_is_named_where_it_took_a_helper_away() {
+        let locked = Obstacles { locked_down: true, ..Obstacles::default() };
+        for why in [
+            "verifier: unknown func bpf_probe_read_kernel#113",
+            "verifier: program of this type cannot use helper bpf_probe_read_kernel#113",
+        ] {
+            assert!(locked.explain(why).contains("lockdown=integrity"), "{why}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_missing_is_asked_for() {
+        let lacks = |missing| Obstacles { missing, ..Obstacles::default() }.explain(EPERM);
+        assert!(lacks(&["CAP_PERFMON"]).contains("; CAP_PERFMON is missing"));
+        let both = lacks(&["CAP_BPF", "CAP_PERFMON"]);
+        assert!(both.contains("; CAP_BPF and CAP_PERFMON are missing"), "{both}");
+    }
+
+    #[test]
+    fn the_verifiers_verdict_is_kept() {
+        let mut last = None;
+        note(&mut last, "libbpf: prog 'x': BPF program load failed: -EINVAL");
+        assert_eq!(last.as_deref(), Some("prog 'x': BPF program load failed: -EINVAL"));
+        let log = "libbpf: prog 'x': -- BEGIN PROG LOAD LOG --\nBPF_STX uses reserved fields\n\
+                   processed 0 insns (limit 1000000)\n-- END PROG LOAD LOG --";
+        note(&mut last, log);
+        note(&mut last, "libbpf: failed to load object");
+        assert_eq!(last.as_deref(), Some("verifier: BPF_STX uses reserved fields"));
+    }
+
+    #[test]
+    fn what_says_less_and_what_libbpf_guesses_is_passed_over() {
+        let mut last = None;
+        note(
+            &mut last,
+            "libbpf: Error in bpf_object__probe_loading(): -EPERM. Couldn't load trivial BPF program. Make sure \
+             your kernel supports BPF (CONFIG_BPF_SYSCALL=y) and/or that RLIMIT_MEMLOCK is set to big enough \
+             value.",
+        );
+        note(&mut last, "libbpf: failed to load BPF skeleton 'x': -EPERM");
+        assert_eq!(last.as_deref(), Some("the kernel refuses even a program that does nothing"));
+        let mut last = None;
+        note(&mut last, "libbpf: map 'x': failed to create: -EPERM");
+        note(
+            &mut last,
+            "libbpf: permission error while running as root; try raising 'ulimit -l'? current value: 64.0 KiB",
+        );
+        note(&mut last, "libbpf: failed to load object 'x'");
+        assert_eq!(last.as_deref(), Some("map 'x': failed to create: -EPERM"));
+    }
+}

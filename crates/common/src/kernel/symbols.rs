@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the kernel's symbols tell of functions.
+//!
+//! Compilers make several symbols of a function, and say what each is at the end of its name. The
+//! copies that callers get whose arguments they know (`.constprop.0`), or do not use (`.isra.0`),
+//! have other arguments than the function, or the same in other registers; their result is the
+//! function's. A program at the function alone does not see the calls that go to a copy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+
+use crate::kernel::hook::Hook;
+
+/// All symbols, those of modules too.
+const KALLSYMS: &str = "/proc/kallsyms";
+
+/// Symbols of some functions, as /proc/kallsyms has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Symbols(BTreeMap<String, Vec<String>>);
+
+/// What a symbol is to the function whose name it begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// The function.
+    Itself,
+    /// Of other arguments, for some or all of its calls.
+    Copy,
+    /// A part that is jumped to or called from within.
+    Part,
+    Unknown,
+}
+
+/// By what is between the dots behind a function's name.
+fn kind(symbol: &str) -> Kind {
+    if !symbol.contains('.') {
+        return Kind::Itself;
+    }
+    // Numbers tell several of a kind apart.
+    let words = symbol.split('.').skip(1).filter(|word| !word.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    let word = |word: &str| match word {
+        // What was static gets a name that is unique in all that is linked (LTO).
+        "llvm" | "lto_priv" | "__uniq" => Kind::Itself,
+        "isra" | "constprop" => Kind::Copy,
+        // The last is another name of the function itself.
+        "cold" | "part" | "localalias" => Kind::Part,
+        _ => Kind::Unknown,
+    };
+    words.map(word).max().unwrap_or(Kind::Unknown)
+}
+
+/// Names that compilers give to a function and its copies: where symbols are hidden, the kernel is
+/// asked for these. They number the copies from 0.
+pub fn likely_symbols(function: &str) -> impl Iterator<Item = String> {
+    let suffixes = ["", ".isra.0", ".constprop.0", ".constprop.0.isra.0", ".constprop.1", ".constprop.2"];
+    suffixes.into_iter().map(move |suffix| format!("{function}{suffix}"))
+}
+
+/// Whether the kernel has a symbol of that name; false too where symbols are hidden.
+pub fn has(name: &str) -> bool {
+    let symbols = fs::read_to_string(KALLSYMS).unwrap_or_default();
+    symbols.lines().any(|line| line.split(' ').nth(2) == Some(name))
+}
+
+impl Symbols {
+    /// Those of `functions`; none where they are hidden from this process, as from units with
+    /// `ProtectKernelTunables=`.
+    pub fn read(functions: &BTreeSet<&str>) -> Option<Self> {
+        let file = File::open(KALLSYMS).ok()?;
+        Self::parse(BufReader::with_capacity(64 << 10, file), functions).ok().flatten()
+    }
+
+    /// Those of one function, as far as the kernel was asked: see [`likely_symbols`].
+    pub fn of_one(function: &str, symbols: Vec<String>) -> Self {
+        Self([(function.to_owned(), symbols)].into())
+    }
+
+    /// Picks those of `functions` out of lines such as `ffffffffc0000000 t arc_access.isra.0`, behind
+    /// which may be a module.
+    pub(crate) fn parse(mut lines: impl BufRead, functions: &BTreeSet<&str>) -> io::Result<Option<Self>> {
+        let (mut symbols, mut line) = (BTreeMap::<String, Vec<String>>::new(), Vec::new());
+        if lines.fill_buf()?.is_empty() {
+            return Ok(None);
+        }
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\n'));
+            let text = words.nth(1).is_some_and(|kind| matches!(kind, b"t" | b"T" | b"w" | b"W"));
+            if text && let Some(symbol) = words.next().and_then(|symbol| std::str::from_utf8(symbol).ok()) {
+                let function = symbol.split('.').next().unwrap_or(symbol);
+                if functions.contains(function) {
+                    symbols.entry(function.to_owned()).or_default().push(symbol.to_owned());
+                }
+            }
+            line.clear();
+        }
+        Ok(Some(Self(symbols)))
+    }
+
+    fn of(&self, function: &str, wanted: Kind) -> Vec<&str> {
+        let symbols = self.0.get(function).into_iter().flatten().map(String::as_str);
+        symbols.filter(|symbol| kind(symbol) == wanted).collect()
+    }
+
+    /// The symbols at which a program at `hook` sees all calls of its function.
+    ///
+    /// # Errors
+    /// Says why it would not.
+    pub fn places<'s>(&'s self, hook: &'s Hook) -> Result<Vec<&'s str>, String> {
+        match hook {
+            Hook::Kprobe { function, reads_arguments } => self.breakpoints(function, *reads_arguments),
+            Hook::Kretprobe(function) => self.breakpoints(function, false),
+            Hook::Fentry(function) | Hook::Fexit(function) => {
+                self.missed_by_fentry(function).map_or(Ok(vec![function]), Err)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Where a program has to be attached by breakpoints to see all calls of `function`.
+    ///
+    /// # Errors
+    /// Says why it would not see all of them, or would take something else for an argument.
+    fn breakpoints(&self, function: &str, reads_arguments: bool) -> Result<Vec<&str>, String> {
+        let [itself, copies, unknown] =
+            [Kind::Itself, Kind::Copy, Kind::Unknown].map(|kind| self.of(function, kind));
+        if let Some(symbol) = unknown.first() {
+            return Err(format!("what {symbol} is to function {function} is not known"));
+        }
+        if reads_arguments && !copies.is_empty() {
+            return Err(self.misses(&itself, &copies, function, "which have other arguments"));
+        }
+        let all: Vec<&str> = itself.iter().chain(&copies).copied().collect();
+        // The kernel would take one of them, or none.
+        let twice = |symbol: &&&str| all.iter().filter(|other| other == symbol).count() > 1;
+        match all.iter().find(twice) {
+            Some(symbol) => Err(format!("several functions are called {symbol}")),
+            None if itself.len() > 1 => Err(format!("several functions are called {function}")),
+            None if all.is_empty() => Err(format!("neither kernel nor modules have a function {function}")),
+            None => Ok(all),
+        }
+    }
+
+    /// Why programs by fentry and fexit, which attach to the function itself, do not see all of its
+    /// calls.
+    fn missed_by_fentry(&self, function: &str) -> Option<String> {
+        let [itself, copies] = [Kind::Itself, Kind::Copy].map(|kind| self.of(function, kind));
+        (!copies.is_empty()).then(|| self.misses(&itself, &copies, function, "which have no types"))
+    }
+
+    fn misses(&self, itself: &[&str], copies: &[&str], function: &str, which: &str) -> String {
+        let calls = if itself.is_empty() { "all" } else { "some" };
+        format!("{calls} calls of function {function} go to copies of it, {which}: {}", copies.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FUNCTIONS: [&str; 8] = ["whole", "split", "only", "both", "lto", "twice", "strange", "absent"];
+
+    fn symbols() -> Symbols {
+        let text = "\
+0000000000000000 A whole
+ffffffff81000000 T whole
+ffffffff81000010 t whole_of_another_name
+ffffffff81000020 t split
+ffffffff81000030 t split.cold
+ffffffff81000040 t split.part.0
+ffffffff81000050 t split.part.0.isra.0
+ffffffff81000060 t split.isra.0.cold
+ffffffffc0000000 t only.constprop.0.isra.0\t[zfs]
+ffffffff81000070 t both
+ffffffff81000080 t both.constprop.0
+ffffffff81000090 t both.constprop.1
+ffffffff810000a0 t lto.llvm.8451123960071346741
+ffffffff810000b0 t twice
+ffffffffc0000010 t twice\t[zfs]
+ffffffff810000c0 t strange
+ffffffff810000d0 t strange.slowpath
+ffffffff810000d8 t strange.0
+ffffffff810000e0 d absent
+";
+        Symbols::parse(text.as_bytes(), &FUNCTIONS.into()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_function_with_one_symbol_is_seen_there() {
+        for reads_arguments in [true, false] {
+            let places = |function| symbols().breakpoints(function, reads_arguments).map(|all| all.join(" "));
+            assert_eq!(places("whole").as_deref(), Ok("whole"));
+            assert_eq!(places("split").as_deref(), Ok("split"));
+            assert_eq!(places("lto").as_deref(), Ok("lto.llvm.8451123960071346741"));
+        }
+        for function in ["whole", "split", "lto"] {
+            assert_eq!(symbols().missed_by_fentry(function), None);
+        }
+    }
+
+    #[test]
+    fn a_program_that_reads_arguments_is_not_attached_to_copies() {
+        let why = |function| symbols().breakpoints(function, true).unwrap_err();
+        let only = "all calls of function only go to copies of it, which have other arguments: only.constprop.0.isra.0";
+        assert_eq!(why("only"), only);
+        let both = "some calls of function both go to copies of it, which have other arguments: both.constprop.0, both.constprop.1";
+        assert_eq!(why("both"), both);
+    }
+
+    #[test]
+    fn a_program_that_reads_no_arguments_is_attached_to_all_copies() {
+        assert_eq!(symbols().breakpoints("only", false), Ok(vec!["only.constprop.0.isra.0"]));
+        assert_eq!(
+            symbols().breakpoints("both", false),
+            Ok(vec!["both", "both.constprop.0", "both.constprop.1"])
+        );
+    }
+
+    #[test]
+    fn fentry_is_not_used_where_it_would_see_some_calls_only() {
+        let why = "some calls of function both go to copies of it, which have no types: both.constprop.0, both.constprop.1";
+        assert_eq!(symbols().missed_by_fentry("both").as_deref(), Some(why));
+    }
+
+    #[test]
+    fn what_is_not_certain_is_refused() {
+        let why = |function| symbols().breakpoints(function, false).unwrap_err();
+        assert_eq!(why("twice"), "several functions are called twice");
+        assert_eq!(why("strange"), "what strange.slowpath is to function strange is not known");
+        assert_eq!(Symbols::parse(&[][..], &FUNCTIONS.into()).unwrap(), None, "they are hidden");
+        assert_eq!(why("absent"), "neither kernel nor modules have a function absent");
+    }
+}

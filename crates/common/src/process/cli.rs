@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command line that all exporters share, spelled as in node_exporter.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
+
+use crate::read::self_metrics::REVISION;
+use crate::serve::ports;
+use crate::spec::Spec;
+
+/// The whole command line of an exporter with its own flags `F`.
+#[derive(Clone, Debug, Parser)]
+pub struct Cli<F: Args> {
+    /// Flags that all have.
+    #[command(flatten)]
+    pub common: Common,
+    /// Flags of this exporter.
+    #[command(flatten)]
+    pub own: F,
+}
+
+/// For an exporter without flags of its own.
+#[derive(Args, Clone, Debug, Default)]
+pub struct NoFlags {}
+
+/// Flags that every exporter has.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Address to listen on, HOST:PORT; without HOST all addresses, IPv4 and IPv6. May be repeated.
+    /// By default the exporter's own port, which EBPF_EXPORTERS_PORT_BASE moves.
+    #[arg(long = "web.listen-address", value_name = "ADDR", value_parser = listen_address)]
+    pub listen: Vec<String>,
+
+    /// Path under which metrics are served.
+    #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = absolute_path)]
+    pub telemetry_path: String,
+
+    /// File with TLS and authentication settings, as exporter-toolkit's web configuration.
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    pub web_config: Option<PathBuf>,
+
+    /// Scrapes answered at the same time at most; 0 for no limit.
+    #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
+    pub max_requests: usize,
+
+    /// Leave out metrics about the exporter itself (ebpf_exporter_*, process_*).
+    #[arg(long = "web.disable-exporter-metrics")]
+    pub disable_exporter_metrics: bool,
+
+    /// Least severe messages to log.
+    #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// How messages are written to standard error.
+    #[arg(long = "log.format", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Logfmt)]
+    pub log_format: LogFormat,
+
+    /// Load, attach and verify every probe, print one line for each, and exit.
+    #[arg(long, conflicts_with_all = ["once", "textfile"])]
+    pub check: bool,
+
+    /// Whether tasks are preempted inside programs, instead of what the kernel says. For tests.
+    #[arg(long = "ebpf.preempts", value_name = "BOOL", hide = true)]
+    pub preempts: Option<bool>,
+
+    /// With --check: load every program that has its hook here, not only those that are chosen,
+    /// and attach none. For tests.
+    #[arg(long = "check.programs", requires = "check", hide = true)]
+    pub check_programs: bool,
+
+    /// Attach, wait for DURATION or for SIGINT, print one scrape or write it to --textfile.path, and exit.
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = duration)]
+    pub once: Option<Option<Duration>>,
+
+    /// Write metrics to this file, ending in .prom, for node_exporter's textfile collector; no HTTP.
+    #[arg(long = "textfile.path", value_name = "FILE", value_parser = textfile)]
+    pub textfile: Option<PathBuf>,
+
+    /// How often the file is written.
+    #[arg(long = "textfile.interval", value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub textfile_interval: Duration,
+
+    /// Whether to use eBPF: on, off (show what can be known without), or auto (off where the
+    /// kernel refuses it altogether).
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Ebpf::Auto)]
+    pub ebpf: Ebpf,
+
+    /// Capabilities kept after attaching: none, all, or a list such as cap_bpf,cap_perfmon.
+    /// By default only what reading needs on this kernel.
+    #[arg(long = "capabilities.keep", value_name = "LIST", value_parser = Keep::parse)]
+    pub keep: Option<Keep>,
+
+    /// BTF of this kernel, where it has none of its own.
+    #[arg(long = "btf.path", value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+
+    /// Entries of each bounded map; what does not fit is counted under "other".
+    #[arg(long = "max-series", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
+    pub max_series: u32,
+}
+
+/// Severities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it, and would become help text")]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// Log formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it, and would become help text")]
+pub enum LogFormat {
+    Logfmt,
+    Json,
+}
+
+/// Whether to use eBPF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[expect(missing_docs, reason = "the names say it, and would become help text")]
+pub enum Ebpf {
+    Auto,
+    On,
+    Off,
+}
+
+/// Capabilities to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// All that the process has.
+    All,
+    /// These, perhaps none.
+    Only(Vec<caps::Capability>),
+}
+
+impl Keep {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            "none" => Ok(Self::Only(Vec::new())),
+            list => {
+                let capability = |name: &str| {
+                    let name = name.trim().to_uppercase();
+                    name.parse().map_err(|_| format!("{name} is no capability; see capabilities(7)"))
+                };
+                list.split(',').map(capability).collect::<Result<_, _>>().map(Self::Only)
+            }
+        }
+    }
+}
+
+fn absolute_path(text: &str) -> Result<String, String> {
+    match text {
+        "/" | "/-/healthy" | "/-/ready" => Err("this path is taken".to_owned()),
+        text if text.starts_with('/') => Ok(text.to_owned()),
+        _ => Err("a path starts with /".to_owned()),
+    }
+}
+
+/// Whether the host exists is found out by listening.
+fn listen_address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
+            Err("an IPv6 address stands in brackets, as in [::1]:9101".to_owned())
+        }
+        Some((_, port)) if port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("an address is HOST:PORT or :PORT".to_owned()),
+    }
+}
+
+fn textfile(text: &str) -> Result<PathBuf, String> {
+    if text.ends_with(".prom") {
+        Ok(text.into())
+    } else {
+        Err("node_exporter reads only files that end in .prom".to_owned())
+    }
+}
+
+/// A length of time such as `5s`.
+///
+/// # Errors
+/// When it is none, or nothing: what a user is told.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(zero) if zero.is_zero() => Err("must be more than nothing".to_owned()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+/// The command line of the exporter that `spec` describes.
+pub fn command<F: Args>(spec: &Spec) -> Command {
+    let name = format!("ebpf-{}-exporter", spec.name);
+    let about = format!("Prometheus exporter: {}", spec.summary);
+    let after = format!(
+        "Listens on :{} unless told otherwise, with {}={} in the environment on :{}. See also {name}.service.",
+        spec.port,
+        ports::BASE,
+        ports::EXAMPLE,
+        ports::moved(spec, ports::EXAMPLE).unwrap_or(ports::EXAMPLE)
+    );
+    Cli::<F>::command().name(name.clone()).bin_name(name).about(about).after_help(after)
+}
+
+/// Reads the command line of the exporter that `spec` describes; without an address it listens on
+/// its own port above `base`, what [`ports::BASE`] is in the environment.
+///
+/// # Errors
+/// Also for `--help` and `--version`: [`clap::Error::exit`] does what is due.
+pub fn parse<F: Args>(
+    spec: &Spec,
+    arguments: impl IntoIterator<Item = OsString>,
+    base: Option<&OsStr>,
+) -> Result<Cli<F>, clap::Error> {
+    let version = format!("{} (revision {REVISION})", env!("CARGO_PKG_VERSION"));
+    let mut command = command::<F>(spec).version(version);
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    let mut cli = Cli::<F>::from_arg_matches(&matches)?;
+    if cli.common.listen.is_empty() {
+        let port = ports::of(spec, base).map_err(|why| command.error(ErrorKind::ValueValidation, why))?;
+        cli.common.listen.push(format!(":{port}"));
+    }
+    if cli.common.ebpf == Ebpf::Off && cli.common.check {
+        return Err(command.error(ErrorKind::ArgumentConflict, "--ebpf off leaves no probe to --check"));
+    }
+    Ok(cli)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_base(base: Option<&str>, arguments: &[&str]) -> Result<Common, clap::Error> {
+        let spec = Spec::new("test", 9105, "does it work?");
+        let words = std::iter::once("x").chain(arguments.iter().copied());
+        parse::<NoFlags>(&spec, words.map(Into::into), base.map(OsStr::new)).map(|cli| cli.common)
+    }
+
+    fn parsed(arguments: &[&str]) -> Result<Common, clap::Error> {
+        with_base(None, arguments)
+    }
+
+    #[test]
+    fn a_base_moves_the_port_and_an_address_wins() {
+        let listens = |base, arguments| with_base(base, arguments).expect("valid").listen;
+        assert_eq!(listens(Some("19100"), &[]), [":19105"]);
+        assert_eq!(listens(Some("9100"), &[]), [":9105"]);
+        assert_eq!(listens(Some("65530"), &[]), [":65535"]);
+        assert_eq!(listens(Some(""), &[]), [":9105"]);
+        let both = ["--web.listen-address=:1", "--web.listen-address=[::1]:2"];
+        for base in [None, Some("19100"), Some("none")] {
+            assert_eq!(listens(base, &both), [":1", "[::1]:2"]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_base_is_refused_with_what_would_be_one() {
+        for wrong in ["none", "0", "-1", "+1", "65531", "70000", " 19100", "19100 "] {
+            let error = with_base(Some(wrong), &[]).expect_err(wrong);
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+            let said = error.to_string();
+            let sentence = format!(
+                "{}={wrong}: must be a number from 1 to 65530, such as 19100, with which this exporter \
+                 listens on port 19105\n",
+                ports::BASE
+            );
+            assert!(said.contains(&sentence), "{said}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let flags = parsed(&[]).expect("no flag is needed");
+        assert_eq!(flags.listen, [":9105"]);
+        assert_eq!(flags.telemetry_path, "/metrics");
+        assert_eq!(flags.textfile_interval, Duration::from_secs(15));
+        assert_eq!((flags.log_level, flags.log_format), (LogLevel::Info, LogFormat::Logfmt));
+        assert_eq!((flags.once, flags.keep), (None, None));
+    }
+
+    #[test]
+    fn once_takes_an_optional_duration() {
+        assert_eq!(parsed(&["--once"]).expect("valid").once, Some(None));
+        assert_eq!(parsed(&["--once=2s"]).expect("valid").once, Some(Some(Duration::from_secs(2))));
+        let both = parsed(&["--once=2s", "--textfile.path=x.prom"]).expect("valid");
+        assert!(both.once.is_some() && both.textfile.is_some());
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2_and_names_the_flag() {
+        for wrong in [
+            &["--nonsense"][..],
+            &["--web.listen-address", "localhost"],
+            &["--web.listen-address", ":70000"],
+            &["--web.listen-address", "::1:9101"],
+            &["--web.listen-address", "::1"],
+            &["--web.telemetry-path", "metrics"],
+            &["--web.telemetry-path", "/"],
+            &["--textfile.path", "metrics.txt"],
+            &["--textfile.interval", "0s"],
+            &["--once=soon"],
+            &["--max-series", "0"],
+            &["--log.level", "loud"],
+            &["--check", "--once"],
+            &["--capabilities.keep", "cap_everything"],
+            &["--ebpf", "off", "--check"],
+        ] {
+            let error = parsed(wrong).expect_err(wrong[0]);
+            assert_eq!(error.exit_code(), 2, "{wrong:?}");
+            assert!(error.to_string().contains(wrong[0].split('=').next().expect("a word")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_in_brackets() {
+        let wrong = parsed(&["--web.listen-address", "::1:9101"]).expect_err("which is the port?");
+        assert!(wrong.to_string().contains("brackets, as in [::1]:9101"), "{wrong}");
+        for right in ["[::1]:9101", "[fe80::1%eth0]:9101", "127.0.0.1:9101", "localhost:9101", ":9101"] {
+            assert_eq!(parsed(&["--web.listen-address", right]).expect(right).listen, [right]);
+        }
+    }
+
+    #[test]
+    fn capabilities_are_read_as_setpriv_spells_them() {
+        let kept = parsed(&["--capabilities.keep", "cap_bpf,CAP_PERFMON"]).expect("valid").keep;
+        assert_eq!(kept, Some(Keep::Only(vec![caps::Capability::CAP_BPF, caps::Capability::CAP_PERFMON])));
+        assert_eq!(parsed(&["--capabilities.keep", "none"]).expect("valid").keep, Some(Keep::Only(vec![])));
+    }
+}

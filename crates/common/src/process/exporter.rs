@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The whole of every exporter's `main`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use libbpf_rs::OpenObject;
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::exposition::metric::Families;
+use crate::kernel::facts::Facts;
+use crate::kernel::hook::{self, Hook, Hooks};
+use crate::kernel::links::{self, Links};
+use crate::kernel::module::Module;
+use crate::kernel::permissions;
+use crate::kernel::probes::{self, Plan, Refused};
+use crate::kernel::refusal::{self, Obstacles};
+use crate::process::cli::{self, Cli, Common, Ebpf};
+use crate::process::{lifetime, logging, memory};
+use crate::read::engine::{Engine, History, Reader, Source};
+use crate::read::layout;
+use crate::read::live::Live;
+use crate::read::maps::LiveMaps;
+use crate::read::ratio;
+use crate::read::render::Renderer;
+use crate::read::roster::Rosters;
+use crate::read::self_metrics::Program;
+use crate::serve::web::{self, Door};
+use crate::serve::{http, ports};
+use crate::spec::Spec;
+
+/// An opened skeleton of exporter `E`.
+pub type OpenOf<'o, E> = <<E as Exporter>::Builder as SkelBuilder<'o>>::Output;
+
+/// What an exporter states; everything it does not state has a default.
+///
+/// The value itself is what it has to remember while it runs.
+pub trait Exporter: Default + Send + 'static {
+    /// The generated skeleton's builder.
+    type Builder: for<'o> SkelBuilder<'o> + Default;
+    /// Flags of its own; [`cli::NoFlags`] for none.
+    type Flags: Args + Clone + Default + Send + 'static;
+
+    /// What it attaches and what it reads. Name, port and summary are those of default flags.
+    fn spec(flags: &Self::Flags) -> Spec;
+
+    /// Opens what it reads beside maps, with all the process's privileges.
+    ///
+    /// # Errors
+    /// When it cannot run without.
+    fn new(flags: &Self::Flags) -> Result<Self> {
+        let _ = flags;
+        Ok(Self::default())
+    }
+
+    /// Programs that it knows not to fit this machine, and why.
+    fn unusable(&self) -> Refused {
+        Refused::new()
+    }
+
+    /// Sets read-only data and sizes of maps before loading.
+    ///
+    /// # Errors
+    /// When the facts or flags do not allow it to run.
+    fn configure(&self, open: &mut OpenOf<'_, Self>, facts: &Facts, flags: &Self::Flags) -> Result<()> {
+        let _ = (open, facts, flags);
+        Ok(())
+    }
+
+    /// Makes entries before attaching, so that their counters start at zero rather
+    /// than appear at their first event.
+    ///
+    /// # Errors
+    /// When a map does not take them.
+    fn seed(live: &Live) -> Result<()> {
+        let _ = live;
+        Ok(())
+    }
+
+    /// Looks once at what was there before, right after attaching.
+    ///
+    /// # Errors
+    /// When it cannot run without.
+    fn attached(&mut self, live: &Live) -> Result<()> {
+        let _ = live;
+        Ok(())
+    }
+
+    /// How often [`Exporter::gather`] has to run also when nobody scrapes.
+    fn interval(flags: &Self::Flags) -> Option<Duration> {
+        let _ = flags;
+        None
+    }
+
+    /// Brings maps up to date before they are read.
+    ///
+    /// # Errors
+    /// When the scrape shall fail rather than lack it.
+    fn gather(&mut self, live: &Live) -> Result<()> {
+        let _ = live;
+        Ok(())
+    }
+
+    /// Who the entries of maps are that are [`named`](crate::spec::MapSpec::named).
+    fn rosters(&self) -> &Rosters {
+        static NOBODY: Rosters = BTreeMap::new();
+        &NOBODY
+    }
+
+    /// What it can tell without eBPF, from /proc, /sys, kstats or netlink: metrics of the spec
+    /// that mean the same there, and no others. None when there are none.
+    ///
+    /// # Errors
+    /// When what it would read is refused.
+    fn fallback(flags: &Self::Flags) -> Result<Option<Reader>> {
+        let _ = flags;
+        Ok(None)
+    }
+
+    /// Reads on once the programs are released, by what was opened while there were privileges.
+    /// None: as [`Exporter::fallback`] does.
+    fn release(&mut self) -> Option<Reader> {
+        None
+    }
+
+    /// Adds what no map tells, at every scrape.
+    ///
+    /// # Errors
+    /// When the scrape shall fail rather than lack it.
+    fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
+        let _ = (live, families);
+        Ok(())
+    }
+}
+
+impl<E: Exporter> Source for E {
+    fn gather(&mut self, live: &Live) -> Result<()> {
+        Exporter::gather(self, live)
+    }
+
+    fn rosters(&self) -> &Rosters {
+        Exporter::rosters(self)
+    }
+
+    fn release(&mut self) -> Option<Reader> {
+        Exporter::release(self)
+    }
+
+    fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
+        Exporter::extra(self, live, families)
+    }
+}
+
+/// Runs exporter `E` with this process's command line.
+pub fn run<E: Exporter>() -> ExitCode {
+    let base = std::env::var_os(ports::BASE);
+    let spec = E::spec(&E::Flags::default());
+    let cli = match cli::parse::<E::Flags>(&spec, std::env::args_os(), base.as_deref()) {
+        Ok(cli) => cli,
+        // Prints; 0 after --help and --version, 2 after wrong usage.
+        Err(error) => error.exit(),
+    };
+    logging::start(cli.common.log_level, cli.common.log_format);
+    match start::<E>(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why the object could not be brought to run.
+enum Failure {
+    /// The kernel refused these programs: others may do.
+    Programs(Refused),
+    /// The kernel refuses all that would be of use.
+    Refused(anyhow::Error),
+    Fatal(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
+    let spec = E::spec(&cli.own);
+    let flags = &cli.common;
+    memory::one_heap();
+    // From here on they are kept for later; the thread that waits for them is started
+    // once privileges are dropped.
+    let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).context("failed to watch for signals")?;
+    // Before anything is attached: a taken port is the most likely trouble.
+    let listeners = if serves(flags) { http::bind(&flags.listen)? } else { Vec::new() };
+    let doors = web::open(flags.web_config.as_deref(), listeners)?;
+    let module = match spec.module.as_deref().map(|name| (name, Module::find(name))) {
+        Some((name, None)) => return lifetime::wait_for(name, flags, &spec, doors, signals),
+        found => found.and_then(|(_, module)| module),
+    };
+    let waits = !flags.check && flags.once.is_none();
+    match start_now::<E>(cli, &spec, module.clone(), doors, signals) {
+        // Its functions went with it while programs were attached.
+        Err(error) if waits && module.is_some_and(|module| !module.is_loaded()) => {
+            log::warn!("{error:#}");
+            lifetime::start_over(&spec, false).map(|()| ExitCode::SUCCESS)
+        }
+        started => started?,
+    }
+}
+
+/// Starts where the module, if there has to be one, is loaded. Fails where it did not come to run;
+/// otherwise returns how that ended.
+fn start_now<E: Exporter>(
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    module: Option<Module>,
+    doors: Vec<Door>,
+    signals: Signals,
+) -> Result<Result<ExitCode>> {
+    let flags = &cli.common;
+    if flags.ebpf == Ebpf::Off {
+        let reader = E::fallback(&cli.own)?.with_context(|| {
+            format!("cannot run without eBPF: nothing else tells what {} shows", spec.name)
+        })?;
+        return Ok(without_programs(cli, spec, reader, module, doors, signals));
+    }
+    let mut exporter = E::new(&cli.own)?;
+    let mut facts = None;
+    let mut refused = exporter.unusable();
+    let why = loop {
+        let mut storage = MaybeUninit::uninit();
+        let open = open::<E>(&mut storage, flags)?;
+        let hooks = hook::hooks(open.open_object());
+        probes::validate(spec, &hooks)?;
+        let facts: &Facts = match &mut facts {
+            Some(facts) => facts,
+            none => {
+                let mut found = Facts::collect(
+                    hooks.values(),
+                    &spec.enumerators,
+                    flags.btf.as_deref(),
+                    spec.module.as_deref(),
+                )?;
+                if let Some(preempts) = flags.preempts {
+                    (found.preempts_functions, found.preempts_tracepoints) = (preempts, preempts);
+                }
+                none.insert(found)
+            }
+        };
+        if flags.check_programs {
+            return Ok(check_programs(&exporter, cli, spec, &hooks, facts, &refused));
+        }
+        let plan = Plan::new(spec, &hooks, facts, &refused);
+        if let Some((probe, why)) = plan.missing(spec) {
+            if flags.check {
+                lifetime::print_check(spec, &plan)?;
+            }
+            break anyhow!("cannot run: probe {probe} cannot be attached: {}", Obstacles::now().explain(why));
+        }
+        match bring_up::<E>(&mut exporter, open, cli, spec, &plan, &hooks, facts) {
+            Ok((attached, engine)) => {
+                let own = cli.own.clone();
+                let mut history = engine.history.lock().unwrap_or_else(PoisonError::into_inner);
+                history.source = Some(Box::new(exporter));
+                history.fallback = Some(Box::new(move || E::fallback(&own)));
+                drop(history);
+                let steps = [E::interval(&cli.own), (!spec.ratios.is_empty()).then_some(ratio::STEP)];
+                let step = steps.into_iter().flatten().min();
+                return Ok(lifetime::go(flags, spec, &plan, attached, engine, step, module, doors, signals));
+            }
+            Err(Failure::Programs(programs)) => refused.extend(programs),
+            Err(Failure::Refused(error)) => break error,
+            Err(Failure::Fatal(error)) => return Err(error),
+        }
+    };
+    // Whoever lacks the privileges shall have them, and not half the numbers.
+    if flags.ebpf == Ebpf::Auto
+        && !flags.check
+        && permissions::missing().is_empty()
+        && let Some(reader) = E::fallback(&cli.own)?
+    {
+        log::warn!("{why:#}");
+        return Ok(without_programs(cli, spec, reader, module, doors, signals));
+    }
+    Err(why)
+}
+
+fn without_programs<F: Args>(
+    cli: &Cli<F>,
+    spec: &Spec,
+    reader: Reader,
+    module: Option<Module>,
+    doors: Vec<Door>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    log::warn!("running without eBPF: showing only what can be known without, see METRICS.md");
+    let engine = Engine::without_programs(spec, reader, cli.common.disable_exporter_metrics);
+    let step = (!spec.ratios.is_empty()).then_some(ratio::STEP);
+    lifetime::go(&cli.common, spec, &Plan::default(), (), engine, step, module, doors, signals)
+}
+
+fn serves(flags: &Common) -> bool {
+    !flags.check && flags.once.is_none() && flags.textfile.is_none()
+}
+
+fn open<'o, E: Exporter>(storage: &'o mut MaybeUninit<OpenObject>, flags: &Common) -> Result<OpenOf<'o, E>> {
+    let mut builder = E::Builder::default();
+    if let Some(path) = &flags.btf {
+        builder.object_builder_mut().btf_custom_path(path).context("--btf.path")?;
+    }
+    builder.open(storage).context("failed to open the BPF object")
+}
+
+/// Everything between opening and loading.
+fn prepare<E: Exporter>(
+    exporter: &E,
+    open: &mut OpenOf<'_, E>,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    wanted: &BTreeSet<&str>,
+    facts: &Facts,
+) -> Result<()> {
+    let object = open.open_object_mut();
+    probes::choose(object, wanted);
+    for mut map in object.maps_mut() {
+        let name = map.name().to_string_lossy().into_owned();
+        if spec.maps.iter().any(|map| map.bounded && *map.map == name) {
+            map.set_max_entries(cli.common.max_series).with_context(|| format!("map `{name}`"))?;
+        }
+    }
+    exporter.configure(open, facts, &cli.own)
+}
+
+type SkelOf<'o, E> = <OpenOf<'o, E> as OpenSkel<'o>>::Output;
+
+/// What keeps the programs in the kernel; dropping it takes them out.
+type Attached<'o, E> = (SkelOf<'o, E>, Links);
+
+fn bring_up<'o, E: Exporter>(
+    exporter: &mut E,
+    mut open: OpenOf<'o, E>,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    plan: &Plan,
+    hooks: &Hooks,
+    facts: &Facts,
+) -> Result<(Attached<'o, E>, Engine), Failure> {
+    let layouts = layout::of(open.open_object())?;
+    let wanted = plan.programs();
+    prepare(exporter, &mut open, cli, spec, &wanted, facts)?;
+    let skeleton = match open.load() {
+        Ok(skeleton) => skeleton,
+        Err(error) => return Err(why_not_loaded(exporter, error, cli, spec, &wanted, facts)),
+    };
+    let object = skeleton.object();
+    let mut live = Live {
+        maps: LiveMaps::of(object, &layouts)?,
+        layouts,
+        iterators: BTreeMap::new(),
+        probes: Mutex::default(),
+    };
+    E::seed(&live)?;
+    let links = links::attach(object, plan, hooks, facts)
+        .map_err(|(program, why)| Failure::Programs([(program, why)].into()))?;
+    let iterators = links.iter().filter(|(program, _)| hooks.get(*program).is_some_and(Hook::is_iterator));
+    for (program, link) in
+        iterators.filter_map(|(program, attached)| Some((program, attached.links().first()?)))
+    {
+        let link = link.as_fd().try_clone_to_owned().context("failed to copy a link's descriptor")?;
+        live.iterators.insert(program.clone(), link);
+    }
+    let attached = plan.verdicts.iter().filter(|(_, verdict)| !verdict.programs().is_empty());
+    live.probes = Mutex::new(attached.map(|(probe, _)| probe.clone()).collect());
+    exporter.attached(&live)?;
+    let programs = Program::list(object, plan, hooks, &links)?;
+    let renderer = Renderer::new(spec, &live.layouts, &plan.unfed(spec))?;
+    let mut history = History::new(spec);
+    history.live = live;
+    let engine = Engine {
+        config: spec.name.to_string(),
+        events: spec.events.clone(),
+        waiting_for: None,
+        renderer,
+        programs: Mutex::new(programs),
+        without_exporter_metrics: cli.common.disable_exporter_metrics,
+        history: Mutex::new(history),
+    };
+    Ok(((skeleton, links), engine))
+}
+
+/// Why the kernel does not take these programs; the maps where there are none of these names.
+fn load_only<E: Exporter>(
+    exporter: &E,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    programs: &BTreeSet<&str>,
+    facts: &Facts,
+) -> Result<Option<libbpf_rs::Error>> {
+    let mut storage = MaybeUninit::uninit();
+    let mut open = open::<E>(&mut storage, &cli.common)?;
+    prepare(exporter, &mut open, cli, spec, programs, facts)?;
+    Ok(open.load().err())
+}
+
+/// Loads each candidate of each probe, and prints what became of it.
+fn check_programs<E: Exporter>(
+    exporter: &E,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    hooks: &Hooks,
+    facts: &Facts,
+    unusable: &Refused,
+) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    let programs = spec.probes.iter().flat_map(|probe| probe.candidates.iter().flatten());
+    let programs: BTreeMap<&str, Option<String>> = programs
+        .map(|program| (&**program, probes::why_not(program, spec, hooks, facts, unusable)))
+        .collect();
+    let hooked = programs.iter().filter(|(_, why_not)| why_not.is_none()).map(|(program, _)| *program);
+    // Each load reads the kernel's BTF anew: one by one only where they are not taken together.
+    let all_load = load_only(exporter, cli, spec, &hooked.collect(), facts)?.is_none();
+    for (program, why_not) in programs {
+        let verdict = match why_not {
+            Some(why) => format!("no hook: {why}"),
+            None if all_load => "loads".to_owned(),
+            None => match load_only(exporter, cli, spec, &[program].into(), facts)? {
+                None => "loads".to_owned(),
+                Some(error) => {
+                    code = ExitCode::FAILURE;
+                    format!("refused: {}", refusal::with_details(&error))
+                }
+            },
+        };
+        let hook = hooks.get(program).map(ToString::to_string).unwrap_or_default();
+        lifetime::print(format_args!("{program} at {hook}: {verdict}"))?;
+    }
+    Ok(code)
+}
+
+/// libbpf loads all or nothing: loads each program alone, to learn which are refused.
+fn why_not_loaded<E: Exporter>(
+    exporter: &E,
+    error: libbpf_rs::Error,
+    cli: &Cli<E::Flags>,
+    spec: &Spec,
+    wanted: &BTreeSet<&str>,
+    facts: &Facts,
+) -> Failure {
+    let alone = |program: &str| load_only(exporter, cli, spec, &[program].into(), facts);
+    let why = refusal::with_details(&error);
+    // Not a matter of one program when even none cannot be loaded: maps, or permission.
+    match alone("") {
+        Ok(None) => {}
+        Ok(Some(_)) => return Failure::Refused(anyhow!("cannot run: {}", Obstacles::now().explain(&why))),
+        Err(error) => return Failure::Fatal(error),
+    }
+    let mut refused = Refused::new();
+    for program in wanted {
+        match alone(program) {
+            Ok(None) => {}
+            Ok(Some(error)) => {
+                refused.insert((*program).to_owned(), refusal::with_details(&error));
+            }
+            Err(error) => return Failure::Fatal(error),
+        }
+    }
+    if refused.is_empty() {
+        return Failure::Refused(anyhow!("cannot run: {}", Obstacles::now().explain(&why)));
+    }
+    Failure::Programs(refused)
+}

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From attached to ended: serving, writing or printing until a signal comes or the
+//! kernel module goes; and waiting for one that is not there.
+//!
+//! A process lives in one of two states: it waits for its module, or it is attached to
+//! it. It changes between them by executing itself anew, so that neither state has
+//! remains of the other.
+
+use std::env;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sd_notify::NotifyState;
+use signal_hook::consts::SIGUSR1;
+use signal_hook::iterator::Signals;
+
+use crate::exposition::encode::Format;
+use crate::kernel::module::{self, Module};
+use crate::kernel::probes::{Plan, Verdict};
+use crate::process::cli::{Common, Keep};
+use crate::process::{memory, privileges};
+use crate::read::engine::Engine;
+use crate::serve::http::{self, Limits};
+use crate::serve::site::Site;
+use crate::serve::textfile;
+use crate::serve::web::{Door, Front};
+use crate::spec::{Need, Spec};
+
+/// Reports on the probes, gives up privileges, and does what `flags` ask for until the end.
+/// Dropping `attached` takes the programs out of the kernel.
+///
+/// # Errors
+/// When an address, a file or a privilege is refused, or the module went and cannot be
+/// waited for.
+#[expect(clippy::too_many_arguments, reason = "everything that was made before")]
+pub fn go<A>(
+    flags: &Common,
+    spec: &Spec,
+    plan: &Plan,
+    attached: A,
+    engine: Engine,
+    step: Option<Duration>,
+    module: Option<Module>,
+    doors: Vec<Door>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    for (probe, verdict) in &plan.verdicts {
+        let level = match verdict {
+            Verdict::Ok { .. } | Verdict::NotApplicable { .. } => log::Level::Debug,
+            Verdict::Fallback { .. } => log::Level::Info,
+            Verdict::Unsupported { .. } => log::Level::Warn,
+        };
+        log::log!(level, "probe {probe}: {verdict}");
+    }
+    if flags.check {
+        print_check(spec, plan)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    memory::give_back();
+    // Threads started from here on have what is left.
+    privileges::drop(
+        flags.keep.as_ref(),
+        &spec.keeps,
+        &engine.history.lock().unwrap_or_else(PoisonError::into_inner).live.maps,
+    )?;
+    let engine = Arc::new(engine);
+    let stop = &Stop { signals: stop_signals(signals)?, module };
+    let _ticks = step.map(|step| tick(Arc::clone(&engine), step)).transpose()?;
+    let mut attached = Some(attached);
+    let release = || {
+        attached = None;
+        engine.release();
+        log::info!("released all probes: showing only what needs none until started again");
+    };
+    let end = if let Some(duration) = flags.once {
+        let end = stop.wait(duration);
+        if let Some(path) = &flags.textfile {
+            textfile::write(path, &engine.scrape_for_file()?)?;
+        } else {
+            let text = engine.scrape(Format::Text)?;
+            io::stdout().lock().write_all(text.as_bytes()).context("failed to write to standard output")?;
+        }
+        end
+    } else if let Some(path) = &flags.textfile {
+        keep_writing(path, flags.textfile_interval, &engine, stop, release)?
+    } else {
+        serve(flags, spec, &engine, doors, stop, release)?
+    };
+    drop(attached);
+    log::info!("detached all probes");
+    if end == Wake::Module && flags.once.is_none() {
+        start_over(spec, flags.keep != Some(Keep::All))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for a module that is not there, and starts over.
+///
+/// # Errors
+/// When there is no time to wait (`--check`, `--once`), or no way to start over.
+pub fn wait_for(
+    name: &str,
+    flags: &Common,
+    spec: &Spec,
+    doors: Vec<Door>,
+    signals: Signals,
+) -> Result<ExitCode> {
+    if flags.check || flags.once.is_some() {
+        bail!("cannot run: kernel module {name} is not loaded");
+    }
+    log::info!("waiting for kernel module {name}, which is not loaded");
+    // Before anybody can ask, and before there are threads.
+    privileges::suspend(flags.keep.as_ref(), &spec.keeps)?;
+    let stop = &Stop { signals: stop_signals(signals)?, module: None };
+    let engine =
+        Engine { config: spec.name.to_string(), waiting_for: Some(name.to_owned()), ..Engine::default() };
+    let fronts = listen(flags, spec, Arc::new(engine), doors)?;
+    notify(&[NotifyState::Ready]);
+    while matches!(stop.wait(Some(module::INTERVAL)), Wake::Time | Wake::Release) {
+        notify(&[NotifyState::Watchdog]);
+        if Module::find(name).is_some() {
+            drop(fronts);
+            return start_over(spec, false).map(|()| ExitCode::SUCCESS);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Executes this program anew: its module came or went. What was given up for good comes back by
+/// that at most to root.
+///
+/// # Errors
+/// When it was given up for good, or the program cannot be executed.
+pub fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
+    let name = spec.module.as_deref().unwrap_or_default();
+    log::info!("kernel module {name} came or went: starting over");
+    if !gave_up || privileges::restored_by_exec() {
+        return Err(execute_anew()).context("failed to start over");
+    }
+    bail!("kernel module {name} is gone, and privileges to attach again were given up: start it again")
+}
+
+/// Executes this program anew, with the same arguments. Returns only if that fails.
+fn execute_anew() -> io::Error {
+    let execute = |program: &Path| Command::new(program).args(env::args_os().skip(1)).exec();
+    let error = match env::current_exe() {
+        Ok(program) => execute(&program),
+        Err(error) => error,
+    };
+    match error.kind() {
+        // Without capabilities not even root may enter every folder. This leads there without one.
+        io::ErrorKind::PermissionDenied => execute(Path::new("/proc/self/exe")),
+        _ => error,
+    }
+}
+
+/// Becomes readable once a signal came.
+fn stop_signals(mut signals: Signals) -> Result<Receiver<i32>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .stack_size(64 << 10)
+        .spawn(move || {
+            for signal in signals.forever() {
+                // The receiver lives as long as the process.
+                let _ = sender.send(signal);
+            }
+        })
+        .context("failed to start the thread that watches for signals")?;
+    Ok(receiver)
+}
+
+/// Looks at everything now and every `step`, until what it returns is dropped.
+fn tick(engine: Arc<Engine>, step: Duration) -> Result<Sender<()>> {
+    engine.tick()?;
+    let (until, end) = mpsc::channel();
+    thread::Builder::new()
+        .name("ticks".to_owned())
+        .stack_size(256 << 10)
+        .spawn(move || {
+            while end.recv_timeout(step) == Err(RecvTimeoutError::Timeout) {
+                if let Err(error) = engine.tick() {
+                    log::error!("{error:#}");
+                }
+            }
+        })
+        .context("failed to start the thread that looks between scrapes")?;
+    Ok(until)
+}
+
+/// What ends a run.
+struct Stop {
+    /// Signals that came.
+    signals: Receiver<i32>,
+    /// Without which there is nothing to do.
+    module: Option<Module>,
+}
+
+/// Why a wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wake {
+    /// The time is up.
+    Time,
+    /// The process was asked to end.
+    Signal,
+    /// The process was asked to take its programs out of the kernel (SIGUSR1).
+    Release,
+    /// The module is gone, or is another one.
+    Module,
+}
+
+impl Stop {
+    /// Waits for `time`, or for ever.
+    fn wait(&self, time: Option<Duration>) -> Wake {
+        let deadline = time.map(|time| Instant::now() + time);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let step = self.module.is_some().then_some(module::INTERVAL);
+            let next = [left, step].into_iter().flatten().min();
+            let signal = match next {
+                Some(next) => self.signals.recv_timeout(next),
+                None => self.signals.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match signal {
+                Ok(SIGUSR1) => return Wake::Release,
+                Err(RecvTimeoutError::Timeout) => {}
+                // An error means that the signal thread is gone: end as well.
+                _ => return Wake::Signal,
+            }
+            if self.module.as_ref().is_some_and(|module| !module.is_loaded()) {
+                return Wake::Module;
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Wake::Time;
+            }
+        }
+    }
+}
+
+/// Answers requests at `doors` for as long as the process lives, or what it returns where that
+/// speaks TLS.
+fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, doors: Vec<Door>) -> Result<Vec<Front>> {
+    let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, engine));
+    let mut fronts = Vec::new();
+    for door in doors {
+        log::info!("listening on {}", door.address);
+        let (site, admits, guard) = (Arc::clone(&site), door.admits(), door.guard);
+        let answer = move |request: &http::Request| guard.answer(request, |request| site.answer(request));
+        http::serve(door.socket, Limits::default(), admits, answer)?;
+        fronts.extend(door.front);
+    }
+    fronts.iter_mut().try_for_each(Front::watch)?;
+    Ok(fronts)
+}
+
+fn serve(
+    flags: &Common,
+    spec: &Spec,
+    engine: &Arc<Engine>,
+    doors: Vec<Door>,
+    stop: &Stop,
+    mut release: impl FnMut(),
+) -> Result<Wake> {
+    let _fronts = listen(flags, spec, Arc::clone(engine), doors)?;
+    notify(&[NotifyState::Ready]);
+    loop {
+        match stop.wait(watchdog()) {
+            Wake::Time => {
+                // A scrape that hangs holds this lock: then systemd does not hear from us.
+                drop(engine.history.lock());
+                notify(&[NotifyState::Watchdog]);
+            }
+            Wake::Release => release(),
+            end => return Ok(ending(end)),
+        }
+    }
+}
+
+/// Writes the file at `path` now and every `interval`. Between two writes systemd hears from the
+/// same thread, so it does not while a write or a scrape hangs.
+fn keep_writing(
+    path: &Path,
+    interval: Duration,
+    engine: &Engine,
+    stop: &Stop,
+    mut release: impl FnMut(),
+) -> Result<Wake> {
+    let write = || textfile::write(path, &engine.scrape_for_file()?);
+    write()?;
+    notify(&[NotifyState::Ready]);
+    let mut due = Instant::now() + interval;
+    loop {
+        let left = due.saturating_duration_since(Instant::now());
+        match stop.wait(Some(watchdog().map_or(left, |watchdog| watchdog.min(left)))) {
+            Wake::Time => {
+                if due <= Instant::now() {
+                    // It worked before and may work again: a full disk passes.
+                    write().unwrap_or_else(|error| log::error!("{error:#}"));
+                    due = Instant::now() + interval;
+                }
+                notify(&[NotifyState::Watchdog]);
+            }
+            Wake::Release => release(),
+            end => return Ok(ending(end)),
+        }
+    }
+}
+
+/// How often systemd wants to hear from this process: twice as often as it would kill it.
+fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|interval| interval / 2)
+}
+
+/// Says why the process ends, where it was asked to.
+fn ending(end: Wake) -> Wake {
+    if end == Wake::Signal {
+        notify(&[NotifyState::Stopping]);
+    }
+    end
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!("failed to notify systemd: {error}");
+    }
+}
+
+/// Prints what became of every probe.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn print_check(spec: &Spec, plan: &Plan) -> Result<()> {
+    for (probe, (name, verdict)) in spec.probes.iter().zip(&plan.verdicts) {
+        let optional = if probe.need == Need::Required { "" } else { " (optional)" };
+        print(format_args!("{name}: {verdict}{optional}"))?;
+    }
+    Ok(())
+}
+
+/// Prints a line.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn print(line: fmt::Arguments<'_>) -> Result<()> {
+    writeln!(io::stdout().lock(), "{line}").context("failed to write to standard output")
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Giving up what is no longer needed: while a kernel module is waited for, and once everything is
+//! attached.
+
+use std::thread;
+
+use anyhow::{Context, Result};
+use caps::{CapSet, Capability, CapsHashSet};
+use rustix::process::geteuid;
+use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, no_new_privs};
+
+use crate::process::cli::Keep;
+use crate::read::maps::LiveMaps;
+
+/// What starting may take: programs (CAP_SYS_ADMIN for kprobes where `perf_event_paranoid` is 3, and
+/// instead of the first two before 5.8), the limit of locked memory and addresses of symbols on old
+/// kernels; a port below 1024, and files that flags name.
+const STARTING: [Capability; 8] = [
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_RESOURCE,
+    Capability::CAP_SYSLOG,
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_DAC_READ_SEARCH,
+];
+
+/// Leaves the calling thread and those it starts later no capability in effect until this process
+/// executes its program anew, and then has what starting takes. Root gets that by executing, and has
+/// nothing meanwhile; others keep it where it is not in effect.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn suspend(keep: Option<&Keep>, needs: &[Capability]) -> Result<()> {
+    let asked: &[Capability] = match keep {
+        Some(Keep::All) => return Ok(()),
+        Some(Keep::Only(list)) => list,
+        None => &[],
+    };
+    let carried: CapsHashSet = if restored_by_exec() {
+        CapsHashSet::new()
+    } else {
+        STARTING.iter().chain(needs).chain(asked).copied().collect()
+    };
+    limit(&carried, &CapsHashSet::new(), Passing::Carried).context("failed to suspend capabilities")?;
+    log::debug!("no capabilities in effect; carried: {carried:?}");
+    Ok(())
+}
+
+/// Whether executing a program gives this process back what it gave up: it does to root, where nothing
+/// forbids that.
+pub fn restored_by_exec() -> bool {
+    let no_root = capabilities_secure_bits().is_ok_and(|bits| bits.contains(CapabilitiesSecureBits::NO_ROOT));
+    geteuid().is_root() && !no_root && !no_new_privs().unwrap_or(false)
+}
+
+/// Reduces the capabilities of the calling thread and of threads it starts later,
+/// for good, to `keep`; by default to `needs` and to what reading `maps` needs.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn drop(keep: Option<&Keep>, needs: &[Capability], maps: &LiveMaps) -> Result<()> {
+    let keep: CapsHashSet = match keep {
+        Some(Keep::All) => return Ok(()),
+        Some(Keep::Only(list)) => list.iter().copied().collect(),
+        None => needed(maps)?.into_iter().chain(needs.iter().copied()).collect(),
+    };
+    restrict(&keep).context("failed to drop capabilities")?;
+    log::debug!("kept capabilities: {keep:?}");
+    Ok(())
+}
+
+/// Before 5.19 bpf(2) asks for CAP_BPF even to read a map whose descriptor one has, where
+/// unprivileged eBPF is disabled. A thread without capabilities finds out.
+fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
+    let readable = thread::scope(|scope| {
+        let bare = scope.spawn(|| restrict(&CapsHashSet::new()).map(|()| maps.readable()));
+        bare.join().map_err(|_| anyhow::anyhow!("the thread that tries to read maps died"))?
+    })?;
+    Ok(if readable { CapsHashSet::new() } else { [Capability::CAP_BPF].into() })
+}
+
+fn restrict(keep: &CapsHashSet) -> Result<()> {
+    limit(keep, keep, Passing::None)
+}
+
+/// What a program that is executed gets passed.
+#[derive(PartialEq, Eq)]
+enum Passing {
+    None,
+    /// Of what was passed to this one, what is permitted.
+    Carried,
+}
+
+/// Reduces what is permitted and what is in effect.
+fn limit(permitted: &CapsHashSet, effective: &CapsHashSet, passing: Passing) -> Result<()> {
+    let both = |set, of: &CapsHashSet| -> Result<CapsHashSet> {
+        Ok(caps::read(None, set)?.intersection(of).copied().collect())
+    };
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        let changed = match passing {
+            Passing::None => caps::clear(None, set).map_err(Into::into),
+            Passing::Carried => both(set, permitted).and_then(|left| Ok(caps::set(None, set, &left)?)),
+        };
+        // Ambient capabilities are newer than some sandboxes' filters.
+        if let Err(error) = changed {
+            log::debug!("{set:?} capabilities: {error}");
+        }
+    }
+    caps::set(None, CapSet::Effective, &both(CapSet::Permitted, effective)?)?;
+    caps::set(None, CapSet::Permitted, &both(CapSet::Permitted, permitted)?)?;
+    Ok(())
+}

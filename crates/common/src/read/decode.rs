@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bytes of a key to a label value that a shell user knows.
+
+use std::net::Ipv6Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+
+use crate::read::cgroups::Paths;
+use crate::read::layout::number;
+use crate::spec::Decode;
+
+/// The label value of events that find no room of their own in a bounded map. A list of words
+/// ([`Decode::Words`]) may have the same word: there it stands for all that the list does not name,
+/// and the exporter's `main.rs` has the list.
+pub const OTHER: &str = "other";
+
+/// Decodes labels, remembering what had to be asked for.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    cgroups: Mutex<Paths>,
+}
+
+/// A label value, or what is shown for one without meaning.
+type Decoded = Result<String, String>;
+
+impl Decoder {
+    /// The label value of `bytes`.
+    ///
+    /// # Errors
+    /// When they have no meaning: what is shown instead.
+    pub fn label(&self, decode: &Decode, bytes: &[u8]) -> Decoded {
+        let n = number(bytes);
+        match decode {
+            // A name may be cut inside a character, or be of another encoding.
+            Decode::Text => Ok(String::from_utf8_lossy(until_nul(bytes)).into_owned()),
+            Decode::Number => Ok(n.to_string()),
+            Decode::Words(words) => {
+                let word = usize::try_from(n).ok().and_then(|n| words.get(n));
+                word.map(ToString::to_string).ok_or_else(|| format!("unknown:{n}"))
+            }
+            Decode::Syscall => Ok(syscall(n)),
+            Decode::SyscallAbi => Ok(if is_compat(n) { "compat" } else { "native" }.to_owned()),
+            Decode::Errno => errno(n),
+            Decode::ErrnoOr(names) => match names.iter().find(|(number, _)| u64::from(*number) == n) {
+                Some((_, name)) => Ok(name.to_string()),
+                None => errno(n),
+            },
+            // 0 stands for those that find no room.
+            Decode::Cgroup if n == 0 => Ok(OTHER.to_owned()),
+            Decode::Cgroup => Ok(self.cgroups().path(n)),
+            Decode::Address => address(bytes),
+        }
+    }
+
+    /// Forgets what no label has asked for since the last time.
+    pub fn forget_unused(&self) {
+        self.cgroups().forget_unused();
+    }
+
+    fn cgroups(&self) -> MutexGuard<'_, Paths> {
+        self.cgroups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What comes before the first NUL.
+pub fn until_nul(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// Slots of native system calls, and as many of compat ones, in `bpf/syscall.bpf.h`.
+pub const SYSCALL_SLOTS: u64 = 512;
+
+/// The slot of numbers that are none.
+pub const SYSCALL_INVALID: u64 = 2 * SYSCALL_SLOTS;
+
+/// The slot under which errors are counted that find no room.
+pub const SYSCALL_OTHER: u64 = SYSCALL_INVALID + 1;
+
+fn is_compat(slot: u64) -> bool {
+    (SYSCALL_SLOTS..SYSCALL_INVALID).contains(&slot)
+}
+
+#[cfg(target_arch = "aarch64")]
+use syscalls::{aarch64 as native, arm as compat};
+#[cfg(target_arch = "x86_64")]
+use syscalls::{x86 as compat, x86_64 as native};
+
+fn syscall(slot: u64) -> String {
+    let id = (slot % SYSCALL_SLOTS) as usize;
+    let name = match slot {
+        SYSCALL_INVALID => return "invalid".to_owned(),
+        SYSCALL_OTHER => return OTHER.to_owned(),
+        slot if is_compat(slot) => compat::Sysno::new(id).map(|call| call.name()),
+        _ => native::Sysno::new(id).map(|call| call.name()),
+    };
+    name.map_or_else(|| format!("sys_{id}"), ToOwned::to_owned)
+}
+
+/// The slots of system calls of a name: native, compat, or both.
+pub fn syscall_slots(name: &str) -> impl Iterator<Item = u64> {
+    let slots = 0..SYSCALL_INVALID;
+    slots.filter(move |slot| syscall(*slot) == name)
+}
+
+/// Those that only the kernel sees (include/linux/errno.h): a call that returns one of
+/// the first four is interrupted by a signal and started again.
+const KERNEL_ERRNOS: &[(u64, &str)] = &[
+    (512, "ERESTARTSYS"),
+    (513, "ERESTARTNOINTR"),
+    (514, "ERESTARTNOHAND"),
+    (515, "ENOIOCTLCMD"),
+    (516, "ERESTART_RESTARTBLOCK"),
+    (517, "EPROBE_DEFER"),
+    (518, "EOPENSTALE"),
+    (519, "ENOPARAM"),
+    (524, "ENOTSUPP"),
+];
+
+/// 0 stands for those that find no room.
+fn errno(n: u64) -> Decoded {
+    if n == 0 {
+        return Ok(OTHER.to_owned());
+    }
+    if let Some((_, name)) = KERNEL_ERRNOS.iter().find(|(number, _)| *number == n) {
+        return Ok((*name).to_owned());
+    }
+    match i32::try_from(n).map(Errno::from_raw) {
+        Ok(errno) if errno != Errno::UnknownErrno => Ok(format!("{errno:?}")),
+        _ => Err(format!("unknown:{n}")),
+    }
+}
+
+/// All zeros stand for those that find no room.
+fn address(bytes: &[u8]) -> Decoded {
+    let bytes: [u8; 16] = bytes.try_into().map_err(|_| format!("unknown:{}", number(bytes)))?;
+    let address = Ipv6Addr::from(bytes);
+    if address.is_unspecified() {
+        return Ok(OTHER.to_owned());
+    }
+    Ok(address.to_canonical().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label(decode: Decode, bytes: &[u8]) -> Decoded {
+        Decoder::default().label(&decode, bytes)
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn system_calls_have_the_names_of_their_table() {
+        let name = |slot: u64| label(Decode::Syscall, &slot.to_ne_bytes()).expect("always has a name");
+        assert_eq!((name(0), name(39)), ("read".to_owned(), "getpid".to_owned()));
+        assert_eq!(name(SYSCALL_SLOTS + 64), "getppid");
+        assert_eq!(name(511), "sys_511");
+        assert_eq!(name(SYSCALL_INVALID), "invalid");
+        assert_eq!(label(Decode::SyscallAbi, &512u64.to_ne_bytes()), Ok("compat".to_owned()));
+        assert_eq!(label(Decode::SyscallAbi, &511u64.to_ne_bytes()), Ok("native".to_owned()));
+        assert_eq!(syscall_slots("exit_group").collect::<Vec<u64>>(), [231, 512 + 252]);
+    }
+
+    #[test]
+    fn error_numbers_are_named_as_in_manual_pages() {
+        let name = |n: u32| label(Decode::Errno, &n.to_ne_bytes());
+        assert_eq!(name(2), Ok("ENOENT".to_owned()));
+        assert_eq!(name(11), Ok("EAGAIN".to_owned()));
+        assert_eq!(name(512), Ok("ERESTARTSYS".to_owned()));
+        assert_eq!(name(0), Ok("other".to_owned()));
+        assert_eq!(name(4000), Err("unknown:4000".to_owned()));
+    }
+
+    #[test]
+    fn addresses_are_those_that_people_write() {
+        let mapped = Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, 0x0a00, 0x0001]).octets();
+        assert_eq!(label(Decode::Address, &mapped), Ok("10.0.0.1".to_owned()));
+        assert_eq!(label(Decode::Address, &Ipv6Addr::LOCALHOST.octets()), Ok("::1".to_owned()));
+        assert_eq!(label(Decode::Address, &[0; 16]), Ok("other".to_owned()));
+    }
+
+    #[test]
+    fn control_groups_that_are_not_found_are_gone() {
+        assert_eq!(label(Decode::Cgroup, &u64::MAX.to_ne_bytes()), Ok("gone".to_owned()));
+        assert_eq!(label(Decode::Cgroup, &0u64.to_ne_bytes()), Ok("other".to_owned()));
+    }
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a scrape is made of.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::exposition::encode::{Format, encode};
+use crate::exposition::metric::{Families, FamilyKind, Labels, Value};
+use crate::read::live::Live;
+use crate::read::ratio::Window;
+use crate::read::render::{Renderer, Unknown};
+use crate::read::roster::Rosters;
+use crate::read::self_metrics::{self, Program};
+use crate::read::top::Ranking;
+use crate::spec::{Spec, Text};
+
+/// Everything that is read at a scrape. One scrape at a time: the maps' buffers are
+/// the largest thing in the process.
+#[derive(Debug)]
+pub struct Engine {
+    /// NAME.
+    pub config: String,
+    /// What it counts: see [`Spec::events`].
+    pub events: Vec<Text>,
+    /// The kernel module that it waits for; none once there is something to read.
+    pub waiting_for: Option<String>,
+    /// The bound spec.
+    pub renderer: Renderer,
+    /// The loaded programs; none once they were released.
+    pub programs: Mutex<Vec<Program>>,
+    /// Whether metrics about the exporter itself are left out.
+    pub without_exporter_metrics: bool,
+    /// What is remembered from one scrape to the next.
+    pub history: Mutex<History>,
+}
+
+/// What the exporter says of itself at a scrape: see [`crate::process::exporter::Exporter`], which
+/// is all that this is for.
+pub trait Source: Send {
+    /// Before maps are read.
+    ///
+    /// # Errors
+    /// When the kernel does not let something be read.
+    fn gather(&mut self, live: &Live) -> Result<()>;
+    /// Who the entries of maps are.
+    fn rosters(&self) -> &Rosters;
+    /// What reads on without programs, where that is another than the exporter's fallback.
+    fn release(&mut self) -> Option<Reader> {
+        None
+    }
+    /// After maps were read.
+    ///
+    /// # Errors
+    /// When the kernel does not let something be read.
+    fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()>;
+}
+
+/// Reads what can be told without a program.
+pub type Reader = Box<dyn FnMut(&mut Families) -> Result<()> + Send>;
+
+/// A source that has nothing in the kernel.
+struct WithoutPrograms(Reader);
+
+impl Source for WithoutPrograms {
+    fn gather(&mut self, _: &Live) -> Result<()> {
+        Ok(())
+    }
+
+    fn rosters(&self) -> &Rosters {
+        static NOBODY: Rosters = BTreeMap::new();
+        &NOBODY
+    }
+
+    fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
+        (self.0)(families)
+    }
+}
+
+/// Makes what reads what can be told without a program, if anything can.
+pub type Fallback = Box<dyn FnOnce() -> Result<Option<Reader>> + Send>;
+
+/// Counters by name and labels.
+type Counters = BTreeMap<(String, Labels), Value>;
+
+fn counters(families: Families) -> Counters {
+    let counters = families.into_sorted().into_iter().filter(|family| family.kind != FamilyKind::Gauge);
+    let samples = counters.flat_map(|family| {
+        family.samples.into_iter().map(move |sample| ((family.name.clone(), sample.labels), sample.value))
+    });
+    samples.collect()
+}
+
+/// `reader`, whose counters begin where those that were `shown` before ended: it may count from
+/// another moment, such as the machine's start.
+fn continued(mut reader: Reader, shown: Counters) -> Reader {
+    let mut first: Option<Counters> = None;
+    Box::new(move |families| {
+        let mut read = Families::default();
+        reader(&mut read)?;
+        let first = first.get_or_insert_with(|| counters(read.clone()));
+        for mut family in read.into_sorted() {
+            if family.kind != FamilyKind::Gauge {
+                for sample in &mut family.samples {
+                    let series = (family.name.clone(), sample.labels.clone());
+                    if let Some(first) = first.get(&series) {
+                        sample.value.reduce(first);
+                    }
+                    if let Some(shown) = shown.get(&series) {
+                        sample.value.merge(shown);
+                    }
+                }
+            }
+            families.family(&family.name, &family.help, family.kind).samples.extend(family.samples);
+        }
+        Ok(())
+    })
+}
+
+/// What is remembered from one scrape to the next.
+#[derive(Default)]
+pub struct History {
+    /// What is in the kernel.
+    pub live: Live,
+    /// The exporter; none for an engine that tells of itself only.
+    pub source: Option<Box<dyn Source>>,
+    /// What takes its place once programs are released.
+    pub fallback: Option<Fallback>,
+    /// Ratios' earlier counters.
+    pub windows: Vec<Window>,
+    /// What was shown of families that show only their greatest series.
+    pub rankings: Vec<Ranking>,
+    scrapes: u64,
+    unknown: Unknown,
+    /// Whether there are no programs in the kernel, never or any more.
+    released: bool,
+}
+
+impl History {
+    /// Of an exporter that has not been scraped yet.
+    pub fn new(spec: &Spec) -> Self {
+        Self {
+            windows: spec.ratios.iter().cloned().map(Window::new).collect(),
+            rankings: spec.tops.iter().cloned().map(Ranking::new).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl std::fmt::Debug for History {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("History").field("scrapes", &self.scrapes).finish_non_exhaustive()
+    }
+}
+
+impl Default for Engine {
+    /// An engine that reads nothing and tells of itself only.
+    fn default() -> Self {
+        Self {
+            config: String::new(),
+            events: Vec::new(),
+            waiting_for: None,
+            renderer: Renderer::default(),
+            programs: Mutex::default(),
+            without_exporter_metrics: false,
+            history: Mutex::default(),
+        }
+    }
+}
+
+impl Engine {
+    /// One that has no programs and shows what `reader` reads.
+    pub fn without_programs(spec: &Spec, reader: Reader, without_exporter_metrics: bool) -> Self {
+        let source: Option<Box<dyn Source>> = Some(Box::new(WithoutPrograms(reader)));
+        let history = History { source, released: true, ..History::new(spec) };
+        let history = Mutex::new(history);
+        let (config, events) = (spec.name.to_string(), spec.events.clone());
+        Self { config, events, without_exporter_metrics, history, ..Self::default() }
+    }
+
+    /// Reads everything and renders it.
+    ///
+    /// # Errors
+    /// When the kernel does not let something be read: no partial answer is given.
+    pub fn scrape(&self, format: Format) -> Result<String> {
+        Ok(encode(self.families()?, format))
+    }
+
+    /// As [`Engine::scrape`], for a file that node_exporter reads with those of other exporters.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scrape_for_file(&self) -> Result<String> {
+        let mut families = self.families()?;
+        families.set_apart(&self.config);
+        Ok(encode(families, Format::Text))
+    }
+
+    fn families(&self) -> Result<Families> {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = Instant::now();
+        let mut families = self.read(&mut history)?;
+        history.windows.iter().for_each(|window| window.add(&mut families));
+        history.rankings.iter_mut().for_each(|ranking| ranking.apply(&mut families));
+        history.scrapes += 1;
+        if !self.without_exporter_metrics {
+            self.about_itself(&mut families, &history, start)?;
+        }
+        Ok(families)
+    }
+
+    /// Reads everything and shows nothing: for what has to be looked at whether somebody
+    /// scrapes or not.
+    ///
+    /// # Errors
+    /// When the kernel does not let something be read.
+    pub fn tick(&self) -> Result<()> {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.windows.is_empty() {
+            let History { live, source, .. } = &mut *history;
+            return source.as_mut().map_or(Ok(()), |source| source.gather(live));
+        }
+        let families = self.read(&mut history)?;
+        let now = Instant::now();
+        history.windows.iter_mut().for_each(|window| window.remember(&families, now));
+        Ok(())
+    }
+
+    /// Goes on without programs, maps and iterators, which are closed: with what can be read
+    /// without them, or with nothing but what the exporter tells of itself. To be called once
+    /// the programs' links are gone.
+    pub fn release(&self) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.released {
+            return;
+        }
+        let shown = self.read(&mut history).map(counters).unwrap_or_else(|error| {
+            log::warn!("counters begin anew: {error:#}");
+            Counters::new()
+        });
+        let own = history.source.as_mut().and_then(|source| source.release());
+        let fallback = || history.fallback.take().map_or(Ok(None), |fallback| fallback());
+        let reader = own.map_or_else(fallback, |reader| Ok(Some(reader))).unwrap_or_else(|error| {
+            log::warn!("{error:#}");
+            None
+        });
+        history.released = true;
+        history.live = Live::default();
+        history.windows.iter_mut().for_each(Window::forget);
+        history.source =
+            reader.map(|reader| -> Box<dyn Source> { Box::new(WithoutPrograms(continued(reader, shown))) });
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn read(&self, history: &mut History) -> Result<Families> {
+        let mut families = Families::default();
+        let nobody = Rosters::new();
+        let mut rosters = &nobody;
+        let History { live, source, released, unknown, .. } = history;
+        if let Some(source) = source {
+            source.gather(live)?;
+            rosters = source.rosters();
+        }
+        if !*released {
+            self.renderer.render(&live.maps, rosters, &mut families, unknown)?;
+        }
+        if let Some(source) = source {
+            source.extra(live, &mut families)?;
+        }
+        Ok(families)
+    }
+
+    fn about_itself(&self, families: &mut Families, history: &History, start: Instant) -> Result<()> {
+        let config = || Labels::of(&[("config", &self.config)]);
+        let mode = match (&self.waiting_for, history.released) {
+            (Some(_), _) => "waiting",
+            (None, true) => "fallback",
+            (None, false) => "ebpf",
+        };
+        self_metrics::identity(families, &self.config, mode);
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let missed = self_metrics::programs(families, &self.config, &programs)?;
+        self_metrics::events(families, &self.config, &history.live.layouts, &history.live.maps, missed)?;
+        self_metrics::counted(families, &self.config, &self.events);
+        self_metrics::map_fill(families, &history.live.maps)?;
+        families.counter(
+            "ebpf_exporter_decoder_errors_total",
+            "Distinct keys and values that had no meaning, up to 1024; their label is unknown:N.",
+            config(),
+            Value::Integer(history.unknown.count()),
+        );
+        families.counter(
+            "ebpf_exporter_scrapes_total",
+            "Scrapes, this one included.",
+            Labels::none(),
+            Value::Integer(history.scrapes),
+        );
+        self_metrics::process(families);
+        families.gauge(
+            "ebpf_exporter_scrape_duration_seconds",
+            "Time it took to read everything of this scrape; writing and sending come after.",
+            Labels::none(),
+            Value::Nanoseconds(start.elapsed().as_nanos() as u64),
+        );
+        Ok(())
+    }
+}

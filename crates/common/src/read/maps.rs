@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reading maps, exactly and cheaply.
+//!
+//! libbpf-rs returns a vector for each CPU of each element; here a whole batch is
+//! read into one buffer that is used again, and the CPUs' copies are added up in place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use libbpf_rs::{MapCore, MapType, Object};
+use rustix::io::Errno;
+
+use crate::kernel::facts::possible_cpus;
+use crate::read::layout::Layouts;
+
+/// Where the contents of maps come from: the kernel, or a test's fixture.
+pub trait MapSource {
+    /// Calls `f` with the key and the value of every entry; per-CPU values are added up.
+    ///
+    /// # Errors
+    /// When there is no such map, or the kernel does not let it be read.
+    fn for_each(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()>;
+
+    /// Entries in use and at most of maps that can be full, in the order of their names.
+    ///
+    /// # Errors
+    /// When the kernel does not let them be read.
+    fn fill(&self) -> Result<Vec<Fill>>;
+}
+
+/// How long the kernel is given to fill up its store of per-CPU memory; it tells nobody when
+/// it has.
+const REFILL: Duration = Duration::from_millis(20);
+
+/// How often it is asked again.
+const REFILLS: u32 = 100;
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Name of the map.
+    pub map: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries at most.
+    pub capacity: u64,
+}
+
+/// So many entries are counted key by key; a map with more is read in batches, which then are short.
+const FEW: u32 = 2048;
+
+/// A batch's buffers are about this large, or as large as a hash bucket needs.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// The maps of a loaded object. Holds descriptors of its own.
+#[derive(Debug, Default)]
+pub struct LiveMaps {
+    maps: BTreeMap<String, LiveMap>,
+}
+
+/// One map in the kernel.
+#[derive(Debug)]
+pub struct LiveMap {
+    fd: OwnedFd,
+    kind: MapType,
+    key_size: usize,
+    value_size: usize,
+    capacity: u32,
+    /// Possible CPUs for a per-CPU map, else 1.
+    copies: usize,
+}
+
+impl LiveMaps {
+    /// The maps of `object` that `layouts` knows, without per-CPU ones whose values are not
+    /// made of 64-bit numbers and so cannot be added up.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be copied.
+    pub fn of(object: &Object, layouts: &Layouts) -> Result<Self> {
+        let mut maps = BTreeMap::new();
+        for map in object.maps() {
+            let name = map.name().to_string_lossy().into_owned();
+            let Some(layout) = layouts.get(&name) else { continue };
+            if map.map_type().is_percpu() && !layout.value.is_words() {
+                continue;
+            }
+            let live = LiveMap::of(&map)?;
+            maps.insert(name, live);
+        }
+        Ok(Self { maps })
+    }
+
+    /// A single map that no object has, for measurements.
+    ///
+    /// # Errors
+    /// When its descriptor cannot be copied.
+    pub fn single(name: &str, map: &impl MapCore) -> Result<Self> {
+        Ok(Self { maps: BTreeMap::from([(name.to_owned(), LiveMap::of(map)?)]) })
+    }
+
+    /// The map of that name.
+    ///
+    /// # Errors
+    /// When the object has none.
+    pub fn get(&self, name: &str) -> Result<&LiveMap> {
+        self.maps.get(name).with_context(|| {
+            format!("the object has no map `{name}`, or one of per-CPU values that are not 64-bit numbers")
+        })
+    }
+
+    /// As [`MapSource::for_each`], in the way that is left where a kernel has no batches.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn for_each_unbatched(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        self.get(map)?.for_each_key(f)
+    }
+
+    /// Puts an all-zero value under `key`, unless there is a value already. Returns
+    /// whether there was room.
+    ///
+    /// # Errors
+    /// When there is no such map, the key has the wrong size, or the kernel refuses.
+    pub fn insert_zero(&self, map: &str, key: &[u8]) -> Result<bool> {
+        let live = self.get(map)?;
+        if key.len() != live.key_size {
+            bail!("map `{map}` has keys of {} bytes, not {}", live.key_size, key.len());
+        }
+        let value = vec![0u8; live.stride() * live.copies];
+        let insert = || {
+            // SAFETY: key and value are as long as the kernel reads for this map.
+            errno_of(unsafe {
+                libbpf_sys::bpf_map_update_elem(
+                    live.fd.as_raw_fd(),
+                    key.as_ptr().cast(),
+                    value.as_ptr().cast(),
+                    libbpf_sys::BPF_NOEXIST.into(),
+                )
+            })
+        };
+        let mut result = insert();
+        for _ in 0..REFILLS {
+            if result != Some(Errno::NOMEM) {
+                break;
+            }
+            // The kernel takes memory for per-CPU values from a store that a worker fills up when
+            // it runs short (mm/percpu.c: pcpu_balance_workfn); it neither waits for that itself
+            // nor tells anybody when it is done.
+            thread::sleep(REFILL); // No event tells of it.
+            result = insert();
+        }
+        match result {
+            None | Some(Errno::EXIST) => Ok(true),
+            Some(Errno::TOOBIG) => Ok(false),
+            Some(errno) => Err(errno).with_context(|| format!("failed to add to map `{map}`")),
+        }
+    }
+
+    /// Removes the entry under `key`. Returns whether there was one.
+    ///
+    /// # Errors
+    /// When there is no such map, the key has the wrong size, or the kernel refuses.
+    pub fn delete(&self, map: &str, key: &[u8]) -> Result<bool> {
+        let live = self.get(map)?;
+        if key.len() != live.key_size {
+            bail!("map `{map}` has keys of {} bytes, not {}", live.key_size, key.len());
+        }
+        // SAFETY: the key is as long as the kernel reads for this map.
+        let result = unsafe { libbpf_sys::bpf_map_delete_elem(live.fd.as_raw_fd(), key.as_ptr().cast()) };
+        match errno_of(result) {
+            None => Ok(true),
+            Some(Errno::NOENT) => Ok(false),
+            Some(errno) => Err(errno).with_context(|| format!("failed to delete from map `{map}`")),
+        }
+    }
+
+    /// Whether any of the maps can be read with the privileges of the calling thread.
+    pub fn readable(&self) -> bool {
+        self.maps.values().all(|map| map.next_key(None).is_ok())
+    }
+}
+
+impl MapSource for LiveMaps {
+    fn for_each(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        self.get(map)?.for_each(f).with_context(|| format!("failed to read map `{map}`"))
+    }
+
+    fn fill(&self) -> Result<Vec<Fill>> {
+        let mut fills = Vec::new();
+        for (name, map) in self.maps.iter().filter(|(_, map)| map.kind.is_hash_map()) {
+            let entries = map.count().with_context(|| format!("failed to read map `{name}`"))?;
+            fills.push(Fill { map: name.clone(), entries, capacity: map.capacity.into() });
+        }
+        Ok(fills)
+    }
+}
+
+impl LiveMap {
+    fn of(map: &impl MapCore) -> Result<Self> {
+        let kind = map.map_type();
+        Ok(Self {
+            fd: map.as_fd().try_clone_to_owned().context("failed to copy a map descriptor")?,
+            kind,
+            key_size: map.key_size() as usize,
+            value_size: map.value_size() as usize,
+            capacity: map.max_entries(),
+            copies: if kind.is_percpu() { possible_cpus()? as usize } else { 1 },
+        })
+    }
+
+    /// Bytes of one CPU's value as the kernel copies it.
+    fn stride(&self) -> usize {
+        if self.copies == 1 { self.value_size } else { self.value_size.next_multiple_of(8) }
+    }
+
+    fn for_each(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        match self.for_each_batched(f) {
+            // Per-CPU arrays learnt batches in 5.13, and some map types never did.
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTSUP_524) => self.for_each_key(f),
+            other => other.map_err(Into::into),
+        }
+    }
+
+    /// A hash is read bucket by bucket, each under its lock: entries that come and go
+    /// meanwhile neither hide others nor show them twice.
+    fn for_each_batched(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Errno> {
+        let value_bytes = self.stride() * self.copies;
+        let mut room = (BATCH_BYTES / (self.key_size + value_bytes)).clamp(1, self.capacity.max(1) as usize);
+        let mut keys = vec![0u8; self.key_size * room];
+        let mut values = vec![0u64; (value_bytes * room).div_ceil(8)];
+        // The kernel keeps its place in 4 bytes for hashes, in a key for arrays.
+        let mut place = vec![0u8; self.key_size.max(8)];
+        let mut next = place.clone();
+        let mut first = true;
+        loop {
+            let mut count = room as u32;
+            // SAFETY: the buffers have room for `count` keys and values of this map and
+            // for the place, and outlive the call.
+            let result = unsafe {
+                libbpf_sys::bpf_map_lookup_batch(
+                    self.fd.as_raw_fd(),
+                    if first { ptr::null_mut() } else { place.as_mut_ptr().cast::<c_void>() },
+                    next.as_mut_ptr().cast(),
+                    keys.as_mut_ptr().cast(),
+                    values.as_mut_ptr().cast(),
+                    &raw mut count,
+                    ptr::null(),
+                )
+            };
+            let done = match errno_of(result) {
+                None => false,
+                Some(Errno::NOENT) => true,
+                Some(Errno::INTR) => continue,
+                // One bucket holds more than fits: nothing of it was copied, ask again.
+                Some(Errno::NOSPC) => {
+                    room *= 2;
+                    keys.resize(self.key_size * room, 0);
+                    values.resize((value_bytes * room).div_ceil(8), 0);
+                    continue;
+                }
+                Some(errno) => return Err(errno),
+            };
+            for (index, key) in keys.chunks_exact(self.key_size).take(count as usize).enumerate() {
+                f(key, self.sum(&mut values, index));
+            }
+            if done {
+                return Ok(());
+            }
+            std::mem::swap(&mut place, &mut next);
+            first = false;
+        }
+    }
+
+    /// Number of entries in use.
+    ///
+    /// The keys of a few entries are read one at a time. A batch of a large map with few entries is one
+    /// walk over all of its buckets. During that walk the kernel runs no program of a kprobe on that CPU
+    /// (kernel/bpf/syscall.c: `bpf_disable_instrumentation`). Where tasks are preempted in the kernel,
+    /// the walk may last until the task runs again.
+    fn count(&self) -> Result<u64> {
+        if let (keys, true) = self.keys(FEW)? {
+            return Ok(keys.len() as u64);
+        }
+        let mut entries = 0;
+        self.for_each(&mut |_, _| entries += 1)?;
+        Ok(entries)
+    }
+
+    /// Keys, each once, and whether these are all: the kernel is asked for no more than `most`. Where a
+    /// key was deleted meanwhile, the kernel starts over from its first one.
+    fn keys(&self, most: u32) -> Result<(BTreeSet<Vec<u8>>, bool)> {
+        let mut keys = BTreeSet::new();
+        let mut key = self.next_key(None)?;
+        for _ in 0..most {
+            let Some(this) = key else { return Ok((keys, true)) };
+            key = self.next_key(Some(&this))?;
+            keys.insert(this);
+        }
+        Ok((keys, key.is_none()))
+    }
+
+    /// One key at a time; all keys before the first value.
+    fn for_each_key(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        // Twice the capacity: an end also where entries come and go all the time.
+        let (keys, _) = self.keys(self.capacity.saturating_mul(2))?;
+        let mut value = vec![0u64; (self.stride() * self.copies).div_ceil(8)];
+        for key in keys {
+            // SAFETY: key and value are as long as the kernel reads and writes for this map.
+            let result = unsafe {
+                libbpf_sys::bpf_map_lookup_elem(
+                    self.fd.as_raw_fd(),
+                    key.as_ptr().cast(),
+                    value.as_mut_ptr().cast(),
+                )
+            };
+            match errno_of(result) {
+                None => f(&key, self.sum(&mut value, 0)),
+                Some(Errno::NOENT) => {}
+                Some(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn next_key(&self, key: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        let mut next = vec![0u8; self.key_size];
+        let key = key.map_or(ptr::null(), <[u8]>::as_ptr);
+        // SAFETY: both keys are as long as this map's, or null for the first.
+        let result = unsafe {
+            libbpf_sys::bpf_map_get_next_key(self.fd.as_raw_fd(), key.cast(), next.as_mut_ptr().cast())
+        };
+        match errno_of(result) {
+            None => Ok(Some(next)),
+            Some(Errno::NOENT) => Ok(None),
+            Some(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The bytes of element `index` of a batch, the CPUs' copies added up into the first.
+    fn sum<'v>(&self, values: &'v mut [u64], index: usize) -> &'v [u8] {
+        let stride = self.stride();
+        if self.copies > 1 {
+            let words = stride / 8;
+            let element = &mut values[index * words * self.copies..][..words * self.copies];
+            let (total, others) = element.split_at_mut(words);
+            for copy in others.chunks_exact(words) {
+                for (total, word) in total.iter_mut().zip(copy) {
+                    *total = total.wrapping_add(*word);
+                }
+            }
+        }
+        let start = index * stride * self.copies;
+        &bytes_of(values)[start..start + self.value_size]
+    }
+}
+
+fn bytes_of(words: &[u64]) -> &[u8] {
+    // SAFETY: every byte of a u64 is initialised, and a byte has no alignment.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}
+
+/// libbpf returns the negative error number.
+fn errno_of(result: i32) -> Option<Errno> {
+    (result < 0).then(|| Errno::from_raw_os_error(-result))
+}
+
+/// `ENOTSUPP`, which the kernel lets out although it is none of userland's numbers.
+trait Enotsupp {
+    const NOTSUP_524: Errno;
+}
+
+impl Enotsupp for Errno {
+    const NOTSUP_524: Errno = Errno::from_raw_os_error(524);
+}

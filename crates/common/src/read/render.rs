@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Spec and map contents to metric families: pure, the same for a live kernel and a fixture.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use crate::exposition::hist::{Unit, cumulative, steps};
+use crate::exposition::metric::{Families, FamilyKind, Histogram, Labels, Sample, Value};
+use crate::read::decode::{Decoder, OTHER, until_nul};
+use crate::read::layout::{Field, Layout, Layouts, number};
+use crate::read::maps::MapSource;
+use crate::read::roster::{Roster, Rosters};
+use crate::spec::{Decode, Kind, Label, MapSpec, Side, Spec};
+
+/// A spec whose names were found in an object.
+#[derive(Debug, Default)]
+pub struct Renderer {
+    maps: Vec<BoundMap>,
+    decoder: Decoder,
+}
+
+#[derive(Debug)]
+struct BoundMap {
+    spec: MapSpec,
+    /// Bytes of a value.
+    size: usize,
+    labels: Vec<Field>,
+    metrics: Vec<BoundMetric>,
+}
+
+/// What a metric is made of, by place in the value.
+#[derive(Debug)]
+enum BoundMetric {
+    Counter(Field),
+    Seconds(Field),
+    Gauge(Field),
+    Steps(Field),
+    Tally(Option<Field>),
+    Histogram { slots: Field, sum: Field, unit: Unit },
+}
+
+impl Renderer {
+    /// Finds every member that `spec` names, but for the maps and members (`MAP.MEMBER`) in
+    /// `without`.
+    ///
+    /// # Errors
+    /// When a map or member is not in the object.
+    pub fn new(spec: &Spec, layouts: &Layouts, without: &BTreeSet<String>) -> Result<Self> {
+        let maps = spec.maps.iter().filter(|map| !without.contains(&*map.map)).map(|map| {
+            let mut map = map.clone();
+            map.metrics.retain(|metric| {
+                metric.kind.member().is_none_or(|member| !without.contains(&format!("{}.{member}", map.map)))
+            });
+            map
+        });
+        let maps = maps.map(|map| {
+            let name = map.map.clone();
+            bind(map, layouts).with_context(|| format!("map `{name}`"))
+        });
+        Ok(Self { maps: maps.collect::<Result<_>>()?, decoder: Decoder::default() })
+    }
+
+    /// Reads all maps into `families`, and notes in `unknown` what could not be decoded.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn render(
+        &self,
+        source: &dyn MapSource,
+        rosters: &Rosters,
+        families: &mut Families,
+        unknown: &mut Unknown,
+    ) -> Result<()> {
+        let nobody = Roster::default();
+        for map in &self.maps {
+            // A metric without series is still announced.
+            let mut samples: Vec<Vec<Sample>> = map.metrics.iter().map(|_| Vec::new()).collect();
+            let roster = rosters.get(&*map.spec.map).unwrap_or(&nobody);
+            source.for_each(&map.spec.map, &mut |key, value| {
+                if map.is_idle(key, value) || map.metrics.iter().all(|metric| metric.is_silent(value)) {
+                    return;
+                }
+                let labels = if map.spec.named {
+                    let Some(labels) = roster.entries.get(key) else { return };
+                    labels.clone()
+                } else {
+                    map.labels_of(key, value, &self.decoder, unknown)
+                };
+                map.sample(&labels, value, &mut samples, unknown);
+            })?;
+            let zero = vec![0; map.size];
+            for labels in &roster.idle {
+                map.sample(labels, &zero, &mut samples, unknown);
+            }
+            for (metric, samples) in map.spec.metrics.iter().zip(samples) {
+                let kind = match metric.kind {
+                    Kind::Counter(_) | Kind::Seconds(_) => FamilyKind::Counter,
+                    Kind::Gauge(_) | Kind::Tally(_) => FamilyKind::Gauge,
+                    Kind::Histogram(..) | Kind::Steps(_) => FamilyKind::Histogram,
+                };
+                families.family(&metric.name, &metric.help, kind).samples.extend(samples);
+            }
+        }
+        self.decoder.forget_unused();
+        Ok(())
+    }
+}
+
+/// Keys and values that had no meaning, each of them once however often it is read.
+#[derive(Debug, Default)]
+pub struct Unknown(BTreeSet<String>);
+
+impl Unknown {
+    /// How many are remembered; others are not counted any more.
+    const MOST: usize = 1024;
+
+    fn note(&mut self, what: String) {
+        if self.0.len() < Self::MOST {
+            self.0.insert(what);
+        }
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+fn bind(map: MapSpec, layouts: &Layouts) -> Result<BoundMap> {
+    let layout = layouts.get(&*map.map).context("the object has none of that name")?;
+    let place = |label: &Label| match label.side {
+        Side::Key => layout.key.field(&label.member),
+        Side::Value => layout.value.field(&label.member),
+    };
+    let labels = map.labels.iter().map(place).collect::<Result<_>>()?;
+    let metrics = map.metrics.iter().map(|metric| {
+        bind_metric(&metric.kind, &layout.value).with_context(|| format!("metric {}", metric.name))
+    });
+    let metrics = metrics.collect::<Result<_>>()?;
+    Ok(BoundMap { size: layout.value.size, labels, metrics, spec: map })
+}
+
+fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
+    Ok(match kind {
+        Kind::Counter(member) => BoundMetric::Counter(value.field(member)?),
+        Kind::Seconds(member) => BoundMetric::Seconds(value.field(member)?),
+        Kind::Gauge(member) => BoundMetric::Gauge(value.field(member)?),
+        Kind::Steps(member) => BoundMetric::Steps(value.field(member)?),
+        Kind::Tally(member) => {
+            BoundMetric::Tally(member.as_ref().map(|member| value.field(member)).transpose()?)
+        }
+        Kind::Histogram(member, unit) => BoundMetric::Histogram {
+            slots: value.field(&format!("{member}.slots"))?,
+            sum: value.field(&format!("{member}.sum"))?,
+            unit: *unit,
+        },
+    })
+}
+
+impl BoundMap {
+    /// Whether nothing was counted here, and the entry is one that would only puzzle then:
+    /// the one for what finds no room has to exist beforehand.
+    fn is_idle(&self, key: &[u8], value: &[u8]) -> bool {
+        let mut labels = self.spec.labels.iter().zip(&self.labels);
+        let is_fold = labels.any(|(label, field)| {
+            let is_text = matches!(label.decode, Decode::Text) && label.side == Side::Key;
+            is_text && until_nul(field.bytes(key)) == OTHER.as_bytes()
+        });
+        (is_fold || self.spec.sparse) && value.iter().all(|byte| *byte == 0)
+    }
+
+    /// Adds what an entry says to `samples`.
+    fn sample(&self, labels: &Labels, value: &[u8], samples: &mut [Vec<Sample>], unknown: &mut Unknown) {
+        let metrics = self.metrics.iter().zip(&self.spec.metrics).zip(samples);
+        for ((metric, spec), samples) in metrics.filter(|((metric, _), _)| !metric.is_silent(value)) {
+            let mut labels = labels.clone();
+            spec.labels.iter().for_each(|(name, value)| labels.push(name, value));
+            match metric.value(value) {
+                Some(value) => samples.push(Sample { labels, value }),
+                None => unknown.note(format!("{} {}", spec.name, labels.as_str())),
+            }
+        }
+    }
+
+    fn labels_of(&self, key: &[u8], value: &[u8], decoder: &Decoder, unknown: &mut Unknown) -> Labels {
+        let mut labels = Labels::none();
+        for (label, field) in self.spec.labels.iter().zip(&self.labels) {
+            let bytes = match label.side {
+                Side::Key => field.bytes(key),
+                Side::Value => field.bytes(value),
+            };
+            let text = decoder.label(&label.decode, bytes).unwrap_or_else(|instead| {
+                unknown.note(format!("{}.{} {bytes:?}", self.spec.map, label.name));
+                instead
+            });
+            labels.push(&label.name, &text);
+        }
+        labels
+    }
+}
+
+impl BoundMetric {
+    /// Whether the entry is none of those that are tallied.
+    fn is_silent(&self, value: &[u8]) -> bool {
+        matches!(self, Self::Tally(Some(field)) if field.bytes(value).iter().all(|byte| *byte == 0))
+    }
+
+    fn value(&self, value: &[u8]) -> Option<Value> {
+        match self {
+            Self::Counter(field) => {
+                Some(Value::Integer(numbers(field, value).iter().fold(0, |a, b| a.wrapping_add(*b))))
+            }
+            Self::Seconds(field) => Some(Value::Nanoseconds(number(field.bytes(value)))),
+            Self::Gauge(field) => Some(Value::Integer(number(field.bytes(value)))),
+            Self::Tally(field) => Some(Value::Integer(field.is_some().into())),
+            Self::Histogram { slots, sum, unit } => {
+                let buckets = cumulative(&numbers(slots, value))?;
+                let sum = number(sum.bytes(value));
+                Some(Value::Histogram(Box::new(Histogram { unit: *unit, buckets, sum })))
+            }
+            Self::Steps(slots) => {
+                let (buckets, sum) = steps(&numbers(slots, value));
+                Some(Value::Histogram(Box::new(Histogram { unit: Unit::Whole, buckets, sum })))
+            }
+        }
+    }
+}
+
+fn numbers(field: &Field, value: &[u8]) -> Vec<u64> {
+    field.bytes(value).chunks_exact(field.width).map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exposition::encode::{Format, encode};
+    use crate::fixture::Fixture;
+    use crate::read::layout::MapLayout;
+
+    /// A map of a name of 16 bytes and an error number to a counter.
+    fn renderer() -> (Renderer, Fixture) {
+        let field = |offset, width, length| Field { offset, width, length };
+        let layout = |size, fields: &[(&str, Field)]| Layout {
+            size,
+            fields: fields.iter().map(|(name, field)| ((*name).to_owned(), *field)).collect(),
+        };
+        let key = layout(24, &[("comm", field(0, 1, 16)), ("errno", field(16, 8, 1))]);
+        let value = layout(8, &[("value", field(0, 8, 1))]);
+        let layouts = Layouts::from([("m".to_owned(), MapLayout { key, value })]);
+        let map =
+            MapSpec::new("m").label("process", "comm", Decode::Text).label("errno", "errno", Decode::Errno);
+        let spec = Spec::new("x", 1, "what?").map(map.counter("a_total", "value", "A."));
+        let renderer = Renderer::new(&spec, &layouts, &BTreeSet::new()).expect("bound");
+        (renderer, Fixture::new(layouts))
+    }
+
+    /// What is shown after some scrapes, and how many values had no meaning.
+    fn scrapes(n: u32, entries: &[(&[u8], u64, u64)]) -> (String, u64) {
+        let (renderer, mut fixture) = renderer();
+        for (name, errno, value) in entries {
+            let mut key = [&[0; 16][..], &errno.to_ne_bytes()].concat();
+            key[..name.len()].copy_from_slice(name);
+            fixture.insert("m", key, value.to_ne_bytes().to_vec());
+        }
+        let (mut text, mut unknown) = (String::new(), Unknown::default());
+        for _ in 0..n {
+            let mut families = Families::default();
+            renderer.render(&fixture, &Rosters::new(), &mut families, &mut unknown).expect("rendered");
+            text = encode(families, Format::Text);
+        }
+        (text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"), unknown.count())
+    }
+
+    #[test]
+    fn names_cut_inside_a_character_are_shown_and_added_up() {
+        // The first byte of three, of two different characters.
+        let (text, unknown) = scrapes(4, &[(b"batch-jobs-\xe6", 2, 3), (b"batch-jobs-\xe8", 2, 4)]);
+        assert_eq!(text, "a_total{process=\"batch-jobs-\u{fffd}\",errno=\"ENOENT\"} 7");
+        assert_eq!(unknown, 0);
+    }
+
+    #[test]
+    fn values_without_meaning_are_counted_once() {
+        let (text, unknown) = scrapes(4, &[(b"a", 4000, 3), (b"a", 2, 1), (b"b", 4000, 1), (b"b", 4001, 1)]);
+        assert!(text.contains("a_total{process=\"a\",errno=\"unknown:4000\"} 3"), "{text}");
+        assert_eq!(unknown, 2, "4000 and 4001");
+    }
+}

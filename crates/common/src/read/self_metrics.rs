@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Metrics that every exporter has about itself.
+
+use std::ffi::CStr;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+use anyhow::{Context, Result};
+use libbpf_rs::{Link, Object};
+use prometheus::process_collector::ProcessCollector;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::exposition::metric::{Families, Labels, Value};
+use crate::kernel::copies::{Copies, Runs, info};
+use crate::kernel::hook::{Hook, Hooks};
+use crate::kernel::links::{self, Attached, Links};
+use crate::kernel::probes::{Plan, Verdict};
+use crate::read::layout::{Layouts, number};
+use crate::read::maps::MapSource;
+use crate::spec::Text;
+
+/// Name of the map that `bpf/events.bpf.h` declares.
+const EVENTS: &str = "events";
+
+/// The commit this was built from, when the build said so.
+pub const REVISION: &str = match option_env!("EBPF_EXPORTERS_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// A program as the kernel knows it.
+#[derive(Debug, Default)]
+pub struct Program {
+    name: String,
+    hook: String,
+    /// None where it is not loaded.
+    fd: Option<OwnedFd>,
+    id: u32,
+    tag: String,
+    attached: bool,
+    /// Those that may miss events, for as long as they are there.
+    breakpoints: Vec<Weak<Link>>,
+    /// What is attached in its place, where that is several copies.
+    copies: Option<Arc<Copies>>,
+}
+
+/// Events that programs missed; none where the kernel does not tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Missed {
+    /// As another instance was running on the same CPU.
+    pub recursion: Option<u64>,
+    /// As a kprobe or kretprobe did not call them: see [`links::missed`].
+    pub probe: Option<u64>,
+}
+
+impl Program {
+    /// The programs of a plan, attached; and the first choice of every probe that has none.
+    ///
+    /// # Errors
+    /// When the kernel does not tell about a program.
+    pub fn list(object: &Object, plan: &Plan, hooks: &Hooks, links: &Links) -> Result<Vec<Self>> {
+        let wanted = plan.programs();
+        let mut programs = Vec::new();
+        for program in object.progs() {
+            let name = program.name().to_string_lossy().into_owned();
+            if !wanted.contains(name.as_str()) {
+                continue;
+            }
+            let copies = match links.get(&name) {
+                Some(Attached::Copies(_, copies)) => Some(Arc::clone(copies)),
+                _ => None,
+            };
+            let fd = copies.as_ref().and_then(|copies| copies.first()).unwrap_or_else(|| program.as_fd());
+            let fd = fd.try_clone_to_owned().context("failed to copy a program descriptor")?;
+            let (info, _) = info(&fd).with_context(|| format!("failed to ask about program `{name}`"))?;
+            let breakpoints = links.get(&name).filter(|_| hooks.get(&name).is_some_and(Hook::is_breakpoint));
+            programs.push(Self {
+                breakpoints: breakpoints.into_iter().flat_map(Attached::links).map(Arc::downgrade).collect(),
+                copies,
+                hook: hooks.get(&name).map(ToString::to_string).unwrap_or_default(),
+                fd: Some(fd),
+                id: info.id,
+                tag: info.tag.iter().map(|byte| format!("{byte:02x}")).collect(),
+                attached: true,
+                name,
+            });
+        }
+        for (probe, verdict) in &plan.verdicts {
+            if matches!(verdict, Verdict::Unsupported { .. }) {
+                let (name, hook) = (probe.clone(), String::new());
+                programs.push(Self { name, hook, ..Self::default() });
+            }
+        }
+        Ok(programs)
+    }
+}
+
+/// Adds up what is known.
+fn add(sum: &mut Option<u64>, more: Option<u64>) {
+    *sum = sum.map_or(more, |sum| Some(sum + more.unwrap_or(0)));
+}
+
+/// `ebpf_exporter_build_info`, `_mode`, `_enabled_configs`.
+pub fn identity(families: &mut Families, config: &str, mode: &str) {
+    // SAFETY: libbpf returns a static, NUL-terminated string.
+    let libbpf = unsafe { CStr::from_ptr(libbpf_sys::libbpf_version_string()) }.to_string_lossy();
+    families.gauge(
+        "ebpf_exporter_build_info",
+        "Always 1; the labels tell what was built.",
+        Labels::of(&[
+            ("exporter", config),
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("revision", REVISION),
+            ("rustversion", env!("RUSTC_VERSION")),
+            ("libbpf", &libbpf),
+        ]),
+        Value::Integer(1),
+    );
+    families.gauge(
+        "ebpf_exporter_mode",
+        "Always 1; mode is ebpf, fallback where only /proc, /sys and netlink are read, or waiting while a kernel module is not loaded.",
+        Labels::of(&[("mode", mode)]),
+        Value::Integer(1),
+    );
+    families.gauge(
+        "ebpf_exporter_enabled_configs",
+        "Always 1; the exporters that this process runs.",
+        Labels::of(&[("name", config)]),
+        Value::Integer(1),
+    );
+}
+
+/// `ebpf_exporter_ebpf_program_*`. Returns how many events programs were not run for.
+///
+/// # Errors
+/// When the kernel does not tell about a program.
+pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> Result<Missed> {
+    let timed = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|on| on.trim() != "0");
+    let mut missed = Missed::default();
+    for program in programs {
+        let id = program.id.to_string();
+        let labels = || Labels::of(&[("config", config), ("program", &program.name), ("id", &id)]);
+        families.gauge(
+            "ebpf_exporter_ebpf_program_attached",
+            "Whether the program is attached; 0 for a probe that the kernel does not offer, or hides from this process.",
+            labels(),
+            Value::Integer(program.attached.into()),
+        );
+        let Some(fd) = &program.fd else { continue };
+        let mut more = labels();
+        more.push("tag", &program.tag);
+        more.push("hook", &program.hook);
+        families.gauge(
+            "ebpf_exporter_ebpf_program_info",
+            "Always 1; the kernel's id and tag of a program, and where it is attached.",
+            more,
+            Value::Integer(1),
+        );
+        let runs = match &program.copies {
+            Some(copies) => copies.runs()?,
+            None => Runs::of(fd)?,
+        };
+        add(&mut missed.recursion, runs.missed);
+        for link in program.breakpoints.iter().filter_map(Weak::upgrade) {
+            let name = &program.name;
+            let probe =
+                links::missed(&link).with_context(|| format!("failed to ask about the link of `{name}`"))?;
+            add(&mut missed.probe, probe);
+        }
+        if !timed {
+            continue;
+        }
+        families.counter(
+            "ebpf_exporter_ebpf_program_run_time_seconds_total",
+            "CPU time in the program while kernel.bpf_stats_enabled was 1.",
+            labels(),
+            Value::Nanoseconds(runs.nanoseconds),
+        );
+        families.counter(
+            "ebpf_exporter_ebpf_program_run_count_total",
+            "Runs of the program while kernel.bpf_stats_enabled was 1.",
+            labels(),
+            Value::Integer(runs.runs),
+        );
+    }
+    Ok(missed)
+}
+
+/// `ebpf_exporter_lost_events_total` and `_folded_events_total` from the map `events`:
+/// reasons are the names of its members.
+///
+/// # Errors
+/// When the map cannot be read.
+pub fn events(
+    families: &mut Families,
+    config: &str,
+    layouts: &Layouts,
+    source: &dyn MapSource,
+    missed: Missed,
+) -> Result<()> {
+    const LOST: &str = "ebpf_exporter_lost_events_total";
+    const LOST_HELP: &str = "Events that could not be counted as they should, by reason; of those that no program was run for (recursion, probe_missed) as many as the kernel tells of.";
+    for (reason, count) in [("recursion", missed.recursion), ("probe_missed", missed.probe)] {
+        let labels = Labels::of(&[("config", config), ("reason", reason)]);
+        if let Some(count) = count {
+            families.counter(LOST, LOST_HELP, labels, Value::Integer(count));
+        }
+    }
+    let Some(layout) = layouts.get(EVENTS) else { return Ok(()) };
+    source.for_each(EVENTS, &mut |_, value| {
+        for (path, field) in &layout.value.fields {
+            let count = Value::Integer(number(field.bytes(value)));
+            if let Some(reason) = path.strip_prefix("lost.") {
+                families.counter(
+                    LOST,
+                    LOST_HELP,
+                    Labels::of(&[("config", config), ("reason", reason)]),
+                    count,
+                );
+            } else if path == "folded" {
+                families.counter(
+                    "ebpf_exporter_folded_events_total",
+                    "Events counted under \"other\" because the limit of series was reached.",
+                    Labels::of(&[("config", config)]),
+                    count,
+                );
+            }
+        }
+    })
+}
+
+/// `ebpf_exporter_events_total`: what is in the families that have each event once; not there where
+/// none of them is.
+pub fn counted(families: &mut Families, config: &str, events: &[Text]) {
+    let totals = events.iter().filter_map(|name| families.total(name));
+    if let Some(sum) = totals.reduce(|sum, total| sum + total) {
+        families.counter(
+            "ebpf_exporter_events_total",
+            "Events that were counted: what lost ones are to be compared with.",
+            Labels::of(&[("config", config)]),
+            Value::Integer(sum),
+        );
+    }
+}
+
+/// The standard `process_*` metrics.
+pub fn process(families: &mut Families) {
+    // The crate's collector counts whole seconds only.
+    const CPU: &str = "process_cpu_seconds_total";
+    families.collect(&ProcessCollector::for_self(), CPU);
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    families.counter(
+        CPU,
+        "Total user and system CPU time spent in seconds.",
+        Labels::none(),
+        Value::Nanoseconds(used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64),
+    );
+}
+
+/// `ebpf_exporter_map_entries` and `_capacity`.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn map_fill(families: &mut Families, source: &dyn MapSource) -> Result<()> {
+    for fill in source.fill()? {
+        let labels = Labels::of(&[("map", &fill.map)]);
+        families.gauge(
+            "ebpf_exporter_map_entries",
+            "Entries in use of a bounded map.",
+            labels.clone(),
+            Value::Integer(fill.entries),
+        );
+        families.gauge(
+            "ebpf_exporter_map_capacity",
+            "Entries that a bounded map has room for.",
+            labels,
+            Value::Integer(fill.capacity),
+        );
+    }
+    Ok(())
+}

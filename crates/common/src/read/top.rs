@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Families of which only the greatest series have a place of their own.
+
+use std::collections::BTreeMap;
+
+use crate::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
+use crate::read::decode::OTHER;
+use crate::spec::Top;
+
+/// What was shown of a family, so that no counter ever goes down: a series that has got a
+/// place keeps it, and what it had before stays in the one for all others.
+#[derive(Debug)]
+pub struct Ranking {
+    top: Top,
+    /// What a series had when it got its place.
+    placed: BTreeMap<Labels, u64>,
+    /// Values of the scrape before.
+    before: BTreeMap<Labels, u64>,
+    first: bool,
+}
+
+impl Ranking {
+    /// Nothing was shown yet.
+    pub fn new(top: Top) -> Self {
+        Self { top, placed: BTreeMap::new(), before: BTreeMap::new(), first: true }
+    }
+
+    /// Reduces the family in `families`: a counter to the series that grew most since the
+    /// scrape before and all that had a place already, a gauge to the greatest.
+    pub fn apply(&mut self, families: &mut Families) {
+        let Some(family) = families.get_mut(&self.top.family) else { return };
+        let Some(label) = family.samples.first().map(|sample| sample.labels.first_name()) else { return };
+        let other = Labels::of(&[(&label, OTHER)]);
+        let counter = family.kind == FamilyKind::Counter;
+        let mut values: BTreeMap<Labels, u64> = BTreeMap::new();
+        let mut nanoseconds = false;
+        for sample in family.samples.drain(..) {
+            let value = match sample.value {
+                Value::Integer(n) => n,
+                Value::Nanoseconds(n) => {
+                    nanoseconds = true;
+                    n
+                }
+                Value::Float(_) | Value::Histogram(_) => continue,
+            };
+            *values.entry(sample.labels).or_default() += value;
+        }
+        let rest = values.remove(&other).unwrap_or_default();
+        let weight = |labels: &Labels, value: u64| match counter {
+            true => value - self.before.get(labels).copied().unwrap_or_default().min(value),
+            false => value,
+        };
+        let mut order: Vec<(u64, &Labels)> =
+            values.iter().map(|(labels, value)| (weight(labels, *value), labels)).collect();
+        order.sort_by_key(|(weight, labels)| (std::cmp::Reverse(*weight), *labels));
+        let best = order.into_iter().take(self.top.n).filter(|(weight, _)| *weight > 0);
+        let best: Vec<Labels> = best.map(|(_, labels)| labels.clone()).collect();
+        if !counter {
+            self.placed.clear();
+        }
+        for labels in best {
+            // Nobody has seen the first scrape's series before: they may start with all they have.
+            let had = if self.first || !counter {
+                0
+            } else {
+                self.before.get(&labels).copied().unwrap_or_default()
+            };
+            self.placed.entry(labels).or_insert(had);
+        }
+        let number = |n| if nanoseconds { Value::Nanoseconds(n) } else { Value::Integer(n) };
+        let mut others = rest;
+        for (labels, value) in &values {
+            match self.placed.get(labels) {
+                Some(had) => {
+                    others += had;
+                    let value = number(value - (*had).min(*value));
+                    family.samples.push(Sample { labels: labels.clone(), value });
+                }
+                None => others += value,
+            }
+        }
+        family.samples.push(Sample { labels: other, value: number(others) });
+        self.before = values;
+        self.first = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scrape(ranking: &mut Ranking, kind: FamilyKind, values: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        let mut families = Families::default();
+        let family = families.family("f", "F.", kind);
+        for (name, value) in values {
+            let labels = Labels::of(&[("process", name)]);
+            family.samples.push(Sample { labels, value: Value::Integer(*value) });
+        }
+        ranking.apply(&mut families);
+        let samples = families.get("f").expect("it was added").samples.iter();
+        let name = |labels: &Labels| labels.as_str().split('"').nth(1).unwrap_or_default().to_owned();
+        samples
+            .map(|sample| match sample.value {
+                Value::Integer(n) => (name(&sample.labels), n),
+                _ => panic!("not a number"),
+            })
+            .collect()
+    }
+
+    fn shown(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+
+    #[test]
+    fn counters_never_go_down_and_add_up() {
+        let mut ranking = Ranking::new(Top { family: "f".into(), n: 2 });
+        let mut of = |values: &[(&str, u64)]| scrape(&mut ranking, FamilyKind::Counter, values);
+        assert_eq!(of(&[("a", 10), ("b", 5), ("c", 1)]), shown(&[("a", 10), ("b", 5), ("other", 1)]));
+        // c grows most, gets a place, and leaves what it had where it was.
+        assert_eq!(
+            of(&[("a", 11), ("b", 5), ("c", 100)]),
+            shown(&[("a", 11), ("b", 5), ("c", 99), ("other", 1)])
+        );
+        // Those that are idle keep their place; what the kernel folded is added to the rest.
+        assert_eq!(
+            of(&[("a", 11), ("b", 6), ("c", 100), ("d", 1), ("e", 1), ("other", 7)]),
+            shown(&[("a", 11), ("b", 6), ("c", 99), ("d", 1), ("other", 9)])
+        );
+    }
+
+    #[test]
+    fn gauges_show_the_greatest_of_now() {
+        let mut ranking = Ranking::new(Top { family: "f".into(), n: 1 });
+        let mut of = |values: &[(&str, u64)]| scrape(&mut ranking, FamilyKind::Gauge, values);
+        assert_eq!(of(&[("a", 10), ("b", 5)]), shown(&[("a", 10), ("other", 5)]));
+        assert_eq!(of(&[("a", 1), ("b", 5)]), shown(&[("b", 5), ("other", 1)]));
+    }
+}

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who may ask, and over what: `--web.config.file`.
+//!
+//! A program of its own, `ebpf-exporters-web`, reads that file and speaks TLS: it has no
+//! privileges, and no exporter is larger for it. It hands connections on over a Unix socket
+//! whose other end nobody else may be. Passwords are checked here.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::hash::BuildHasher;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{self, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use bcrypt::HashParts;
+use rustix::net::sockopt::socket_peercred;
+use socket2::Socket;
+
+use crate::serve::http::{Reply, Request};
+
+/// The program that speaks TLS.
+const PROGRAM: &str = "ebpf-exporters-web";
+
+/// Connections at the same time, over all sockets. A thread each, in the program and here, of
+/// the 128 that units may have.
+const CONNECTIONS: usize = 48;
+
+/// Passwords that wait to be looked at: one at a time is, as bcrypt is meant to take long.
+const WAITING: usize = 16;
+
+/// A socket to listen on, and who may come in.
+#[derive(Debug)]
+pub struct Door {
+    /// What is accepted from.
+    pub socket: Socket,
+    /// Where clients ask.
+    pub address: SocketAddr,
+    /// What is asked of them.
+    pub guard: Arc<Guard>,
+    /// What speaks TLS there.
+    pub front: Option<Front>,
+}
+
+/// Opens `listeners` as the file `config` says, or to anybody.
+///
+/// # Errors
+/// When the file is wrong or what it names is, or the program that reads it is not there.
+pub fn open(config: Option<&Path>, listeners: Vec<TcpListener>) -> Result<Vec<Door>> {
+    let limit = CONNECTIONS / listeners.len().max(1);
+    let one = |listener: TcpListener| {
+        let address = listener.local_addr().context("failed to ask for the address")?;
+        match config {
+            Some(config) => guarded(config, listener, address, limit.max(1)),
+            None => Ok(Door { socket: listener.into(), address, guard: Arc::default(), front: None }),
+        }
+    };
+    listeners.into_iter().map(one).collect()
+}
+
+fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usize) -> Result<Door> {
+    // Nobody can be there before: the name is not to be guessed.
+    let name = format!("{PROGRAM}/{:016x}", RandomState::new().hash_one(0));
+    let inner = net::SocketAddr::from_abstract_name(&name).and_then(|name| UnixListener::bind_addr(&name));
+    let inner = inner.context("failed to open a Unix socket")?;
+    let plain = listener.try_clone().context("failed to copy the listening socket")?;
+    let program = program()?;
+    let mut child = Command::new(&program)
+        .arg(config)
+        .args([&name, &limit.to_string()])
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("failed to start {}", program.display()))?;
+    let lines = child.stdout.take().map(BufReader::new);
+    // From here on it ends with this.
+    let mut front = Front { child, lines, ending: Arc::default() };
+    let mut guard = Guard::default();
+    loop {
+        let mut line = String::new();
+        let lines = front.lines.as_mut().context("no standard output")?;
+        lines.read_line(&mut line).with_context(|| format!("failed to read from {PROGRAM}"))?;
+        match Line::parse(&line) {
+            Line::User(name, hash) => guard.add_user(name, hash)?,
+            Line::Header(name, value) => guard.headers.push((name.to_owned(), value.to_owned())),
+            Line::Limit(interval, burst) => guard.limit = Some(Mutex::new(Bucket::new(interval, burst))),
+            Line::Plain => {
+                return Ok(Door { socket: plain.into(), address, guard: guard.into(), front: None });
+            }
+            Line::Tls => break,
+            Line::Error(why) => bail!("--web.config.file: {why}"),
+            Line::Log(level, text) => log::log!(level, "{text}"),
+            Line::Ended => bail!("--web.config.file: {PROGRAM} ended without a word"),
+        }
+    }
+    Ok(Door { socket: OwnedFd::from(inner).into(), address, guard: guard.into(), front: Some(front) })
+}
+
+/// It is beside this program, or where packages put it.
+fn program() -> Result<PathBuf> {
+    let here = env::current_exe().context("failed to find this program")?;
+    let folder = here.parent().unwrap_or(Path::new("/"));
+    let places = [folder.join(PROGRAM), folder.join("../lib/ebpf-exporters").join(PROGRAM)];
+    let found = places.iter().find(|place| place.exists());
+    found.cloned().with_context(|| {
+        format!(
+            "--web.config.file needs the program {PROGRAM}, which is neither {} nor {}; the package has it",
+            places[0].display(),
+            places[1].display()
+        )
+    })
+}
+
+/// What the program says in a line.
+#[derive(Debug, PartialEq, Eq)]
+enum Line<'l> {
+    User(&'l str, &'l str),
+    Header(&'l str, &'l str),
+    Limit(u64, u32),
+    Plain,
+    Tls,
+    Error(&'l str),
+    Log(log::Level, &'l str),
+    Ended,
+}
+
+impl<'l> Line<'l> {
+    fn parse(line: &'l str) -> Self {
+        let (what, text) = line.trim_end_matches('\n').split_once(' ').unwrap_or((line, ""));
+        let (name, value) = text.split_once('\t').unwrap_or((text, ""));
+        match what {
+            "" => Self::Ended,
+            "user" => Self::User(name, value),
+            "header" => Self::Header(name, value),
+            "limit" => Self::Limit(name.parse().unwrap_or(u64::MAX), value.parse().unwrap_or(0)),
+            "plain" => Self::Plain,
+            "tls" => Self::Tls,
+            "error" => Self::Error(text),
+            "debug" => Self::Log(log::Level::Debug, text),
+            "warn" => Self::Log(log::Level::Warn, text),
+            _ => Self::Log(log::Level::Warn, line),
+        }
+    }
+}
+
+/// The program that speaks TLS, while it runs; it is ended when this is dropped.
+#[derive(Debug)]
+pub struct Front {
+    child: Child,
+    lines: Option<BufReader<ChildStdout>>,
+    ending: Arc<AtomicBool>,
+}
+
+impl Door {
+    /// Whether a connection may come in, whatever it asks: where something speaks TLS, nobody else.
+    pub fn admits(&self) -> impl Fn(&Socket) -> bool + use<> {
+        let front = self.front.as_ref().map(|front| front.child.id());
+        let is_at = |stream: &Socket, pid: u32| {
+            socket_peercred(stream).is_ok_and(|peer| peer.pid.as_raw_nonzero().get().unsigned_abs() == pid)
+        };
+        move |stream| front.is_none_or(|pid| is_at(stream, pid))
+    }
+}
+
+impl Front {
+    /// Logs what it says, in a thread with the privileges of the calling one. Without it nobody
+    /// can ask: this process ends with it, and whoever started it starts both again.
+    ///
+    /// # Errors
+    /// When the thread cannot be started, or was.
+    pub fn watch(&mut self) -> Result<()> {
+        let mut lines = self.lines.take().context("it is watched already")?;
+        let ending = Arc::clone(&self.ending);
+        let watch = move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|length| length > 0) {
+                match Line::parse(&line) {
+                    Line::Log(level, text) => log::log!(level, "{text}"),
+                    Line::Error(why) => log::error!("{PROGRAM}: {why}"),
+                    _ => {}
+                }
+                line.clear();
+            }
+            if !ending.load(Ordering::Acquire) {
+                log::error!("{PROGRAM} ended: nobody can ask any more");
+                std::process::exit(1);
+            }
+        };
+        let thread = thread::Builder::new().name("web".to_owned()).stack_size(64 << 10);
+        thread
+            .spawn(watch)
+            .with_context(|| format!("failed to start the thread that reads from {PROGRAM}"))?;
+        Ok(())
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Release);
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What is asked of clients, and said to them besides.
+#[derive(Debug, Default)]
+pub struct Guard {
+    users: BTreeMap<String, String>,
+    headers: Vec<(String, String)>,
+    limit: Option<Mutex<Bucket>>,
+    waiting: AtomicUsize,
+    hashing: Mutex<()>,
+    /// Hashes of what was right once: bcrypt is meant to take long.
+    known: Mutex<BTreeSet<u64>>,
+    seed: RandomState,
+}
+
+impl Guard {
+    fn add_user(&mut self, name: &str, hash: &str) -> Result<()> {
+        if HashParts::from_str(hash).is_err() {
+            bail!("--web.config.file: basic_auth_users: what user {name} has is no bcrypt hash");
+        }
+        self.users.insert(name.to_owned(), hash.to_owned());
+        Ok(())
+    }
+
+    /// The answer of `site`, to those who may ask.
+    pub fn answer(&self, request: &Request, site: impl FnOnce(&Request) -> Reply) -> Reply {
+        let mut reply = match self.refuse(request) {
+            None => site(request),
+            Some(reply) => reply,
+        };
+        self.headers.iter().for_each(|(name, value)| reply.say(name.clone(), value.clone()));
+        reply
+    }
+
+    fn refuse(&self, request: &Request) -> Option<Reply> {
+        if let Some(limit) = &self.limit
+            && !limit.lock().unwrap_or_else(PoisonError::into_inner).allows(Instant::now())
+        {
+            return Some(Reply::text(429, "too many requests; see rate_limit"));
+        }
+        if self.users.is_empty() {
+            return None;
+        }
+        let said = request.header("Authorization");
+        let hash = said.map(|said| self.seed.hash_one(said));
+        let is_known = |hash: &u64| self.known.lock().unwrap_or_else(PoisonError::into_inner).contains(hash);
+        if hash.as_ref().is_some_and(is_known) {
+            return None;
+        }
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= WAITING {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            return Some(Reply::text(503, "too many passwords to look at"));
+        }
+        let one = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_right = said.is_some_and(|said| self.is_right(said));
+        drop(one);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        if is_right {
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(hash);
+            return None;
+        }
+        let mut reply = Reply::text(401, "user and password, please");
+        reply.say("WWW-Authenticate", "Basic");
+        Some(reply)
+    }
+
+    fn is_right(&self, said: &str) -> bool {
+        let decoded = said.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"));
+        let decoded = decoded.and_then(|(_, text)| BASE64_STANDARD.decode(text.trim()).ok());
+        let Some(decoded) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else { return false };
+        let Some((user, password)) = decoded.split_once(':') else { return false };
+        // Who does not exist takes as long as who does.
+        let expected = self.users.get(user);
+        let Some(hash) = expected.or_else(|| self.users.values().next()) else { return false };
+        bcrypt::verify(password, hash).unwrap_or(false) && expected.is_some()
+    }
+}
+
+/// Requests that may come: one more each interval, up to a number.
+#[derive(Debug)]
+struct Bucket {
+    interval: Duration,
+    burst: u32,
+    left: u32,
+    since: Instant,
+}
+
+impl Bucket {
+    fn new(interval: u64, burst: u32) -> Self {
+        Self { interval: Duration::from_nanos(interval.max(1)), burst, left: burst, since: Instant::now() }
+    }
+
+    fn allows(&mut self, now: Instant) -> bool {
+        let more = now.saturating_duration_since(self.since).as_nanos() / self.interval.as_nanos();
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        if more >= self.burst - self.left {
+            (self.left, self.since) = (self.burst, now);
+        } else {
+            self.left += more;
+            self.since += self.interval * more;
+        }
+        let allowed = self.left > 0;
+        self.left -= u32::from(allowed);
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(guard: &Guard, authorization: &str) -> Reply {
+        let head = format!("GET /metrics HTTP/1.1\r\nAuthorization: {authorization}");
+        let request = Request::parse(&head).unwrap_or_else(|_| panic!("{head}"));
+        guard.answer(&request, |_| Reply::text(200, "numbers"))
+    }
+
+    fn basic(user: &str, password: &str) -> String {
+        format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
+    }
+
+    #[test]
+    fn only_who_knows_the_password_is_answered() {
+        let mut guard = Guard::default();
+        assert_eq!(ask(&guard, "").status, 200);
+        let hash = bcrypt::hash_with_salt("sesame: open", 4, [7; 16]).expect("hashed");
+        guard.add_user("alice", &hash.format_for_version(bcrypt::Version::TwoY)).expect("a hash");
+        for _ in 0..2 {
+            assert_eq!(ask(&guard, &basic("alice", "sesame: open")).status, 200);
+            for wrong in
+                [basic("alice", "sesame"), basic("bob", "sesame: open"), "Basic !".into(), "Bearer x".into()]
+            {
+                let reply = ask(&guard, &wrong);
+                assert_eq!(reply.status, 401, "{wrong}");
+                assert!(reply.headers.contains(&("WWW-Authenticate".into(), "Basic".into())));
+            }
+        }
+        assert_eq!(guard.known.lock().expect("whole").len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_hash_is_refused() {
+        assert!(Guard::default().add_user("alice", "sesame").is_err());
+    }
+
+    #[test]
+    fn passwords_are_not_looked_at_without_end() {
+        let mut guard = Guard::default();
+        let hash = bcrypt::hash_with_salt("sesame", 4, [7; 16]).expect("hashed").to_string();
+        guard.add_user("alice", &hash).expect("a hash");
+        guard.waiting = WAITING.into();
+        assert_eq!(ask(&guard, &basic("alice", "sesame")).status, 503);
+        guard.waiting = (WAITING - 1).into();
+        assert_eq!(ask(&guard, &basic("alice", "sesame")).status, 200);
+        guard.waiting = WAITING.into();
+        // It was right once.
+        assert_eq!(ask(&guard, &basic("alice", "sesame")).status, 200);
+    }
+
+    #[test]
+    fn a_bucket_fills_up_and_no_further() {
+        let mut bucket = Bucket::new(1_000_000_000, 3);
+        let start = bucket.since;
+        let mut at = |ms: u64| bucket.allows(start + Duration::from_millis(ms));
+        assert_eq!([0, 1, 2, 3].map(&mut at), [true, true, true, false]);
+        assert_eq!([999, 1000, 1001, 1999, 2000].map(&mut at), [false, true, false, false, true]);
+        assert_eq!([60_000, 60_000, 60_000, 60_000].map(&mut at), [true, true, true, false]);
+        let guard = Guard { limit: Some(Mutex::new(Bucket::new(u64::MAX, 1))), ..Guard::default() };
+        assert_eq!([ask(&guard, "").status, ask(&guard, "").status], [200, 429]);
+    }
+
+    #[test]
+    fn headers_are_those_of_the_file() {
+        let mut guard = Guard::default();
+        guard.headers.push(("X-Frame-Options".to_owned(), "deny".to_owned()));
+        assert!(ask(&guard, "").headers.contains(&("X-Frame-Options".into(), "deny".into())));
+    }
+
+    #[test]
+    fn lines_are_what_they_say() {
+        assert_eq!(Line::parse("user a b\t$2y$\n"), Line::User("a b", "$2y$"));
+        assert_eq!(Line::parse("tls \n"), Line::Tls);
+        assert_eq!(Line::parse("limit 5\t7\n"), Line::Limit(5, 7));
+        assert_eq!(Line::parse("warn it is late\n"), Line::Log(log::Level::Warn, "it is late"));
+        assert_eq!(Line::parse(""), Line::Ended);
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The machine that tests run on: shell lines, waiting for it, udev, folders, modules.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where the host put what it built: see `xtask`.
+pub const PAYLOAD: &str = "/payload";
+
+/// Runs `line` in a shell and returns what it printed.
+///
+/// # Panics
+/// When it fails.
+#[track_caller]
+pub fn sh(line: &str) -> String {
+    let output = Command::new("sh").args(["-ec", line]).output().expect("sh starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "`{line}`: {}\n{}{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout).trim_end().to_owned()
+}
+
+/// Asks `condition` again and again until it is true: for what no event tells of.
+///
+/// # Panics
+/// When it is not within `limit`; names `what`.
+#[track_caller]
+pub fn wait_until(what: &str, limit: Duration, condition: impl FnMut() -> bool) {
+    assert!(comes_true(limit, condition), "{what}: not within {limit:?}");
+}
+
+/// Between two questions whether something has come true: at first, and after ten seconds.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a condition comes true within a time.
+///
+/// It is asked less often the longer it takes, so that a wait of minutes leaves the processor to others:
+/// to scrape an exporter costs an emulated one 20 ms, to ask systemd for a unit's state 120 ms.
+pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    while !condition() {
+        let elapsed = begin.elapsed();
+        if elapsed >= limit {
+            return false;
+        }
+        std::thread::park_timeout((elapsed / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+    }
+    true
+}
+
+/// Takes back what a test made, by a shell line that may be refused at first: udev has a device
+/// open that was written to, a process that was killed still ends.
+///
+/// # Panics
+/// When it is still refused after half a minute: the next test needs the place. Where a test has
+/// failed already, that is only printed.
+#[track_caller]
+pub(crate) fn undo(line: &str) {
+    let mut why = String::new();
+    let settled = format!("[ ! -e /run/udev/control ] || udevadm settle --timeout=10 || :; {line}");
+    let undone = comes_true(Duration::from_secs(30), || {
+        let output = Command::new("sh").args(["-ec", &settled]).output().expect("sh starts");
+        why = String::from_utf8_lossy(&output.stderr).into_owned();
+        output.status.success()
+    });
+    if !undone && std::thread::panicking() {
+        eprintln!("`{line}`: {why}");
+    } else {
+        assert!(undone, "`{line}`: {why}");
+    }
+}
+
+/// Lets udev finish what it has to do, where there is one.
+///
+/// # Panics
+/// When it does not finish.
+#[track_caller]
+pub fn udev_settles() {
+    if Path::new("/run/udev/control").exists() {
+        sh("udevadm settle");
+    }
+}
+
+/// Keeps udev from looking at devices, as it does at those that are new or were open for
+/// writing, for as long as this lives. Where there is no udev, that is so anyway.
+#[derive(Debug)]
+pub struct WithoutUdev(());
+
+impl WithoutUdev {
+    /// Lets it finish what it has to do, and stops it.
+    ///
+    /// # Panics
+    /// When it cannot be stopped.
+    #[track_caller]
+    pub fn now() -> Self {
+        udev_settles();
+        let this = Self(());
+        sh("! pgrep -x systemd-udevd > /dev/null || pkill -STOP -x systemd-udevd");
+        this
+    }
+}
+
+impl Drop for WithoutUdev {
+    fn drop(&mut self) {
+        // Where it fails the next test does.
+        let _ = Command::new("pkill").args(["-CONT", "-x", "systemd-udevd"]).status();
+    }
+}
+
+/// A folder for small files of a test; it goes, with what is in it, when this is dropped.
+#[derive(Debug)]
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    /// One in memory, or wherever temporary files are.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[track_caller]
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// One on the disk.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[track_caller]
+    pub fn on_disk() -> Self {
+        Self(tempfile::tempdir_in("/var/tmp").expect("a folder"))
+    }
+
+    /// The path of a file in it.
+    ///
+    /// # Panics
+    /// When temporary files are where paths are no text.
+    pub fn path(&self, name: &str) -> String {
+        self.0.path().join(name).into_os_string().into_string().expect("text")
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Names of all BPF programs in the kernel.
+pub fn bpf_programs() -> Vec<String> {
+    libbpf_rs::query::ProgInfoIter::default().map(|info| info.name.to_string_lossy().into_owned()).collect()
+}
+
+/// Whether the module is loaded, built in, or there to be loaded: what the attribute's word `module`
+/// needs, for tests that do without.
+pub fn has_module(name: &str) -> bool {
+    let loaded = Path::new("/sys/module").join(name.replace('-', "_")).exists();
+    let loadable = || {
+        let mut modprobe = Command::new("modprobe");
+        let modprobe = modprobe.args(["-n", "-q", name]).stderr(Stdio::null());
+        modprobe.status().is_ok_and(|status| status.success())
+    };
+    loaded || loadable()
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Lint as law: other people's linters, then our own rules.
+
+mod directions;
+pub mod tidy;
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::assemble::{self, dashboard};
+use crate::guest::image::remove;
+use crate::workspace::{self, cargo, cargo_at, exporters, files, root, tool};
+
+/// Runs all; stops at the first that complains.
+///
+/// # Errors
+/// What it says.
+pub fn run() -> Result<()> {
+    workspace::run(cargo().args(["fmt", "--all", "--check"]))?;
+    // Live tests are not among all targets.
+    for targets in ["--all-targets", "--test=live"] {
+        let mut clippy = cargo_at("clippy");
+        clippy.args(["--workspace", targets, "--", "--deny=warnings"]);
+        workspace::run(&mut clippy)?;
+    }
+    let mut doc = cargo_at("doc");
+    workspace::run(doc.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"))?;
+    let c = [files("bpf", ".bpf.c")?, files("bpf", ".bpf.h")?].concat();
+    workspace::run(
+        Command::new("clang-format-14").args(["--dry-run", "--Werror"]).args(&c).current_dir(root()),
+    )?;
+    let scripts =
+        [files("scripts", "")?, files(".ci", "run")?, files("crates", "benches/workload")?].concat();
+    workspace::run(Command::new("shellcheck").args(scripts))?;
+    tidy::run()?;
+    assemble::check()?;
+    dashboard::check_schema()?;
+    prometheus()?;
+    units()
+}
+
+fn prometheus() -> Result<()> {
+    let promtool = || {
+        let mut command = tool("promtool");
+        command.current_dir(root());
+        command
+    };
+    workspace::run(promtool().args(["check", "config", "prometheus/prometheus.yml"]))?;
+    workspace::run(promtool().args(["check", "config"]).args(files("prometheus/examples", ".yml")?))?;
+    workspace::run(promtool().args(["test", "rules"]).args(files("alerts/tests", ".yml")?))?;
+    for exporter in exporters()? {
+        let golden = root().join("crates").join(&exporter.name).join("tests/golden/metrics.prom");
+        let file = fs::File::open(&golden).with_context(|| format!("{}", golden.display()))?;
+        let checked = promtool().args(["check", "metrics"]).stdin(file).output()?;
+        let said =
+            String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+        // The contract fixes names with microseconds.
+        let complaint = said
+            .lines()
+            .find(|line| !line.ends_with("use base unit \"seconds\" instead of \"microseconds\""));
+        if let Some(complaint) = complaint {
+            bail!("{}: {complaint}", golden.display());
+        }
+    }
+    Ok(())
+}
+
+/// systemd looks whether the binaries exist: they stand below a root of their own.
+fn units() -> Result<()> {
+    let folder = root().join("target/units");
+    remove(&folder)?;
+    for exporter in exporters()? {
+        let binary = folder.join("usr/bin").join(&exporter.binary);
+        fs::create_dir_all(folder.join("usr/bin"))?;
+        fs::copy("/bin/true", &binary)?;
+    }
+    let system = folder.join("usr/lib/systemd/system");
+    fs::create_dir_all(&system)?;
+    let mut names = Vec::new();
+    // What systemd puts for the instance of a template, up to 252 and after it.
+    for instance in ["i", "test_instance"] {
+        fs::copy("/bin/true", folder.join(format!("usr/bin/ebpf-{instance}-exporter")))?;
+    }
+    for path in files("systemd", "")? {
+        if path.extension().is_some_and(|kind| kind == "rules") {
+            continue;
+        }
+        let name = path.file_name().context("a unit without name")?.to_owned();
+        fs::copy(&path, system.join(&name))?;
+        names.push(name);
+    }
+    // What our units refer to, of systemd's own.
+    for unit in fs::read_dir("/usr/lib/systemd/system").or_else(|_| fs::read_dir("/lib/systemd/system"))? {
+        let unit = unit?;
+        if unit.file_name().to_string_lossy().ends_with(".target") && !system.join(unit.file_name()).exists()
+        {
+            fs::copy(unit.path(), system.join(unit.file_name()))?;
+        }
+    }
+    let mut verify = Command::new("systemd-analyze");
+    let said = verify.arg("verify").arg("--man=no").arg("--root").arg(&folder).args(&names).output();
+    let said = said.context("failed to start systemd-analyze")?;
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    let ours: Vec<&str> = text.lines().filter(|line| line.contains("ebpf-")).collect();
+    if !ours.is_empty() {
+        bail!("systemd-analyze verify: {}", ours.join("\n"));
+    }
+    for unit in files("systemd", ".service")? {
+        // CAP_SYS_ADMIN and CAP_NET_ADMIN together are 0.5: see there.
+        let most = if unit.ends_with("ebpf-wireguard-exporter.service") { "22" } else { "20" };
+        let mut security = Command::new("systemd-analyze");
+        security.args(["security", "--offline=true", "--no-pager", "--threshold", most]).arg(&unit);
+        let said = security.output().context("failed to start systemd-analyze")?;
+        if !said.status.success() {
+            bail!(
+                "systemd-analyze security, of which at most {most} tenths are allowed: {}",
+                String::from_utf8_lossy(&said.stdout).lines().last().unwrap_or_default()
+            );
+        }
+    }
+    Ok(())
+}

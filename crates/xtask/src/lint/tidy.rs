@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The rules of this tree that no other linter knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::lint::directions;
+use crate::workspace::{Exporter, exporters, files, root};
+
+/// Lines of an exporter's `main.rs` with docs, without tests.
+const MAIN_LINES: usize = 200;
+
+/// Checks all rules and names every breach.
+///
+/// # Errors
+/// When there is one.
+pub fn run() -> Result<()> {
+    let mut breaches = Vec::new();
+    let exporters = exporters()?;
+    for exporter in &exporters {
+        pieces(exporter, &mut breaches);
+    }
+    ports(&exporters, &mut breaches)?;
+    headers(&mut breaches)?;
+    hardening(&exporters, &mut breaches)?;
+    alerts(&exporters, &mut breaches)?;
+    directions::check(&mut breaches)?;
+    if breaches.is_empty() {
+        return Ok(());
+    }
+    bail!("tidy:\n  {}", breaches.join("\n  "));
+}
+
+/// Files that every exporter has, with NAME in the path.
+pub fn pieces_of(name: &str) -> Vec<String> {
+    vec![
+        format!("bpf/{name}.bpf.c"),
+        format!("crates/{name}/Cargo.toml"),
+        format!("crates/{name}/build.rs"),
+        format!("crates/{name}/src/main.rs"),
+        format!("crates/{name}/tests/live.rs"),
+        format!("crates/{name}/tests/golden/metrics.prom"),
+        format!("crates/{name}/tests/golden/ebpf-{name}-exporter.8"),
+        format!("systemd/ebpf-{name}-exporter.service"),
+        format!("prometheus/jobs/{name}.yml"),
+        format!("alerts/{name}.yml"),
+        format!("alerts/tests/{name}.yml"),
+        format!("grafana/rows/{name}.json"),
+    ]
+}
+
+fn pieces(exporter: &Exporter, breaches: &mut Vec<String>) {
+    let name = &exporter.name;
+    for path in pieces_of(name) {
+        if !root().join(&path).exists() {
+            breaches.push(format!("{path} is missing"));
+        }
+    }
+    let main = fs::read_to_string(root().join(format!("crates/{name}/src/main.rs"))).unwrap_or_default();
+    let lines = main.lines().take_while(|line| *line != "#[cfg(test)]").count();
+    if lines > MAIN_LINES {
+        breaches.push(format!(
+            "crates/{name}/src/main.rs has {lines} lines before its tests, {MAIN_LINES} may be"
+        ));
+    }
+    let readme = fs::read_to_string(root().join("README.md")).unwrap_or_default();
+    if !readme.contains(&format!("| {name} |")) {
+        breaches.push(format!("README.md has no row for {name}"));
+    }
+}
+
+/// The port of a spec and of the scrape job agree, and no two are the same.
+fn ports(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
+    let mut taken: BTreeMap<String, &str> = BTreeMap::new();
+    for exporter in exporters {
+        let name = &exporter.name;
+        let main = fs::read_to_string(root().join(format!("crates/{name}/src/main.rs")))?;
+        let spec =
+            main.split_once(&format!("Spec::new(\"{name}\", ")).and_then(|(_, rest)| rest.split_once(','));
+        let port =
+            spec.with_context(|| format!("crates/{name}/src/main.rs has no Spec::new(\"{name}\", PORT"))?.0;
+        let job = fs::read_to_string(root().join(format!("prometheus/jobs/{name}.yml"))).unwrap_or_default();
+        if !job.contains(&format!("localhost:{port}\"")) || !job.contains(&format!("job_name: ebpf-{name}\n"))
+        {
+            breaches.push(format!("prometheus/jobs/{name}.yml is not a job ebpf-{name} at port {port}"));
+        }
+        if let Some(other) = taken.insert(port.to_owned(), name) {
+            breaches.push(format!("{name} and {other} have the same port {port}"));
+        }
+    }
+    Ok(())
+}
+
+/// Licences, include guards, and kernels' versions in one file only.
+fn headers(breaches: &mut Vec<String>) -> Result<()> {
+    let rust =
+        [files("crates", ".rs")?, vec![root().join("Makefile"), root().join("scripts/packages")]].concat();
+    let c = [files("bpf", ".bpf.c")?, files("bpf", ".bpf.h")?].concat();
+    for path in rust.iter().chain(&c) {
+        let text = fs::read_to_string(path)?;
+        let wanted = if c.contains(path) { "GPL-2.0-only" } else { "MIT OR Apache-2.0" };
+        if !text.lines().take(2).any(|line| line.contains("SPDX-License-Identifier") && line.contains(wanted))
+        {
+            breaches.push(format!("{}: no SPDX line with {wanted}", shown(path)));
+        }
+        let version = ["LINUX_KERNEL_VERSION", "KERNEL_VERSION(", "LINUX_VERSION_CODE"];
+        if c.contains(path) && version.iter().any(|word| text.contains(word)) {
+            breaches.push(format!("{}: asks for the kernel's version instead of its shape", shown(path)));
+        }
+        for read in direct_reads(&text).into_iter().filter(|_| c.contains(path)) {
+            breaches.push(format!("{}: a pointer on the way is read directly: {read}", shown(path)));
+        }
+        if path.extension().is_some_and(|extension| extension == "h") && !text.contains("#ifndef __") {
+            breaches.push(format!("{}: no include guard", shown(path)));
+        }
+    }
+    Ok(())
+}
+
+/// Reads by helper of which only the last step is one: `->` in an argument is a plain load.
+fn direct_reads(text: &str) -> Vec<&str> {
+    let macros = ["FIELD(", "BPF_CORE_READ("];
+    let starts = macros.iter().flat_map(|name| text.match_indices(name));
+    // Those of other names end in one of these.
+    let starts = starts.filter(|(at, _)| {
+        !text[..*at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_')
+    });
+    let reads = starts.filter_map(|(at, name)| {
+        let mut depth = 1;
+        let rest = &text[at + name.len()..];
+        let end = rest.find(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0
+        })?;
+        Some(&text[at..=at + name.len() + end])
+    });
+    reads.filter(|read| read.contains("->")).collect()
+}
+
+/// All units have the same lines from the one that says so to the next empty one.
+fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
+    let mut blocks = BTreeSet::new();
+    for exporter in exporters {
+        let path = format!("systemd/{}.service", exporter.binary);
+        let unit = fs::read_to_string(root().join(&path)).unwrap_or_default();
+        match unit.split_once("# The same in every unit") {
+            Some((_, block)) => blocks.insert(block.split("\n\n").next().unwrap_or_default().to_owned()),
+            None => bail!("{path} has no block that is the same in every unit"),
+        };
+    }
+    if blocks.len() > 1 {
+        breaches.push("systemd/: the block that is the same in every unit is not".to_owned());
+    }
+    Ok(())
+}
+
+/// Every metric that a rule or a panel uses is one that an exporter's golden file shows;
+/// every alert has a test that makes it fire, and a runbook.
+fn alerts(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
+    let mut metrics = BTreeSet::new();
+    for exporter in exporters {
+        let path = root().join(format!("crates/{}/tests/golden/metrics.prom", exporter.name));
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let names = text.lines().filter(|line| !line.starts_with('#'));
+        metrics.extend(names.filter_map(|line| line.split(['{', ' ']).next()).map(ToOwned::to_owned));
+    }
+    for path in [files("alerts", ".yml")?, files("grafana/rows", ".json")?].concat() {
+        for word in fs::read_to_string(&path)?.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if word.starts_with("ebpf_") && !word.starts_with("ebpf_exporter_") && !metrics.contains(word) {
+                breaches.push(format!("{}: no exporter has a metric {word}", shown(&path)));
+            }
+        }
+    }
+    let runbooks = fs::read_to_string(root().join("docs/runbooks.md"))?;
+    let documented: BTreeSet<&str> = runbooks
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .flat_map(|line| line.split(", "))
+        .collect();
+    for path in files("alerts", ".yml")? {
+        let text = fs::read_to_string(&path)?;
+        let tests = path.file_name().map(|name| root().join("alerts/tests").join(name));
+        let tests = tests.map(fs::read_to_string).transpose()?.unwrap_or_default();
+        for alert in text.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+            if !documented.contains(alert) {
+                breaches.push(format!("docs/runbooks.md has nothing about {alert}"));
+            }
+            let cases = tests.split("- alertname: ").filter(|case| case.lines().next() == Some(alert));
+            if !cases.into_iter().any(|case| case.contains("exp_labels")) {
+                breaches.push(format!("{}: no test makes {alert} fire", shown(&path)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::direct_reads;
+
+    #[test]
+    fn an_arrow_in_a_read_by_helper_is_found() {
+        let text = "id = FIELD(btf, task, cgroups->dfl_cgrp, kn);\n\
+                    a = BPF_CORE_READ(\n(struct x *)(p->y), z); b = BPF_CORE_READ(p, y, z) + p->y;\n\
+                    FIELD(btf, f(x), pid)->y; OFFSET_FIELD(p->y);";
+        let found = ["FIELD(btf, task, cgroups->dfl_cgrp, kn)", "BPF_CORE_READ(\n(struct x *)(p->y), z)"];
+        assert_eq!(direct_reads(text), found);
+    }
+}

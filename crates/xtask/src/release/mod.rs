@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The binaries: those that users get, and the same as tests and `make run` have them; and packages
+//! of them.
+
+mod notices;
+pub mod package;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::phases;
+use crate::workspace::{cargo, cargo_at, exporters, output, root, run};
+
+/// What a binary may weigh.
+const MAX_BYTES: u64 = 3 << 20;
+
+/// What exporters start for `--web.config.file`: crate and binary.
+pub const WEB: &str = "ebpf-exporters-web";
+
+/// Builds all exporters and [`WEB`], fully static, into `dist/bin`; they say that they are of
+/// `revision`, and are all linked anew for another one.
+///
+/// # Errors
+/// When cargo fails, or a binary is larger than it may be.
+pub fn build(revision: &str) -> Result<()> {
+    let mut command = cargo_at("build");
+    command.arg("--release").env("EBPF_EXPORTERS_REVISION", revision);
+    let paths = Paths::of_this_build()?;
+    command.args(["--config", &paths.hidden()?]);
+    let exporters = exporters()?.into_iter().map(|exporter| exporter.binary);
+    let binaries: Vec<String> = exporters.chain([WEB.to_owned()]).collect();
+    for binary in &binaries {
+        command.args(["--package", binary]);
+    }
+    phases::named("release build", || run(&mut command))?;
+    let bin = root().join("dist/bin");
+    fs::create_dir_all(&bin)?;
+    for binary in &binaries {
+        let built = target_folder()?.join("release").join(binary);
+        let bytes = fs::metadata(&built).with_context(|| format!("{} was not built", built.display()))?.len();
+        if bytes > MAX_BYTES {
+            bail!("{} has {bytes} bytes, more than {MAX_BYTES}", built.display());
+        }
+        paths.are_not_in(&built)?;
+        // A running binary cannot be written to, but another can take its place.
+        let new = bin.join(format!(".{binary}"));
+        fs::copy(&built, &new)?;
+        fs::rename(&new, bin.join(binary))?;
+        println!("dist/bin/{binary} {:.1} MB", bytes as f64 / 1e6);
+    }
+    Ok(())
+}
+
+/// Builds all exporters as tests have them, in a quarter of the time: larger and a little slower.
+/// Returns the folder in which they are.
+///
+/// # Errors
+/// When cargo fails.
+pub fn quick() -> Result<PathBuf> {
+    phases::named("build", || run(cargo_at("build").args(["--workspace", "--bins"])))?;
+    Ok(target_folder()?.join("debug"))
+}
+
+/// When what is packaged was made, in seconds of 1970: `SOURCE_DATE_EPOCH` where that is set, as
+/// distributions do, else the time of the commit.
+///
+/// # Errors
+/// When that is no number, or git does not tell.
+pub fn epoch() -> Result<u64> {
+    let told = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let text = match told {
+        Some(text) => text,
+        None => output(Command::new("git").current_dir(root()).args(["log", "-1", "--format=%ct"]))
+            .context("set SOURCE_DATE_EPOCH where there is no git repository")?,
+    };
+    text.trim().parse().with_context(|| format!("SOURCE_DATE_EPOCH is no number of seconds: {text:?}"))
+}
+
+/// Folders of this machine that binaries would name otherwise, in what they say when they panic: two
+/// builds in two places are the same.
+struct Paths(BTreeMap<String, &'static str>);
+
+impl Paths {
+    fn of_this_build() -> Result<Self> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut paths = BTreeMap::from([(text(&root()), "ebpf-exporters")]);
+        let metadata = output(cargo().args(["metadata", "--format-version=1"]))?;
+        let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
+        for package in metadata["packages"].as_array().context("cargo names no packages")? {
+            if !package["source"].is_null()
+                && let Some(manifest) = package["manifest_path"].as_str()
+                && let Some(registry) = Path::new(manifest).ancestors().nth(2)
+            {
+                paths.insert(text(registry), "crates");
+            }
+        }
+        if let Some(target) = metadata["target_directory"].as_str() {
+            paths.insert(target.to_owned(), "target");
+        }
+        Ok(Self(paths))
+    }
+
+    /// A line of cargo's configuration. The one that is longest comes last, which is the one that
+    /// rustc takes where several fit.
+    fn hidden(&self) -> Result<String> {
+        let flags =
+            self.0.iter().map(|(path, name)| Value::from(format!("--remap-path-prefix={path}={name}")));
+        Ok(format!("target.{}.rustflags={}", host()?, Value::Array(flags.collect())))
+    }
+
+    fn are_not_in(&self, binary: &Path) -> Result<()> {
+        let bytes = fs::read(binary)?;
+        for path in self.0.keys() {
+            if bytes.windows(path.len()).any(|window| window == path.as_bytes()) {
+                bail!("{} names {path}, so that a build in another place would differ", binary.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The commit, and whether there is more than it holds.
+pub fn revision() -> String {
+    let mut git = Command::new("git");
+    git.current_dir(root()).args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
+    output(&mut git).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Where cargo puts what it builds for the one target.
+///
+/// # Errors
+/// When cargo does not say.
+pub fn target_folder() -> Result<PathBuf> {
+    let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
+    let folder = metadata["target_directory"].as_str().context("cargo names no target folder")?;
+    Ok(PathBuf::from(folder).join(host()?))
+}
+
+/// What rustc calls machines of this kind.
+///
+/// # Errors
+/// When it does not say.
+pub fn host() -> Result<String> {
+    Ok(output(Command::new("rustc").args(["--print", "host-tuple"]))?.trim().to_owned())
+}
