@@ -8,6 +8,7 @@ mod generated;
 mod guest;
 mod jobs;
 mod kernels;
+mod links;
 mod lint;
 mod metrics;
 mod notices;

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::links;
 use crate::workspace::{Exporter, exporters, files, root};
 
 /// Lines of an exporter's `main.rs` with docs, without tests.
@@ -26,6 +27,7 @@ pub fn run() -> Result<()> {
     headers(&mut breaches)?;
     hardening(&exporters, &mut breaches)?;
     alerts(&exporters, &mut breaches)?;
+    links::check(&mut breaches)?;
     if breaches.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Links in the tree's Markdown lead somewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result};
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+
+use crate::workspace::{files, root};
+
+/// A page: where it links to, and which anchors its headings are.
+#[derive(Default)]
+struct Page {
+    links: Vec<String>,
+    anchors: BTreeSet<String>,
+}
+
+/// The anchor of a heading, as forges make it.
+fn slug(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase()
+}
+
+impl Page {
+    fn parse(text: &str) -> Self {
+        let mut page = Self::default();
+        let mut heading: Option<String> = None;
+        let mut times: BTreeMap<String, usize> = BTreeMap::new();
+        for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
+            match event {
+                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
+                    page.links.push(dest_url.into_string());
+                }
+                Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
+                Event::Text(part) | Event::Code(part) => {
+                    if let Some(heading) = &mut heading {
+                        heading.push_str(&part);
+                    }
+                }
+                Event::End(TagEnd::Heading(_)) => {
+                    let anchor = slug(&heading.take().unwrap_or_default());
+                    let before = times.entry(anchor.clone()).or_default();
+                    let anchor = if *before == 0 { anchor } else { format!("{anchor}-{before}") };
+                    *before += 1;
+                    page.anchors.insert(anchor);
+                }
+                _ => {}
+            }
+        }
+        page
+    }
+}
+
+/// `path` without `.` and `..`.
+fn normal(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut whole, part| {
+        match part {
+            Component::ParentDir => {
+                whole.pop();
+            }
+            Component::CurDir => {}
+            part => whole.push(part),
+        }
+        whole
+    })
+}
+
+fn leads_elsewhere(link: &str) -> bool {
+    ["https://", "http://", "mailto:"].iter().any(|scheme| link.starts_with(scheme))
+}
+
+/// File and anchor that `link` of the file `from` leads to.
+fn target<'l>(from: &Path, link: &'l str) -> (PathBuf, Option<&'l str>) {
+    let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+    let file = if path.is_empty() { from.to_owned() } else { normal(&from.with_file_name(path)) };
+    (file, anchor)
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
+}
+
+/// Adds to `breaches` each link of the tree's Markdown to a file or heading that is not there.
+///
+/// # Errors
+/// When a page cannot be read.
+pub fn check(breaches: &mut Vec<String>) -> Result<()> {
+    let mut paths = files("docs", ".md")?;
+    for entry in fs::read_dir(root())? {
+        paths.extend(Some(entry?.path()).filter(|path| path.extension().is_some_and(|kind| kind == "md")));
+    }
+    paths.extend([files("bpf", ".md")?, files("crates", ".md")?].concat());
+    let mut pages = BTreeMap::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        pages.insert(path, Page::parse(&text));
+    }
+    for (path, page) in &pages {
+        for link in page.links.iter().filter(|link| !leads_elsewhere(link)) {
+            let (file, anchor) = target(path, link);
+            let has_anchor = |anchor| pages.get(&file).is_some_and(|page| page.anchors.contains(anchor));
+            if !file.exists() {
+                breaches.push(format!("{}: {link}: there is no such file", shown(path)));
+            } else if !anchor.is_none_or(has_anchor) {
+                breaches.push(format!("{}: {link}: there is no such heading", shown(path)));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anchors_are_those_of_forges() {
+        assert_eq!(
+            slug("DiskLatencyP99High, DiskLatencyP99Critical"),
+            "disklatencyp99high-disklatencyp99critical"
+        );
+        assert_eq!(slug("Compared with /proc/diskstats"), "compared-with-procdiskstats");
+        let page = Page::parse("# A `b`\n\n[x](y.md#z)\n\n## A b\n\n| [c](d) |\n|---|\n\n`[no](link)`\n");
+        assert_eq!(page.links, ["y.md#z", "d"]);
+        assert_eq!(page.anchors, ["a-b", "a-b-1"].map(str::to_owned).into());
+    }
+
+    #[test]
+    fn links_are_relative_to_their_page() {
+        let from = Path::new("/r/docs/exporters/a.md");
+        assert_eq!(target(from, "../b.md#c"), (PathBuf::from("/r/docs/b.md"), Some("c")));
+        assert_eq!(target(from, "#c"), (from.to_owned(), Some("c")));
+    }
+}
