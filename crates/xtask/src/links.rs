@@ -17,8 +17,8 @@ struct Page {
     anchors: BTreeSet<String>,
 }
 
-/// The anchor of a heading, as forges make it.
-fn slug(heading: &str) -> String {
+/// The anchor of a heading, as mdBook and forges make it.
+pub fn slug(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase()
 }
@@ -53,6 +53,16 @@ impl Page {
     }
 }
 
+/// Text of a page with what it includes, as mdBook shows it.
+fn with_included(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let Some((before, rest)) = text.split_once("{{#include ") else { return Ok(text) };
+    let (included, after) = rest.split_once("}}").context("an include that does not end")?;
+    let included = path.with_file_name(included);
+    let included = fs::read_to_string(&included).with_context(|| included.display().to_string())?;
+    Ok(format!("{before}{included}{after}"))
+}
+
 /// `path` without `.` and `..`.
 fn normal(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut whole, part| {
@@ -82,11 +92,13 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// Adds to `breaches` each link of the tree's Markdown to a file or heading that is not there.
+/// Adds to `breaches` each link of the tree's Markdown to a file or heading that is not there, each
+/// link of the book's pages that leaves the book, and each page that the book lacks.
 ///
 /// # Errors
 /// When a page cannot be read.
 pub fn check(breaches: &mut Vec<String>) -> Result<()> {
+    let docs = root().join("docs");
     let mut paths = files("docs", ".md")?;
     for entry in fs::read_dir(root())? {
         paths.extend(Some(entry?.path()).filter(|path| path.extension().is_some_and(|kind| kind == "md")));
@@ -94,7 +106,7 @@ pub fn check(breaches: &mut Vec<String>) -> Result<()> {
     paths.extend([files("bpf", ".md")?, files("crates", ".md")?].concat());
     let mut pages = BTreeMap::new();
     for path in paths {
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let text = with_included(&path)?;
         pages.insert(path, Page::parse(&text));
     }
     for (path, page) in &pages {
@@ -105,7 +117,19 @@ pub fn check(breaches: &mut Vec<String>) -> Result<()> {
                 breaches.push(format!("{}: {link}: there is no such file", shown(path)));
             } else if !anchor.is_none_or(has_anchor) {
                 breaches.push(format!("{}: {link}: there is no such heading", shown(path)));
+            } else if path.starts_with(&docs) && !file.starts_with(&docs) {
+                breaches.push(format!("{}: {link}: leads out of the book", shown(path)));
             }
+        }
+    }
+    let summary = docs.join("SUMMARY.md");
+    let listed: BTreeSet<PathBuf> = pages
+        .get(&summary)
+        .map(|page| page.links.iter().map(|link| target(&summary, link).0).collect())
+        .unwrap_or_default();
+    for path in pages.keys().filter(|path| path.starts_with(&docs) && **path != summary) {
+        if !listed.contains(path) {
+            breaches.push(format!("docs/SUMMARY.md does not list {}", shown(path)));
         }
     }
     Ok(())

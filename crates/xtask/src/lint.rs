@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::guest::image::remove;
 use crate::workspace::{self, cargo, cargo_at, exporters, files, root, tool};
-use crate::{dashboard, generated, tidy};
+use crate::{dashboard, generated, pages, tidy};
 
 /// Runs all; stops at the first that complains.
 ///
@@ -46,6 +46,9 @@ fn prometheus() -> Result<()> {
     };
     workspace::run(promtool().args(["check", "config", "prometheus/prometheus.yml"]))?;
     workspace::run(promtool().args(["check", "config"]).args(files("prometheus/examples", ".yml")?))?;
+    let queries = root().join("target/queries.yml");
+    fs::write(&queries, pages::queries()?)?;
+    workspace::run(promtool().args(["check", "rules"]).arg(&queries))?;
     workspace::run(promtool().args(["test", "rules"]).args(files("alerts/tests", ".yml")?))?;
     for exporter in exporters()? {
         let golden = root().join("crates").join(&exporter.name).join("tests/golden/metrics.prom");

@@ -13,6 +13,7 @@ mod lint;
 mod metrics;
 mod notices;
 mod package;
+mod pages;
 mod phases;
 mod pictures;
 mod release;
@@ -123,7 +124,7 @@ enum Task {
         #[arg(long, default_value = "/usr")]
         prefix: PathBuf,
     },
-    /// Write prometheus/prometheus.yml, grafana/dashboard.json, METRICS.md and docs/kernel-support.md from their parts.
+    /// Write prometheus/prometheus.yml, grafana/dashboard.json, METRICS.md, and what is generated in README.md and docs, from their parts.
     Assemble,
     /// Draw the rows of the dashboard into docs/pictures, from what a Prometheus has.
     Pictures {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::links;
 use crate::workspace::{Exporter, exporters, files, root};
+use crate::{links, pages};
 
 /// Lines of an exporter's `main.rs` with docs, without tests.
 const MAIN_LINES: usize = 200;
@@ -27,6 +27,7 @@ pub fn run() -> Result<()> {
     headers(&mut breaches)?;
     hardening(&exporters, &mut breaches)?;
     alerts(&exporters, &mut breaches)?;
+    pages::check_metrics(&mut breaches)?;
     links::check(&mut breaches)?;
     if breaches.is_empty() {
         return Ok(());
@@ -49,6 +50,7 @@ pub fn pieces_of(name: &str) -> Vec<String> {
         format!("alerts/{name}.yml"),
         format!("alerts/tests/{name}.yml"),
         format!("grafana/rows/{name}.json"),
+        pages::page_of(name),
     ]
 }
 
@@ -65,10 +67,6 @@ fn pieces(exporter: &Exporter, breaches: &mut Vec<String>) {
         breaches.push(format!(
             "crates/{name}/src/main.rs has {lines} lines before its tests, {MAIN_LINES} may be"
         ));
-    }
-    let readme = fs::read_to_string(root().join("README.md")).unwrap_or_default();
-    if !readme.contains(&format!("| {name} |")) {
-        breaches.push(format!("README.md has no row for {name}"));
     }
 }
 
