@@ -7,7 +7,7 @@ DESTDIR ?=
 XTASK = scripts/xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo build test test-unit test-live test-vm test-all lint bench deb tarball install clean
+.PHONY: help run demo build test test-unit test-live test-vm test-all lint bench docs deb tarball install clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
@@ -51,6 +51,10 @@ lint: ## Formatting, clippy, shellcheck, promtool, units, and the rules of this 
 bench: ## Cost per event and per scrape on this machine; needs root
 	@scripts/packages bench
 	@$(XTASK) bench
+
+docs: ## Make a site of the documentation in target/book
+	@scripts/packages build
+	@$(XTASK) docs
 
 deb: ## Build the Debian package into dist
 	@scripts/packages build

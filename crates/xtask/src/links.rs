@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Links in the tree's Markdown lead somewhere.
+//! Links in the tree's Markdown, and in the site that mdBook makes of it, lead somewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -133,6 +133,45 @@ pub fn check(breaches: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Values of attributes `name="..."` in HTML.
+fn attributes<'h>(html: &'h str, name: &str) -> impl Iterator<Item = &'h str> {
+    html.split(&format!(" {name}=\""))
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// Links of a site below `folder` that lead to no file or anchor in it.
+///
+/// # Errors
+/// When a page cannot be read.
+pub fn broken(folder: &Path, pages: &[PathBuf]) -> Result<Vec<String>> {
+    let mut htmls = BTreeMap::new();
+    for path in pages {
+        htmls.insert(path.clone(), fs::read_to_string(path)?);
+    }
+    let mut broken = Vec::new();
+    for (path, html) in &htmls {
+        // Its links are those of the server's top folder.
+        if path.ends_with("404.html") {
+            continue;
+        }
+        for link in attributes(html, "href").chain(attributes(html, "src")) {
+            if leads_elsewhere(link) || link.starts_with("data:") {
+                continue;
+            }
+            let (file, anchor) = target(path, link);
+            let has_anchor =
+                |anchor| htmls.get(&file).is_some_and(|html| attributes(html, "id").any(|id| id == anchor));
+            if !file.exists() || !anchor.is_none_or(has_anchor) {
+                broken.push(format!("{}: {link}", path.strip_prefix(folder).unwrap_or(path).display()));
+            }
+        }
+    }
+    Ok(broken)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 mod bench;
 mod dashboard;
 mod demo;
+mod docs;
 mod generated;
 mod guest;
 mod jobs;
@@ -126,6 +127,8 @@ enum Task {
     },
     /// Write prometheus/prometheus.yml, grafana/dashboard.json, METRICS.md, and what is generated in README.md and docs, from their parts.
     Assemble,
+    /// Make a site of docs in target/book.
+    Docs,
     /// Draw the rows of the dashboard into docs/pictures, from what a Prometheus has.
     Pictures {
         /// Its address; by default that of `make demo`.
@@ -182,6 +185,7 @@ fn run(task: Task) -> Result<()> {
         Task::Deb => package::deb().map(|path| println!("{}", path.display())),
         Task::Install { destdir, prefix } => package::install(&destdir, &prefix),
         Task::Assemble => generated::assemble(),
+        Task::Docs => docs::run_mdbook(),
         Task::Pictures { prometheus } => pictures::draw(&prometheus),
         Task::New { name, port } => scaffold::new(&name, port),
         Task::Vmlinux { btf: Some(btf), kernel, arch } => {
