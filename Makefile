@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# The front door. Logic lives in crates/xtask.
+# The front door. Logic lives in crates/xtask. `make help` shows the targets in the order of this file: the one in
+# which a newcomer needs them, then what whoever changes the exporters needs.
 
 PREFIX ?= /usr
 DESTDIR ?=
@@ -7,7 +8,7 @@ DESTDIR ?=
 XTASK = scripts/xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo build test test-unit test-live test-vm test-all lint bench deb tarball install clean
+.PHONY: help run test deb tarball install bench demo docs build lint test-unit test-live test-vm test-all clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
@@ -16,17 +17,40 @@ run: ## Build, start every exporter that this kernel supports, show what they do
 	@scripts/packages build
 	@$(XTASK) run
 
+test: ## Lint, unit tests, and live tests on this machine's own kernel (these as root)
+	@scripts/packages test
+	@$(XTASK) test
+
+deb: ## Build the Debian package into dist
+	@scripts/packages build
+	@$(XTASK) deb
+
+tarball: ## Build a tarball for systems without dpkg into dist
+	@scripts/packages build
+	@$(XTASK) tarball
+
+install: ## Install into $(DESTDIR)$(PREFIX)
+	@$(XTASK) install --destdir "$(DESTDIR)" --prefix "$(PREFIX)"
+
+bench: ## Cost per event and per scrape on this machine; needs root
+	@scripts/packages bench
+	@$(XTASK) bench
+
 demo: ## Boot a Debian guest with ZFS, WireGuard, Prometheus and a load; forward its ports
 	@scripts/packages guests
 	@$(XTASK) demo
+
+docs: ## Make a site of the documentation in target/book
+	@scripts/packages build
+	@$(XTASK) docs
 
 build: ## Build the static binaries that users get into dist/bin
 	@scripts/packages build
 	@$(XTASK) build
 
-test: ## Lint, unit tests, and live tests on this machine's own kernel (these as root)
+lint: ## Formatting, clippy, shellcheck, promtool, units, and the rules of this tree
 	@scripts/packages test
-	@$(XTASK) test
+	@$(XTASK) lint
 
 test-unit: ## Tests that need neither root nor a guest
 	@scripts/packages test
@@ -43,25 +67,6 @@ test-vm: ## Live tests in guests: Debian 12, 13 and testing
 test-all: ## Live tests in all guests, those past their end of life too, and all of each
 	@scripts/packages guests
 	@$(XTASK) test-vm --all
-
-lint: ## Formatting, clippy, shellcheck, promtool, units, and the rules of this tree
-	@scripts/packages test
-	@$(XTASK) lint
-
-bench: ## Cost per event and per scrape on this machine; needs root
-	@scripts/packages bench
-	@$(XTASK) bench
-
-deb: ## Build the Debian package into dist
-	@scripts/packages build
-	@$(XTASK) deb
-
-tarball: ## Build a tarball for systems without dpkg into dist
-	@scripts/packages build
-	@$(XTASK) tarball
-
-install: ## Install into $(DESTDIR)$(PREFIX)
-	@$(XTASK) install --destdir "$(DESTDIR)" --prefix "$(PREFIX)"
 
 clean: ## Remove what was built
 	@cargo clean --quiet

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use assemble::pictures;
+use assemble::{docs, pictures};
 use guest::accel::Accel;
 use release::package;
 use run::{bench, demo, shell, start};
@@ -114,8 +114,10 @@ enum Task {
         #[arg(long, default_value = "/usr")]
         prefix: PathBuf,
     },
-    /// Write prometheus/prometheus.yml, grafana/dashboard.json, METRICS.md and docs/kernel-support.md from their parts.
+    /// Write prometheus/prometheus.yml, grafana/dashboard.json, METRICS.md, and what is generated in README.md and docs, from their parts.
     Assemble,
+    /// Make a site of docs in target/book.
+    Docs,
     /// Draw the rows of the dashboard into docs/pictures, from what a Prometheus has.
     Pictures {
         /// Its address; by default that of `make demo`.
@@ -172,6 +174,7 @@ fn run(task: Task) -> Result<()> {
         Task::Deb => package::deb().map(|path| println!("{}", path.display())),
         Task::Install { destdir, prefix } => package::install(&destdir, &prefix),
         Task::Assemble => assemble::assemble(),
+        Task::Docs => docs::run_mdbook(),
         Task::Pictures { prometheus } => pictures::draw(&prometheus),
         Task::New { name, port } => scaffold::new(&name, port),
         Task::Vmlinux { btf: Some(btf), kernel, arch } => {

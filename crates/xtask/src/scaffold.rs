@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::assemble;
+use crate::assemble::{self, pages};
 use crate::lint::tidy;
 use crate::workspace::{cargo, exporters, root, run};
 
@@ -59,6 +59,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         (format!("alerts/{name}.yml"), fill(ALERTS)),
         (format!("alerts/tests/{name}.yml"), fill(ALERT_TESTS)),
         (format!("grafana/rows/{name}.json"), fill(ROW)),
+        (pages::page_of(name), fill(PAGE)),
     ];
     for (path, text) in &pieces {
         let path = root().join(path);
@@ -71,7 +72,6 @@ pub fn new(name: &str, port: u16) -> Result<()> {
     for (path, _) in &pieces {
         println!("{path}");
     }
-    println!("README.md: add a row `| {name} | ...`");
     Ok(())
 }
 
@@ -240,3 +240,36 @@ const ROW: &str = r#"{
   ]
 }
 "#;
+
+const PAGE: &str = "\
+# @NAME@
+
+Which question does this answer? Look first at `ebpf_@SNAKE@_forks_total`.
+
+## What the numbers mean
+
+...
+
+## What it does not see
+
+...
+
+## When it is high
+
+...
+
+## Queries
+
+Forks in a second:
+
+```promql
+rate(ebpf_@SNAKE@_forks_total[5m])
+```
+
+## How it measures
+
+It hooks the tracepoint `sched_process_fork` by tp_btf, else by raw_tp. An event costs ...
+
+<!-- begin reference: written by cargo xtask assemble -->
+<!-- end reference -->
+";

@@ -115,7 +115,7 @@ impl Drop for Changed {
 fn a_unit_writes_files_for_as_long_as_its_watchdog_likes() {
     const FILE: &str = "/var/lib/prometheus/node-exporter/ebpf-diskio.prom";
     let _changed = Changed;
-    // As README says, with less patience.
+    // As docs/operations.md says, with less patience.
     sh(&format!(
         "mkdir -p /var/lib/prometheus/node-exporter
         echo 'ARGS=--textfile.path={FILE} --textfile.interval=3s' > /etc/default/ebpf-diskio-exporter

@@ -28,7 +28,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// bcrypt of "sesame", at the least cost.
 const HASH: &str = "$2y$05$AOiHAOiHAOiHAOiHAOiHAOMzJVTPhcbpEzDStSol2ygw6mOUdHR8i";
 
-/// What the README tells to do; undone at the end.
+/// What docs/operations.md tells to do; undone at the end.
 struct Settings;
 
 impl Settings {

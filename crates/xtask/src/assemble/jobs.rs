@@ -45,11 +45,11 @@ mod tests {
     }
 
     #[test]
-    fn the_command_of_the_readme_moves_all_ports_and_nothing_else() {
+    fn the_documented_command_moves_all_ports_and_nothing_else() {
         let config = fs::read_to_string(root().join(FILE)).expect("the jobs");
-        let readme = fs::read_to_string(root().join("README.md")).expect("the README");
+        let page = fs::read_to_string(root().join("docs/operations.md")).expect("the page");
         let command =
-            readme.lines().map(str::trim).find(|line| line.starts_with("perl -pe ")).expect("a command");
+            page.lines().map(str::trim).find(|line| line.starts_with("perl -pe ")).expect("a command");
         let installed = format!("/usr/share/ebpf-exporters/{FILE}");
         let command = command.replace(&installed, &root().join(FILE).display().to_string());
         let output = Command::new("sh").args(["-c", &command]).output().expect("a shell");

@@ -77,11 +77,8 @@ impl Hooks {
     }
 }
 
-/// The table.
-///
-/// # Errors
-/// When a guest's record cannot be read.
-pub fn text() -> Result<String> {
+/// Which suites have a hook, by exporter and hook.
+fn rows() -> Result<BTreeMap<String, BTreeSet<&'static str>>> {
     let mut rows: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for suite in recorded_suites() {
         let path = recorded(suite.name);
@@ -90,17 +87,49 @@ pub fn text() -> Result<String> {
             rows.entry(line.to_owned()).or_default().insert(suite.name);
         }
     }
-    let mut text = HEAD.to_owned();
-    text += "| exporter | hook |";
+    Ok(rows)
+}
+
+/// A table of those lines; `first` is the head of what stands before the kernels.
+fn table(first: &str, lines: impl Iterator<Item = (String, BTreeSet<&'static str>)>) -> Result<String> {
+    let mut text = first.to_owned();
     recorded_suites().try_for_each(|suite| write!(text, " {} |", suite.kernel))?;
-    writeln!(text, "\n|---|---|{}", "---|".repeat(recorded_suites().count()))?;
-    for (line, suites) in rows {
-        let (exporter, hook) = line.split_once(' ').context("not an exporter and a hook")?;
-        write!(text, "| {exporter} | `{hook}` |")?;
+    let columns = text.matches('|').count() - 1;
+    writeln!(text, "\n|{}", "---|".repeat(columns))?;
+    for (start, suites) in lines {
+        text += &start;
         for suite in recorded_suites() {
             write!(text, " {} |", if suites.contains(suite.name) { "yes" } else { "" })?;
         }
         text += "\n";
     }
     Ok(text)
+}
+
+/// The hooks of one exporter; nothing where no guest has run it yet.
+///
+/// # Errors
+/// When a guest's record cannot be read.
+pub fn table_of(exporter: &str) -> Result<Option<String>> {
+    let own = rows()?.into_iter().filter_map(|(line, suites)| {
+        let (name, hook) = line.split_once(' ')?;
+        (name == exporter).then(|| (format!("| `{hook}` |"), suites))
+    });
+    let mut own = own.peekable();
+    if own.peek().is_none() {
+        return Ok(None);
+    }
+    table("| hook |", own).map(Some)
+}
+
+/// The text.
+///
+/// # Errors
+/// When a guest's record cannot be read.
+pub fn text() -> Result<String> {
+    let all = rows()?.into_iter().filter_map(|(line, suites)| {
+        let (exporter, hook) = line.split_once(' ')?;
+        Some((format!("| {exporter} | `{hook}` |"), suites))
+    });
+    Ok(HEAD.to_owned() + &table("| exporter | hook |", all)?)
 }

@@ -3,9 +3,12 @@
 //! pictures of the dashboard.
 
 pub mod dashboard;
+pub mod docs;
 mod jobs;
 pub mod kernels;
+pub mod links;
 mod metrics;
+pub mod pages;
 pub mod pictures;
 
 use std::fs;
@@ -14,23 +17,25 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::root;
 
-/// Path in the checkout, and what makes the text.
-type File = (&'static str, fn() -> Result<String>);
-
-const FILES: &[File] = &[
-    (jobs::FILE, jobs::text),
-    (dashboard::FILE, dashboard::text),
-    (metrics::FILE, metrics::text),
-    (kernels::FILE, kernels::text),
-];
+/// Path in the checkout, and text, of all.
+fn texts() -> Result<Vec<(String, String)>> {
+    let mut texts = vec![
+        (jobs::FILE.to_owned(), jobs::text()?),
+        (dashboard::FILE.to_owned(), dashboard::text()?),
+        (metrics::FILE.to_owned(), metrics::text()?),
+        (kernels::FILE.to_owned(), kernels::text()?),
+    ];
+    texts.extend(pages::texts()?);
+    Ok(texts)
+}
 
 /// Writes them all.
 ///
 /// # Errors
 /// When a part of one is missing.
 pub fn assemble() -> Result<()> {
-    for (path, text) in FILES {
-        fs::write(root().join(path), text()?).with_context(|| format!("failed to write {path}"))?;
+    for (path, text) in texts()? {
+        fs::write(root().join(&path), text).with_context(|| format!("failed to write {path}"))?;
     }
     Ok(())
 }
@@ -40,8 +45,8 @@ pub fn assemble() -> Result<()> {
 /// # Errors
 /// When one is not.
 pub fn check() -> Result<()> {
-    for (path, text) in FILES {
-        if fs::read_to_string(root().join(path)).unwrap_or_default() != text()? {
+    for (path, text) in texts()? {
+        if fs::read_to_string(root().join(&path)).unwrap_or_default() != text {
             bail!("{path} is stale: run `cargo xtask assemble`");
         }
     }

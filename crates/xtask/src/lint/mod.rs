@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::assemble::{self, dashboard};
+use crate::assemble::{self, dashboard, pages};
 use crate::guest::image::remove;
 use crate::workspace::{self, cargo, cargo_at, exporters, files, root, tool};
 
@@ -49,6 +49,9 @@ fn prometheus() -> Result<()> {
     };
     workspace::run(promtool().args(["check", "config", "prometheus/prometheus.yml"]))?;
     workspace::run(promtool().args(["check", "config"]).args(files("prometheus/examples", ".yml")?))?;
+    let queries = root().join("target/queries.yml");
+    fs::write(&queries, pages::queries()?)?;
+    workspace::run(promtool().args(["check", "rules"]).arg(&queries))?;
     workspace::run(promtool().args(["test", "rules"]).args(files("alerts/tests", ".yml")?))?;
     for exporter in exporters()? {
         let golden = root().join("crates").join(&exporter.name).join("tests/golden/metrics.prom");

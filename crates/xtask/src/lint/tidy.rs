@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::assemble::{links, pages};
 use crate::lint::directions;
 use crate::workspace::{Exporter, exporters, files, root};
 
@@ -28,6 +29,8 @@ pub fn run() -> Result<()> {
     hardening(&exporters, &mut breaches)?;
     alerts(&exporters, &mut breaches)?;
     directions::check(&mut breaches)?;
+    pages::check_metrics(&mut breaches)?;
+    links::check(&mut breaches)?;
     if breaches.is_empty() {
         return Ok(());
     }
@@ -49,6 +52,7 @@ pub fn pieces_of(name: &str) -> Vec<String> {
         format!("alerts/{name}.yml"),
         format!("alerts/tests/{name}.yml"),
         format!("grafana/rows/{name}.json"),
+        pages::page_of(name),
     ]
 }
 
@@ -65,10 +69,6 @@ fn pieces(exporter: &Exporter, breaches: &mut Vec<String>) {
         breaches.push(format!(
             "crates/{name}/src/main.rs has {lines} lines before its tests, {MAIN_LINES} may be"
         ));
-    }
-    let readme = fs::read_to_string(root().join("README.md")).unwrap_or_default();
-    if !readme.contains(&format!("| {name} |")) {
-        breaches.push(format!("README.md has no row for {name}"));
     }
 }
 

@@ -123,9 +123,7 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "METRICS.md"] {
         copy(&root().join(file), &doc.join(file), 0o644)?;
     }
-    for file in ["runbooks.md", "cardinality.md", "kernel-support.md"] {
-        copy(&root().join("docs").join(file), &doc.join("docs").join(file), 0o644)?;
-    }
+    copy_into("docs", ".md", &doc.join("docs"))?;
     copy_into("docs/pictures", ".svg", &doc.join("docs/pictures"))?;
     Ok(())
 }
