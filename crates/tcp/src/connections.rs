@@ -76,7 +76,7 @@ pub fn reader() -> Reader {
 pub fn active(connections: i64, families: &mut Families) {
     families.gauge(
         "ebpf_tcp_active_connections",
-        "Connections that are established, or whose other end has closed, in all network namespaces.",
+        "TCP connections now in state ESTABLISHED or CLOSE_WAIT, in all network namespaces (CurrEstab).",
         Labels::none(),
         Value::Integer(connections.try_into().unwrap_or_default()),
     );
