@@ -26,9 +26,12 @@ common::skeleton!();
 const MAP: &str = "datasets";
 
 const OPS: &str = "ebpf_zfs_dmu_ops_total";
-const OPS_HELP: &str = "Reads and writes of a dataset's files, or of a volume: one for each request, as in its kstat. The label dataset is empty for one that came and went between two scrapes.";
+const OPS_HELP: &str = "Read and write requests to a dataset (file system or volume), as in its objset \
+                        kstat. zfs send and receive, snapshots and unmounted datasets are not counted. \
+                        The label dataset is empty for a dataset that appeared and vanished between two \
+                        scrapes.";
 const BYTES: &str = "ebpf_zfs_dmu_bytes_total";
-const BYTES_HELP: &str = "Bytes that these moved.";
+const BYTES_HELP: &str = "Bytes read and written by the requests that ebpf_zfs_dmu_ops_total counts.";
 
 /// A dataset's pool and its id there.
 type Dataset = (String, u64);
