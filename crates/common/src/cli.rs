@@ -30,75 +30,77 @@ pub struct NoFlags {}
 /// Flags that every exporter has.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Address to listen on, HOST:PORT; without HOST all addresses, IPv4 and IPv6. May be repeated.
-    /// By default the exporter's own port, which EBPF_EXPORTERS_PORT_BASE moves.
+    /// Address to listen on: HOST:PORT, or :PORT for all IPv4 and IPv6 addresses. May be repeated.
+    /// Default: the exporter's own port, which EBPF_EXPORTERS_PORT_BASE moves.
     #[arg(long = "web.listen-address", value_name = "ADDR", value_parser = listen_address)]
     pub listen: Vec<String>,
 
-    /// Path under which metrics are served.
+    /// HTTP path of the metrics.
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = absolute_path)]
     pub telemetry_path: String,
 
-    /// File with TLS and authentication settings, as exporter-toolkit's web configuration.
+    /// File with TLS and authentication settings, in the format of exporter-toolkit's web
+    /// configuration.
     #[arg(long = "web.config.file", value_name = "FILE")]
     pub web_config: Option<PathBuf>,
 
-    /// Scrapes answered at the same time at most; 0 for no limit.
+    /// Maximum number of scrapes served at the same time; 0 means no limit.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
     pub max_requests: usize,
 
-    /// Leave out metrics about the exporter itself (ebpf_exporter_*, process_*).
+    /// Do not export metrics about the exporter itself (ebpf_exporter_*, process_*).
     #[arg(long = "web.disable-exporter-metrics")]
     pub disable_exporter_metrics: bool,
 
-    /// Least severe messages to log.
+    /// Log messages of this severity and above.
     #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,
 
-    /// How messages are written to standard error.
+    /// Format of log messages. They go to standard error.
     #[arg(long = "log.format", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Logfmt)]
     pub log_format: LogFormat,
 
-    /// Load, attach and verify every probe, print one line for each, and exit.
+    /// Load, attach and verify every probe, print one line per probe, and exit.
     #[arg(long, conflicts_with_all = ["once", "textfile"])]
     pub check: bool,
 
-    /// Whether tasks are preempted inside programs, instead of what the kernel says. For tests.
+    /// Whether the kernel preempts programs, instead of asking the kernel. For tests.
     #[arg(long = "ebpf.preempts", value_name = "BOOL", hide = true)]
     pub preempts: Option<bool>,
 
-    /// With --check: load every program that has its hook here, not only those that are chosen,
-    /// and attach none. For tests.
+    /// With --check: load every program whose hook exists here, not only the chosen ones, and
+    /// attach none. For tests.
     #[arg(long = "check.programs", requires = "check", hide = true)]
     pub check_programs: bool,
 
-    /// Attach, wait for DURATION or for SIGINT, print one scrape or write it to --textfile.path, and exit.
+    /// Attach, wait for DURATION or SIGINT, print one scrape or write it to --textfile.path, and exit.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = duration)]
     pub once: Option<Option<Duration>>,
 
-    /// Write metrics to this file, ending in .prom, for node_exporter's textfile collector; no HTTP.
+    /// Write metrics to this file for node_exporter's textfile collector instead of serving HTTP. Its
+    /// name must end in .prom.
     #[arg(long = "textfile.path", value_name = "FILE", value_parser = textfile)]
     pub textfile: Option<PathBuf>,
 
-    /// How often the file is written.
+    /// How often to write the textfile.
     #[arg(long = "textfile.interval", value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub textfile_interval: Duration,
 
-    /// Whether to use eBPF: on, off (show what can be known without), or auto (off where the
-    /// kernel refuses it altogether).
+    /// Use eBPF: on (exit if the kernel refuses it), off (export only what is known without it), or
+    /// auto (off if the kernel refuses it).
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Ebpf::Auto)]
     pub ebpf: Ebpf,
 
-    /// Capabilities kept after attaching: none, all, or a list such as cap_bpf,cap_perfmon.
-    /// By default only what reading needs on this kernel.
+    /// Capabilities to keep after attaching: none, all, or a list such as cap_bpf,cap_perfmon.
+    /// Default: only those that reading needs on this kernel.
     #[arg(long = "capabilities.keep", value_name = "LIST", value_parser = Keep::parse)]
     pub keep: Option<Keep>,
 
-    /// BTF of this kernel, where it has none of its own.
+    /// File with BTF for this kernel, if the kernel does not provide it.
     #[arg(long = "btf.path", value_name = "FILE")]
     pub btf: Option<PathBuf>,
 
-    /// Entries of each bounded map; what does not fit is counted under "other".
+    /// Maximum number of entries of each bounded map. What does not fit counts under "other".
     #[arg(long = "max-series", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
     pub max_series: u32,
 }
@@ -198,7 +200,7 @@ pub fn command<F: Args>(spec: &Spec) -> Command {
     let name = format!("ebpf-{}-exporter", spec.name);
     let about = format!("Prometheus exporter: {}", spec.summary);
     let after = format!(
-        "Listens on :{} unless told otherwise, with {}={} in the environment on :{}. See also {name}.service.",
+        "Listens on :{} by default, or with {}={} in the environment on :{}. See also {name}.service.",
         spec.port,
         ports::BASE,
         ports::EXAMPLE,

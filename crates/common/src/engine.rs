@@ -355,20 +355,21 @@ impl Engine {
         self_metrics::map_fill(families, &history.live.maps)?;
         families.counter(
             "ebpf_exporter_decoder_errors_total",
-            "Distinct keys and values that had no meaning, up to 1024; their label is unknown:N.",
+            "Distinct keys and values that could not be decoded, up to 1024. Each counts once; its label \
+             is unknown:N.",
             config(),
             Value::Integer(history.unknown.count()),
         );
         families.counter(
             "ebpf_exporter_scrapes_total",
-            "Scrapes, this one included.",
+            "Scrapes served, this one included.",
             Labels::none(),
             Value::Integer(history.scrapes),
         );
         self_metrics::process(families);
         families.gauge(
             "ebpf_exporter_scrape_duration_seconds",
-            "Time it took to read everything of this scrape; writing and sending come after.",
+            "Time to collect the metrics of this scrape. Encoding and sending are not included.",
             Labels::none(),
             Value::Nanoseconds(start.elapsed().as_nanos() as u64),
         );

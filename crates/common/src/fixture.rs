@@ -193,7 +193,7 @@ fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
          A number that the ports of all exporters count from instead of 9100, where no address is given: with\n\
          {example} this one listens on port {moved}. Units read it from /etc/default/ebpf\\-exporters.\n\
          .SH EXIT STATUS\n0: good. 1: cannot run here; the last message says why and what to do. 2: wrong usage.\n\
-         .SH SEE ALSO\nThe exporter listens on port {port} unless told otherwise. What it shows is described in\n\
+         .SH SEE ALSO\nThe exporter listens on port {port} by default. Its metrics are described in\n\
          /usr/share/doc/ebpf\\-exporters/METRICS.md; alerts, scrape jobs and a dashboard are in\n\
          /usr/share/ebpf\\-exporters.\n",
         name = spec.name.replace('-', "\\-"),

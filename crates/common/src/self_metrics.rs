@@ -108,7 +108,8 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
     let libbpf = unsafe { CStr::from_ptr(libbpf_sys::libbpf_version_string()) }.to_string_lossy();
     families.gauge(
         "ebpf_exporter_build_info",
-        "Always 1; the labels tell what was built.",
+        "Always 1. The labels give the exporter, its version and revision, and the versions of Rust and \
+         libbpf.",
         Labels::of(&[
             ("exporter", config),
             ("version", env!("CARGO_PKG_VERSION")),
@@ -120,13 +121,14 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
     );
     families.gauge(
         "ebpf_exporter_mode",
-        "Always 1; mode is ebpf, fallback where only /proc, /sys and netlink are read, or waiting while a kernel module is not loaded.",
+        "Always 1. mode is ebpf, fallback (no programs: only /proc, /sys, kstats and netlink are read) or \
+         waiting (a kernel module is not loaded).",
         Labels::of(&[("mode", mode)]),
         Value::Integer(1),
     );
     families.gauge(
         "ebpf_exporter_enabled_configs",
-        "Always 1; the exporters that this process runs.",
+        "Always 1. One series for each exporter that this process runs.",
         Labels::of(&[("name", config)]),
         Value::Integer(1),
     );
@@ -144,7 +146,8 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         let labels = || Labels::of(&[("config", config), ("program", &program.name), ("id", &id)]);
         families.gauge(
             "ebpf_exporter_ebpf_program_attached",
-            "Whether the program is attached; 0 for a probe that the kernel does not offer, or hides from this process.",
+            "1 if the program is attached. 0 if the kernel does not have what it needs, or hides it from \
+             this process.",
             labels(),
             Value::Integer(program.attached.into()),
         );
@@ -154,7 +157,7 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         more.push("hook", &program.hook);
         families.gauge(
             "ebpf_exporter_ebpf_program_info",
-            "Always 1; the kernel's id and tag of a program, and where it is attached.",
+            "Always 1. The labels give the kernel's ID and tag of an attached program, and its hook.",
             more,
             Value::Integer(1),
         );
@@ -174,13 +177,13 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         }
         families.counter(
             "ebpf_exporter_ebpf_program_run_time_seconds_total",
-            "CPU time in the program while kernel.bpf_stats_enabled was 1.",
+            "CPU time spent in the program while kernel.bpf_stats_enabled was 1. Absent while it is 0.",
             labels(),
             Value::Nanoseconds(runs.nanoseconds),
         );
         families.counter(
             "ebpf_exporter_ebpf_program_run_count_total",
-            "Runs of the program while kernel.bpf_stats_enabled was 1.",
+            "Runs of the program while kernel.bpf_stats_enabled was 1. Absent while it is 0.",
             labels(),
             Value::Integer(runs.runs),
         );
@@ -201,7 +204,9 @@ pub fn events(
     missed: Missed,
 ) -> Result<()> {
     const LOST: &str = "ebpf_exporter_lost_events_total";
-    const LOST_HELP: &str = "Events that could not be counted as they should, by reason; of those that no program was run for (recursion, probe_missed) as many as the kernel tells of.";
+    const LOST_HELP: &str = "Events that could not be counted correctly, by reason. recursion and \
+                             probe_missed are events for which the kernel ran no program; they are absent \
+                             where the kernel does not report them.";
     for (reason, count) in [("recursion", missed.recursion), ("probe_missed", missed.probe)] {
         let labels = Labels::of(&[("config", config), ("reason", reason)]);
         if let Some(count) = count {
@@ -222,7 +227,7 @@ pub fn events(
             } else if path == "folded" {
                 families.counter(
                     "ebpf_exporter_folded_events_total",
-                    "Events counted under \"other\" because the limit of series was reached.",
+                    "Events counted under \"other\" because a map had reached its limit (--max-series).",
                     Labels::of(&[("config", config)]),
                     count,
                 );
@@ -238,7 +243,7 @@ pub fn counted(families: &mut Families, config: &str, events: &[Text]) {
     if let Some(sum) = totals.reduce(|sum, total| sum + total) {
         families.counter(
             "ebpf_exporter_events_total",
-            "Events that were counted: what lost ones are to be compared with.",
+            "Events that were counted. Compare with ebpf_exporter_lost_events_total.",
             Labels::of(&[("config", config)]),
             Value::Integer(sum),
         );
@@ -268,13 +273,13 @@ pub fn map_fill(families: &mut Families, source: &dyn MapSource) -> Result<()> {
         let labels = Labels::of(&[("map", &fill.map)]);
         families.gauge(
             "ebpf_exporter_map_entries",
-            "Entries in use of a bounded map.",
+            "Entries in use in a bounded map.",
             labels.clone(),
             Value::Integer(fill.entries),
         );
         families.gauge(
             "ebpf_exporter_map_capacity",
-            "Entries that a bounded map has room for.",
+            "Maximum number of entries of a bounded map.",
             labels,
             Value::Integer(fill.capacity),
         );

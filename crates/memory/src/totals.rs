@@ -112,13 +112,15 @@ fn measured(kind: &str, families: &Families) -> Option<u64> {
 pub fn show(minor: u64, major: u64, families: &mut Families) {
     families.counter(
         "ebpf_page_faults_minor_total",
-        "Page faults that needed no I/O and did not wait for any.",
+        "Minor page faults: they needed no I/O and did not wait for any. A fault that the kernel retries \
+         counts once.",
         Labels::none(),
         Value::Integer(minor),
     );
     families.counter(
         "ebpf_page_faults_major_total",
-        "Page faults that needed I/O, or waited for it; none of them is also minor.",
+        "Major page faults: they needed I/O or waited for it, such as a read from a file or from swap. \
+         They are not counted as minor.",
         Labels::none(),
         Value::Integer(major),
     );

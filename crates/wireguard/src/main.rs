@@ -40,33 +40,33 @@ const TABLE: &str = include_str!("../layouts/5.10.txt");
 /// How much is counted, and what that costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Detail {
-    /// What netlink tells: bytes, handshakes' age. No programs; the module can be unloaded.
+    /// Bytes and handshake age, from netlink. Loads no programs; the module can be unloaded.
     Netlink,
-    /// Also handshakes, keys and endpoints: programs run at each handshake and each batch of
+    /// Also handshakes, keys and endpoints. Programs run for each handshake and each batch of
     /// received packets.
     #[default]
     Session,
-    /// Also packets and why they are lost: programs run for each packet.
+    /// Also packets and drop reasons. Programs run for each packet.
     Packet,
 }
 
 #[derive(Args, Clone, Debug, Default)]
 struct Flags {
-    /// How much is counted.
+    /// How much to count. More detail costs more.
     #[arg(long = "wireguard.detail", value_name = "LEVEL", default_value = "session")]
     detail: Detail,
 
-    /// Names of peers: a TOML file with lines "PUBLIC KEY" = "NAME", or a file for wg-quick with
-    /// comments # friendly_name=NAME; read again when it changes.
+    /// File with names of peers: TOML lines "PUBLIC KEY" = "NAME", or a wg-quick file with comments
+    /// # friendly_name=NAME. Read again when it changes.
     #[arg(long = "wireguard.peer-names", value_name = "FILE")]
     peer_names: Option<PathBuf>,
 
-    /// Label peers with their whole public keys, not only the first twelve characters.
+    /// Use the whole public key as label peer, not only its first twelve characters.
     #[arg(long = "wireguard.full-keys")]
     full_keys: bool,
 
-    /// Ask netlink in this process's network namespace only, not in those in /run/netns and
-    /// /run/docker/netns; then CAP_SYS_ADMIN is given up once everything is attached.
+    /// Query netlink only in the network namespace of this process, not in those of /run/netns and
+    /// /run/docker/netns. CAP_SYS_ADMIN is then dropped after attaching.
     #[arg(long = "wireguard.own-namespace")]
     own_namespace: bool,
 }

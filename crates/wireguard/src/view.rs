@@ -118,8 +118,8 @@ impl View {
         for Refusal { folder, error } in refusals {
             if self.closed.insert(folder.to_owned()) {
                 log::warn!(
-                    "network namespaces in {folder} are left out: {error}; CAP_DAC_READ_SEARCH, or a folder \
-                     that others may search, lets them be seen"
+                    "network namespaces in {folder} are left out: {error}; CAP_DAC_READ_SEARCH, or a \
+                     folder that others may search, lets them be seen"
                 );
             }
         }
@@ -346,8 +346,8 @@ impl View {
         if self.unproven && !self.distrusted && maps.contains(&"peers") {
             self.distrusted = true;
             log::error!(
-                "what the programs read of this kernel's WireGuard is not what netlink says: their numbers are \
-                 not shown; its structs are laid out in a way that is not known"
+                "what the programs read of this kernel's WireGuard is not what netlink says: their numbers \
+                 are not shown; its structs are laid out in a way that is not known"
             );
         }
         for map in maps {
@@ -365,7 +365,8 @@ impl View {
     pub fn show(&self, families: &mut Families) {
         families.gauge(
             "ebpf_wireguard_namespaces_left_out",
-            "Network namespaces, and folders of them, that cannot be looked into; the log says why.",
+            "Network namespaces, and directories of network namespaces, that the exporter cannot look \
+             into. The log says why.",
             Labels::none(),
             Value::Integer(self.left_out as u64),
         );
@@ -377,7 +378,8 @@ impl View {
                 labels.push("direction", direction);
                 families.counter(
                     "ebpf_wireguard_bytes_total",
-                    "Bytes of messages exchanged with a peer, handshakes included, as wg show has them.",
+                    "Bytes of WireGuard messages received from (rx) or sent to (tx) a peer, handshakes \
+                     included, as in wg show.",
                     labels,
                     Value::Integer(bytes),
                 );
@@ -385,7 +387,7 @@ impl View {
             if let Some(handshake) = peer.handshake {
                 families.gauge(
                     "ebpf_wireguard_handshake_age_seconds",
-                    "Time since the last handshake was completed; absent when there was none.",
+                    "Time since the last completed handshake with a peer. Absent when there was none.",
                     of(),
                     Value::Nanoseconds(now.saturating_sub(handshake).as_nanos() as u64),
                 );
@@ -400,7 +402,7 @@ impl View {
             labels.push("allowed_ips", &allowed.join(","));
             families.gauge(
                 "ebpf_wireguard_peer_info",
-                "Always 1; who a peer is and where it was heard of last.",
+                "Always 1. The labels give a peer's public key, name, last known endpoint and allowed IPs.",
                 labels,
                 Value::Integer(1),
             );
@@ -412,7 +414,8 @@ impl View {
         for (labels, age) in ages.filter(|(_, age)| *age <= KEY_GONE.as_nanos() as u64) {
             families.gauge(
                 "ebpf_wireguard_session_age_seconds",
-                "Age of the key in use: a new one is made after 120 s of traffic, none is used after 180 s.",
+                "Age of the session key in use with a peer. WireGuard makes a new key after 120 s of \
+                 traffic and uses none older than 180 s.",
                 labels.clone(),
                 Value::Nanoseconds(age),
             );

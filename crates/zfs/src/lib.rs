@@ -23,12 +23,12 @@ pub const MODULE: &str = "zfs";
 /// Flags of every ZFS exporter.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
-    /// Layout of the module's structs, for a ZFS that has no BTF and is not built in; printed by
-    /// `cargo xtask zfs-layout`.
+    /// File with the layout of the ZFS module's structs, for a ZFS that has neither BTF nor a
+    /// built-in layout. `cargo xtask zfs-layout` prints it.
     #[arg(long = "zfs.layout", value_name = "FILE")]
     pub layout: Option<PathBuf>,
 
-    /// How long series of a pool or dataset stay that is gone.
+    /// How long to keep the series of a pool or dataset after it is gone.
     #[arg(long = "zfs.grace", value_name = "DURATION", default_value = "5m", value_parser = common::cli::duration)]
     pub grace: Duration,
 }
