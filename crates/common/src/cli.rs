@@ -149,7 +149,7 @@ impl Keep {
             list => {
                 let capability = |name: &str| {
                     let name = name.trim().to_uppercase();
-                    name.parse().map_err(|_| format!("{name} is no capability; see capabilities(7)"))
+                    name.parse().map_err(|_| format!("{name} is not a capability; see capabilities(7)"))
                 };
                 list.split(',').map(capability).collect::<Result<_, _>>().map(Self::Only)
             }
@@ -159,9 +159,9 @@ impl Keep {
 
 fn absolute_path(text: &str) -> Result<String, String> {
     match text {
-        "/" | "/-/healthy" | "/-/ready" => Err("this path is taken".to_owned()),
+        "/" | "/-/healthy" | "/-/ready" => Err("this path is reserved".to_owned()),
         text if text.starts_with('/') => Ok(text.to_owned()),
-        _ => Err("a path starts with /".to_owned()),
+        _ => Err("a path must start with /".to_owned()),
     }
 }
 
@@ -169,10 +169,10 @@ fn absolute_path(text: &str) -> Result<String, String> {
 fn listen_address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
-            Err("an IPv6 address stands in brackets, as in [::1]:9101".to_owned())
+            Err("an IPv6 address must be in brackets, as in [::1]:9101".to_owned())
         }
         Some((_, port)) if port.parse::<u16>().is_ok() => Ok(text.to_owned()),
-        _ => Err("an address is HOST:PORT or :PORT".to_owned()),
+        _ => Err("an address must be HOST:PORT or :PORT".to_owned()),
     }
 }
 
@@ -180,7 +180,7 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
     if text.ends_with(".prom") {
         Ok(text.into())
     } else {
-        Err("node_exporter reads only files that end in .prom".to_owned())
+        Err("the name must end in .prom: node_exporter reads no other files".to_owned())
     }
 }
 
@@ -190,7 +190,7 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
 /// When it is none, or nothing: what a user is told.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(zero) if zero.is_zero() => Err("must be more than nothing".to_owned()),
+        Ok(zero) if zero.is_zero() => Err("must be longer than 0".to_owned()),
         other => other.map_err(|error| error.to_string()),
     }
 }
@@ -228,7 +228,7 @@ pub fn parse<F: Args>(
         cli.common.listen.push(format!(":{port}"));
     }
     if cli.common.ebpf == Ebpf::Off && cli.common.check {
-        return Err(command.error(ErrorKind::ArgumentConflict, "--ebpf off leaves no probe to --check"));
+        return Err(command.error(ErrorKind::ArgumentConflict, "--ebpf off leaves --check without probes"));
     }
     Ok(cli)
 }

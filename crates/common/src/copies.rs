@@ -92,7 +92,7 @@ impl Copies {
             ..Default::default()
         };
         let notes = MapHandle::create(MapType::Array, Some("notes"), 4, VALUE_BYTES as u32, 1, &options)
-            .context("failed to make a map")?;
+            .context("failed to create a map")?;
         let mut copies = Self { programs: Vec::new(), notes, missed: AtomicU64::new(0) };
         // SAFETY: the pointer is that of a live object, and so is its descriptor of BTF.
         let btf = unsafe { libbpf_sys::bpf_object__btf_fd(object.as_libbpf_object().as_ptr()) };
@@ -117,7 +117,7 @@ impl Copies {
 
     fn value(&self) -> Result<Vec<u8>> {
         let value = self.notes.lookup(&0u32.to_ne_bytes(), MapFlags::ANY);
-        value.context("failed to read the notes of copies")?.context("an array has all its entries")
+        value.context("failed to read the counters of the copies")?.context("an array has all its entries")
     }
 
     /// The one that runs first at an event.
@@ -193,7 +193,7 @@ impl<'p> Original<'p> {
         let module = if program.section().to_string_lossy().contains(':') {
             // SAFETY: asks the kernel for a descriptor of BTF by its number.
             let fd = unsafe { libbpf_sys::bpf_btf_get_fd_by_id(about.attach_btf_obj_id) };
-            Some(descriptor(fd).context("failed to ask for the BTF of a module")?)
+            Some(descriptor(fd).context("failed to get the BTF of a module")?)
         } else {
             None
         };

@@ -305,7 +305,7 @@ impl Engine {
             return;
         }
         let shown = self.read(&mut history).map(counters).unwrap_or_else(|error| {
-            log::warn!("counters begin anew: {error:#}");
+            log::warn!("counters restart from 0: {error:#}");
             Counters::new()
         });
         let own = history.source.as_mut().and_then(|source| source.release());

@@ -230,7 +230,7 @@ fn start_now<E: Exporter>(
     let flags = &cli.common;
     if flags.ebpf == Ebpf::Off {
         let reader = E::fallback(&cli.own)?.with_context(|| {
-            format!("cannot run without eBPF: nothing else tells what {} shows", spec.name)
+            format!("cannot run without eBPF: {} has no other source for its metrics", spec.name)
         })?;
         return Ok(without_programs(cli, spec, reader, module, doors, signals));
     }
@@ -303,7 +303,7 @@ fn without_programs<F: Args>(
     doors: Vec<Door>,
     signals: Signals,
 ) -> Result<ExitCode> {
-    log::warn!("running without eBPF: showing only what can be known without, see METRICS.md");
+    log::warn!("running without eBPF: exporting only metrics that do not need it, see METRICS.md");
     let engine = Engine::without_programs(spec, reader, cli.common.disable_exporter_metrics);
     let step = (!spec.ratios.is_empty()).then_some(ratio::STEP);
     lifetime::go(&cli.common, spec, &Plan::default(), (), engine, step, module, doors, signals)

@@ -150,10 +150,10 @@ pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     let has = |kind: &str, name: &str| metrics.contains(&format!("# TYPE {name} {kind}\n"));
     let lacks = |name: &&Text| !has("counter", name) && !has("histogram", name);
     if let Some(name) = spec.events.iter().find(lacks) {
-        bail!("{name}, which has events once, is no counter or histogram");
+        bail!("{name} is listed in Spec::events and is neither a counter nor a histogram");
     }
     if spec.events.is_empty() {
-        bail!("{} does not say which metrics have each event once: see Spec::events", spec.name);
+        bail!("{} lists no metrics in Spec::events", spec.name);
     }
     same(&folder.join(format!("ebpf-{}-exporter.8", spec.name)), &manual::<E>(&spec)?)
 }
@@ -171,7 +171,7 @@ pub fn golden_fallback<E: Exporter>(crate_folder: &str, mut families: Families) 
     let metrics = fs::read_to_string(folder.join("metrics.prom"))?;
     let known: BTreeSet<&str> = metrics.lines().filter(|line| line.starts_with("# ")).collect();
     match text.lines().find(|line| line.starts_with("# ") && !known.contains(line)) {
-        Some(line) => bail!("not as in metrics.prom: {line}"),
+        Some(line) => bail!("differs from metrics.prom: {line}"),
         None => Ok(()),
     }
 }
@@ -183,7 +183,7 @@ fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
     let manual =
         clap_mangen::Man::new(command).section("8").source("ebpf-exporters").manual("System Administration");
     manual.render(&mut page).context("failed to write a manual page")?;
-    let mut page = String::from_utf8(page).context("a manual page that is no text")?;
+    let mut page = String::from_utf8(page).context("a manual page that is not UTF-8")?;
     page += &format!(
         ".SH FILES\n.TP\n/etc/default/ebpf\\-{name}\\-exporter\n\
          Read by the unit: ARGS=\\-\\-log.level=debug adds flags.\n\
@@ -214,7 +214,7 @@ fn same(path: &Path, text: &str) -> Result<()> {
     let (got, want) = (lines(text), lines(&expected));
     if let Some(at) = (0..got.len().max(want.len())).find(|at| got.get(*at) != want.get(*at)) {
         bail!(
-            "{}:{}: expected {:?}, got {:?}; UPDATE_GOLDEN=1 writes it anew",
+            "{}:{}: expected {:?}, got {:?}; UPDATE_GOLDEN=1 rewrites the file",
             path.display(),
             at + 1,
             want.get(at),

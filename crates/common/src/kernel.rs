@@ -116,7 +116,7 @@ impl Facts {
         };
         // libbpf's own message does not name the file's trouble.
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
-        let btf = Btf::from_path(path).with_context(|| format!("{} is no BTF file", path.display()))?;
+        let btf = Btf::from_path(path).with_context(|| format!("{} is not a BTF file", path.display()))?;
         let kprobes = Path::new(KPROBES).join("type").exists();
         let preempts = preemption::of_tasks();
         let mut facts = Self {
@@ -236,15 +236,15 @@ fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> 
 fn why_no_btf(has_btf: Option<bool>) -> &'static str {
     match has_btf {
         Some(true) => {
-            "this kernel has BTF, which is hidden from this process: let it see /sys/kernel/btf, or give a \
-             copy of that file with --btf.path"
+            "this kernel has BTF, but it is hidden from this process: make /sys/kernel/btf visible, or \
+             pass a copy of that file with --btf.path"
         }
         Some(false) => {
-            "this kernel was built without CONFIG_DEBUG_INFO_BTF; give a BTF file made for it with --btf.path"
+            "this kernel was built without CONFIG_DEBUG_INFO_BTF; pass a BTF file for it with --btf.path"
         }
         None => {
-            "either this kernel was built without CONFIG_DEBUG_INFO_BTF, or /sys is hidden from this process; \
-             a BTF file made for this kernel can be given with --btf.path"
+            "either this kernel was built without CONFIG_DEBUG_INFO_BTF, or /sys is hidden from this \
+             process; pass a BTF file for this kernel with --btf.path"
         }
     }
 }

@@ -71,7 +71,7 @@ pub fn go<A>(
     let release = || {
         attached = None;
         engine.release();
-        log::info!("released all probes: showing only what needs none until started again");
+        log::info!("detached all probes: exporting only metrics that need none until the next start");
     };
     let end = if let Some(duration) = flags.once {
         let end = stop.wait(duration);
@@ -109,7 +109,7 @@ pub fn wait_for(
     if flags.check || flags.once.is_some() {
         bail!("cannot run: kernel module {name} is not loaded");
     }
-    log::info!("waiting for kernel module {name}, which is not loaded");
+    log::info!("waiting for kernel module {name}: it is not loaded");
     // Before anybody can ask, and before there are threads.
     privileges::suspend(flags.keep.as_ref(), &spec.keeps)?;
     let stop = &Stop { signals: stop_signals(signals)?, module: None };
@@ -134,11 +134,14 @@ pub fn wait_for(
 /// When it was given up for good, or the program cannot be executed.
 pub fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
     let name = spec.module.as_deref().unwrap_or_default();
-    log::info!("kernel module {name} came or went: starting over");
+    log::info!("kernel module {name} was loaded or unloaded, restarting");
     if !gave_up || privileges::restored_by_exec() {
-        return Err(module::start_over()).context("failed to start over");
+        return Err(module::start_over()).context("failed to restart");
     }
-    bail!("kernel module {name} is gone, and privileges to attach again were given up: start it again")
+    bail!(
+        "kernel module {name} was unloaded, and the privileges to attach again were dropped: restart the \
+           exporter"
+    )
 }
 
 /// Becomes readable once a signal came.
@@ -171,7 +174,7 @@ fn tick(engine: Arc<Engine>, step: Duration) -> Result<Sender<()>> {
                 }
             }
         })
-        .context("failed to start the thread that looks between scrapes")?;
+        .context("failed to start the thread that reads between scrapes")?;
     Ok(until)
 }
 

@@ -77,8 +77,8 @@ fn several(program: &ProgramMut<'_>, hook: &Hook, object: &Object, facts: &Facts
         Ok((copies, links)) => Some(Attached::Copies(links, Arc::new(copies))),
         Err(error) => {
             log::warn!(
-                "program {} is attached only once, so that events are lost while a task is preempted inside \
-                 it; they are counted (reason \"recursion\"): {error:#}",
+                "program {} is attached only once: events are lost while a task is preempted inside it, \
+                 and counted with reason \"recursion\": {error:#}",
                 program.name().display()
             );
             None
@@ -95,7 +95,7 @@ fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result
     };
     if facts.symbols.is_some() {
         let links = facts.places(hook)?.into_iter().map(|symbol| {
-            attach(symbol)?.ok_or_else(|| format!("neither kernel nor modules have a function {symbol}"))
+            attach(symbol)?.ok_or_else(|| format!("no function {symbol} in the kernel or a module"))
         });
         return links.collect();
     }

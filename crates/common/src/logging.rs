@@ -63,7 +63,7 @@ fn note(last: &mut Option<String>, message: &str) {
         let says_less = ["failed to load object", "failed to load BPF skeleton"];
         if first.contains("Couldn't load trivial BPF program") {
             // It goes on with guesses at the reason.
-            *last = Some("the kernel refuses even a program that does nothing".to_owned());
+            *last = Some("the kernel rejects even an empty program".to_owned());
         } else if !first.contains("try raising 'ulimit -l'")
             && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
         {
@@ -155,7 +155,7 @@ mod tests {
              value.",
         );
         note(&mut last, "libbpf: failed to load BPF skeleton 'x': -EPERM");
-        assert_eq!(last.as_deref(), Some("the kernel refuses even a program that does nothing"));
+        assert_eq!(last.as_deref(), Some("the kernel rejects even an empty program"));
         let mut last = None;
         note(&mut last, "libbpf: map 'x': failed to create: -EPERM");
         note(

@@ -222,7 +222,7 @@ impl Families {
                         let value = Value::Float(metric.get_gauge().get_value());
                         self.gauge(family.name(), family.help(), labels, value);
                     }
-                    other => log::debug!("{}: no place for a {other:?}", family.name()),
+                    other => log::debug!("{}: cannot convert a {other:?}", family.name()),
                 }
             }
         }

@@ -74,13 +74,11 @@ pub fn by_whom(wanted: SocketAddr) -> String {
         Holder::Process(pid) if pid == std::process::id() => "this process, for another address".to_owned(),
         Holder::Process(pid) => format!("{} (pid {pid})", name(&PathBuf::from(format!("/proc/{pid}")))),
         // Whoever may trace is shown every process, also where others are hidden.
-        Holder::Nobody if privileges::has(Capability::CAP_SYS_PTRACE) => format!(
-            "a socket of user {} that no process here has open: it is the kernel's, or of another PID \
-             namespace",
-            held.user
-        ),
+        Holder::Nobody if privileges::has(Capability::CAP_SYS_PTRACE) => {
+            format!("a socket of user {}, which belongs to the kernel or to another PID namespace", held.user)
+        }
         Holder::Nobody | Holder::Closed => format!(
-            "a process of user {} that this one may not look at (ss -ltnp, run as root, names it)",
+            "a process of user {} that this process may not inspect (run ss -ltnp as root to see it)",
             held.user
         ),
     }

@@ -45,7 +45,7 @@ pub fn suspend(keep: Option<&Keep>, needs: &[Capability]) -> Result<()> {
         STARTING.iter().chain(needs).chain(asked).copied().collect()
     };
     limit(&carried, &CapsHashSet::new(), Passing::Carried).context("failed to suspend capabilities")?;
-    log::debug!("no capabilities in effect; carried: {carried:?}");
+    log::debug!("no effective capabilities; permitted: {carried:?}");
     Ok(())
 }
 
@@ -77,7 +77,7 @@ pub fn drop(keep: Option<&Keep>, needs: &[Capability], maps: &LiveMaps) -> Resul
 fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
     let readable = thread::scope(|scope| {
         let bare = scope.spawn(|| restrict(&CapsHashSet::new()).map(|()| maps.readable()));
-        bare.join().map_err(|_| anyhow::anyhow!("the thread that tries to read maps died"))?
+        bare.join().map_err(|_| anyhow::anyhow!("the thread that tests reading maps died"))?
     })?;
     Ok(if readable { CapsHashSet::new() } else { [Capability::CAP_BPF].into() })
 }

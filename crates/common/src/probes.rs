@@ -370,7 +370,7 @@ mod tests {
         let symbols = Symbols::parse(text.as_bytes(), &["vfs_read"].into()).ok().flatten();
         let facts = Facts { symbols, ..facts() };
         let verdict = |hooks: &Hooks| Plan::new(&spec, hooks, &facts, &Refused::new()).verdicts[0].1.clone();
-        let why = "some calls of function vfs_read go to copies of it, which have";
+        let why = "some calls of function vfs_read go to compiler-made copies of it, which have";
         let (types, arguments) =
             (format!("{why} no types: vfs_read.isra.0"), format!("{why} other arguments: vfs_read.isra.0"));
         assert_eq!(verdict(&hooks).to_string(), format!("unsupported: {types}; {arguments}"));

@@ -56,20 +56,21 @@ impl Obstacles {
         let unknown = has(&["not implemented", "ENOSYS"]);
         if permission && self.user_namespace {
             return Some(
-                "capabilities in a user namespace do not count for eBPF: run it outside of one".to_owned(),
+                "capabilities in a user namespace do not allow eBPF: run the exporter outside of it"
+                    .to_owned(),
             );
         }
         if permission && !self.missing.is_empty() {
             let (be, it) = if self.missing.len() == 1 { ("is", "it") } else { ("are", "them") };
             return Some(format!(
-                "{} {be} missing: run it as root, by its systemd unit, or with {it}",
+                "{} {be} missing: run the exporter as root, from its systemd unit, or with {it}",
                 self.missing.join(" and ")
             ));
         }
         if (permission || unknown) && self.filtered {
             return Some(
-                "a seccomp filter refuses bpf(2): SystemCallFilter= of the unit or the container's profile \
-                 must allow it"
+                "a seccomp filter blocks bpf(2): allow it in SystemCallFilter= of the unit or in the \
+                 container's profile"
                     .to_owned(),
             );
         }
@@ -77,20 +78,20 @@ impl Obstacles {
             && why.contains("perf event")
             && let Some(level) = self.paranoid
         {
-            return Some(format!("kernel.perf_event_paranoid={level} asks for CAP_SYS_ADMIN to attach it"));
+            return Some(format!("with kernel.perf_event_paranoid={level} it takes CAP_SYS_ADMIN to attach"));
         }
         // It takes the helper away that reads.
         if (permission || verifier && has(&["unknown func", "cannot use helper"])) && self.locked_down {
             return Some(
-                "kernel lockdown in mode confidentiality forbids eBPF to read kernel memory; boot with \
+                "kernel lockdown (confidentiality) does not let eBPF read kernel memory: boot with \
                  lockdown=integrity"
                     .to_owned(),
             );
         }
         if permission && let Some(bytes) = self.lockable {
             return Some(format!(
-                "maps count as locked memory on this kernel, and the limit is {bytes} bytes: raise it by \
-                 ulimit -l unlimited, or LimitMEMLOCK=infinity"
+                "maps count as locked memory on this kernel, and the limit is {bytes} bytes: raise it with \
+                 ulimit -l unlimited or LimitMEMLOCK=infinity"
             ));
         }
         None

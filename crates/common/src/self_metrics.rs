@@ -74,7 +74,7 @@ impl Program {
             };
             let fd = copies.as_ref().and_then(|copies| copies.first()).unwrap_or_else(|| program.as_fd());
             let fd = fd.try_clone_to_owned().context("failed to copy a program descriptor")?;
-            let (info, _) = info(&fd).with_context(|| format!("failed to ask about program `{name}`"))?;
+            let (info, _) = info(&fd).with_context(|| format!("failed to query program `{name}`"))?;
             let breakpoints = links.get(&name).filter(|_| hooks.get(&name).is_some_and(Hook::is_breakpoint));
             programs.push(Self {
                 breakpoints: breakpoints.into_iter().flat_map(Attached::links).map(Arc::downgrade).collect(),
@@ -169,7 +169,7 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         for link in program.breakpoints.iter().filter_map(Weak::upgrade) {
             let name = &program.name;
             let probe =
-                links::missed(&link).with_context(|| format!("failed to ask about the link of `{name}`"))?;
+                links::missed(&link).with_context(|| format!("failed to query the link of `{name}`"))?;
             add(&mut missed.probe, probe);
         }
         if !timed {

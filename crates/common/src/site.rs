@@ -46,7 +46,7 @@ impl Site {
             return Reply::text(404, "not found");
         }
         if !matches!(request.method, Method::Get | Method::Head) {
-            let mut reply = Reply::text(405, "only GET and HEAD");
+            let mut reply = Reply::text(405, "only GET and HEAD are allowed");
             reply.say("Allow", "GET, HEAD");
             return reply;
         }

@@ -118,7 +118,7 @@ impl Symbols {
         let [itself, copies, unknown] =
             [Kind::Itself, Kind::Copy, Kind::Unknown].map(|kind| self.of(function, kind));
         if let Some(symbol) = unknown.first() {
-            return Err(format!("what {symbol} is to function {function} is not known"));
+            return Err(format!("symbol {symbol} is an unknown variant of function {function}"));
         }
         if reads_arguments && !copies.is_empty() {
             return Err(self.misses(&itself, &copies, function, "which have other arguments"));
@@ -127,9 +127,9 @@ impl Symbols {
         // The kernel would take one of them, or none.
         let twice = |symbol: &&&str| all.iter().filter(|other| other == symbol).count() > 1;
         match all.iter().find(twice) {
-            Some(symbol) => Err(format!("several functions are called {symbol}")),
-            None if itself.len() > 1 => Err(format!("several functions are called {function}")),
-            None if all.is_empty() => Err(format!("neither kernel nor modules have a function {function}")),
+            Some(symbol) => Err(format!("several functions are named {symbol}")),
+            None if itself.len() > 1 => Err(format!("several functions are named {function}")),
+            None if all.is_empty() => Err(format!("no function {function} in the kernel or a module")),
             None => Ok(all),
         }
     }
@@ -143,7 +143,10 @@ impl Symbols {
 
     fn misses(&self, itself: &[&str], copies: &[&str], function: &str, which: &str) -> String {
         let calls = if itself.is_empty() { "all" } else { "some" };
-        format!("{calls} calls of function {function} go to copies of it, {which}: {}", copies.join(", "))
+        format!(
+            "{calls} calls of function {function} go to compiler-made copies of it, {which}: {}",
+            copies.join(", ")
+        )
     }
 }
 
@@ -194,9 +197,9 @@ ffffffff810000e0 d absent
     #[test]
     fn a_program_that_reads_arguments_is_not_attached_to_copies() {
         let why = |function| symbols().breakpoints(function, true).unwrap_err();
-        let only = "all calls of function only go to copies of it, which have other arguments: only.constprop.0.isra.0";
+        let only = "all calls of function only go to compiler-made copies of it, which have other arguments: only.constprop.0.isra.0";
         assert_eq!(why("only"), only);
-        let both = "some calls of function both go to copies of it, which have other arguments: both.constprop.0, both.constprop.1";
+        let both = "some calls of function both go to compiler-made copies of it, which have other arguments: both.constprop.0, both.constprop.1";
         assert_eq!(why("both"), both);
     }
 
@@ -211,16 +214,16 @@ ffffffff810000e0 d absent
 
     #[test]
     fn fentry_is_not_used_where_it_would_see_some_calls_only() {
-        let why = "some calls of function both go to copies of it, which have no types: both.constprop.0, both.constprop.1";
+        let why = "some calls of function both go to compiler-made copies of it, which have no types: both.constprop.0, both.constprop.1";
         assert_eq!(symbols().missed_by_fentry("both").as_deref(), Some(why));
     }
 
     #[test]
     fn what_is_not_certain_is_refused() {
         let why = |function| symbols().breakpoints(function, false).unwrap_err();
-        assert_eq!(why("twice"), "several functions are called twice");
-        assert_eq!(why("strange"), "what strange.slowpath is to function strange is not known");
+        assert_eq!(why("twice"), "several functions are named twice");
+        assert_eq!(why("strange"), "symbol strange.slowpath is an unknown variant of function strange");
         assert_eq!(Symbols::parse(&[][..], &FUNCTIONS.into()).unwrap(), None, "they are hidden");
-        assert_eq!(why("absent"), "neither kernel nor modules have a function absent");
+        assert_eq!(why("absent"), "no function absent in the kernel or a module");
     }
 }

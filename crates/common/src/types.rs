@@ -41,7 +41,7 @@ impl Drop for Raw {
 
 impl Raw {
     fn parse(path: &Path, base: Option<&Self>) -> Result<Self> {
-        let name = CString::new(path.as_os_str().as_bytes()).context("a path with a NUL")?;
+        let name = CString::new(path.as_os_str().as_bytes()).context("the path contains a NUL byte")?;
         let base = base.map_or(std::ptr::null_mut(), |base| base.0.as_ptr());
         // SAFETY: both pointers are valid for the call; the base outlives what is made of it.
         let raw = unsafe { libbpf_sys::btf__parse_split(name.as_ptr(), base) };

@@ -30,12 +30,14 @@ fn outside(proc: &Path) -> Option<String> {
     match fs::read_link(namespaces.join("pid")) {
         Ok(own) if own.as_os_str() == INITIAL => None,
         Ok(_) => Some(
-            "tasks outside the PID namespace of this process are hidden: give it that of the host".to_owned(),
+            "tasks outside the PID namespace of this process are hidden: run it in the PID namespace of \
+             the host"
+                .to_owned(),
         ),
         // A kernel without PID namespaces.
         Err(_) if namespaces.join("mnt").is_symlink() => None,
         Err(error) => {
-            Some(format!("whether tasks are hidden cannot be told: {}: {error}", namespaces.display()))
+            Some(format!("cannot tell whether tasks are hidden: {}: {error}", namespaces.display()))
         }
     }
 }
@@ -44,7 +46,8 @@ fn outside(proc: &Path) -> Option<String> {
 fn others(proc: &Path) -> Option<String> {
     let error = fs::metadata(proc.join("1/net")).err()?;
     Some(format!(
-        "/proc hides processes of other users ({error}): mount it without hidepid, or let ProtectProc be default"
+        "/proc hides processes of other users ({error}): mount it without hidepid, or set \
+         ProtectProc=default"
     ))
 }
 
@@ -58,7 +61,7 @@ mod tests {
     fn another_pid_namespace_is_seen_by_its_number() {
         let proc = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(proc.path().join("self/ns")).expect("a folder");
-        assert!(outside(proc.path()).is_some_and(|why| why.contains("cannot be told")), "no /proc at all");
+        assert!(outside(proc.path()).is_some_and(|why| why.contains("cannot tell")), "no /proc at all");
         let link =
             |name: &str, to: &str| symlink(to, proc.path().join("self/ns").join(name)).expect("a link");
         link("mnt", "mnt:[1]");

@@ -60,7 +60,7 @@ pub struct Door {
 pub fn open(config: Option<&Path>, listeners: Vec<TcpListener>) -> Result<Vec<Door>> {
     let limit = CONNECTIONS / listeners.len().max(1);
     let one = |listener: TcpListener| {
-        let address = listener.local_addr().context("failed to ask for the address")?;
+        let address = listener.local_addr().context("failed to get the address of the socket")?;
         match config {
             Some(config) => guarded(config, listener, address, limit.max(1)),
             None => Ok(Door { socket: listener.into(), address, guard: Arc::default(), front: None }),
@@ -101,7 +101,7 @@ fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usi
             Line::Tls => break,
             Line::Error(why) => bail!("--web.config.file: {why}"),
             Line::Log(level, text) => log::log!(level, "{text}"),
-            Line::Ended => bail!("--web.config.file: {PROGRAM} ended without a word"),
+            Line::Ended => bail!("--web.config.file: {PROGRAM} exited without an error message"),
         }
     }
     Ok(Door { socket: OwnedFd::from(inner).into(), address, guard: guard.into(), front: Some(front) })
@@ -109,13 +109,14 @@ fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usi
 
 /// It is beside this program, or where packages put it.
 fn program() -> Result<PathBuf> {
-    let here = env::current_exe().context("failed to find this program")?;
+    let here = env::current_exe().context("failed to find the path of this program")?;
     let folder = here.parent().unwrap_or(Path::new("/"));
     let places = [folder.join(PROGRAM), folder.join("../lib/ebpf-exporters").join(PROGRAM)];
     let found = places.iter().find(|place| place.exists());
     found.cloned().with_context(|| {
         format!(
-            "--web.config.file needs the program {PROGRAM}, which is neither {} nor {}; the package has it",
+            "--web.config.file needs the program {PROGRAM}, which is neither {} nor {}; it comes with the \
+             package",
             places[0].display(),
             places[1].display()
         )
@@ -180,7 +181,7 @@ impl Front {
     /// # Errors
     /// When the thread cannot be started, or was.
     pub fn watch(&mut self) -> Result<()> {
-        let mut lines = self.lines.take().context("it is watched already")?;
+        let mut lines = self.lines.take().context("it is already watched")?;
         let ending = Arc::clone(&self.ending);
         let watch = move || {
             let mut line = String::new();
@@ -193,7 +194,7 @@ impl Front {
                 line.clear();
             }
             if !ending.load(Ordering::Acquire) {
-                log::error!("{PROGRAM} ended: nobody can ask any more");
+                log::error!("{PROGRAM} exited: the exporter can no longer be scraped");
                 std::process::exit(1);
             }
         };
@@ -230,7 +231,7 @@ pub struct Guard {
 impl Guard {
     fn add_user(&mut self, name: &str, hash: &str) -> Result<()> {
         if HashParts::from_str(hash).is_err() {
-            bail!("--web.config.file: basic_auth_users: what user {name} has is no bcrypt hash");
+            bail!("--web.config.file: basic_auth_users: the password of user {name} is not a bcrypt hash");
         }
         self.users.insert(name.to_owned(), hash.to_owned());
         Ok(())
@@ -263,7 +264,7 @@ impl Guard {
         }
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= WAITING {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
-            return Some(Reply::text(503, "too many passwords to look at"));
+            return Some(Reply::text(503, "too many passwords to verify at the same time"));
         }
         let one = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
         let is_right = said.is_some_and(|said| self.is_right(said));
@@ -273,7 +274,7 @@ impl Guard {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(hash);
             return None;
         }
-        let mut reply = Reply::text(401, "user and password, please");
+        let mut reply = Reply::text(401, "user and password required");
         reply.say("WWW-Authenticate", "Basic");
         Some(reply)
     }

@@ -31,11 +31,14 @@ impl Totals {
         match &kernel {
             Ok(_) => {}
             Err(refused) if measured => {
-                log::info!("page faults are counted by the probe that measures them: {refused:#}");
+                log::info!(
+                    "page faults are counted by the probe that measures their latency, not by \
+                     the kernel: {refused:#}"
+                );
             }
             Err(refused) => log::warn!(
                 "page faults are not counted: {refused:#}; set kernel.perf_event_paranoid to 2, add \
-                 CAP_SYS_ADMIN, or let --memory.fault-latency be true"
+                 CAP_SYS_ADMIN, or set --memory.fault-latency=true"
             ),
         }
         Self {
@@ -52,7 +55,7 @@ impl Totals {
             Ok(reading) => reading,
             Err(error) => {
                 self.kernel = None;
-                log::warn!("the kernel counts page faults no longer: {error:#}");
+                log::warn!("failed to read the kernel's page fault counters: {error:#}");
                 None
             }
         };
@@ -76,7 +79,7 @@ impl Totals {
         let grown = match (by_kernel, by_probe) {
             (Some((grown, true)), _) | (_, Some(grown)) => Some(grown),
             (Some((grown, false)), None) => {
-                log::warn!("page faults were not counted on a CPU that came online, until now");
+                log::warn!("page faults on a CPU that came online were not counted until now");
                 Some(grown)
             }
             (None, None) => None,
@@ -84,7 +87,7 @@ impl Totals {
         self.counted = kernel.map_or(self.counted, |(now, _)| now);
         self.measured = measured;
         if self.shown.is_some() && grown.is_none() {
-            log::error!("page faults are no longer counted, restart to count them again");
+            log::error!("page faults are no longer counted: restart the exporter to count them again");
         }
         self.shown = self.shown.zip(grown).map(|(shown, grown)| [shown[0] + grown[0], shown[1] + grown[1]]);
         self.shown

@@ -62,7 +62,7 @@ pub fn reader() -> Reader {
         match why_not(View::Processes) {
             // Privileges that looked behind it may have been given up since.
             Some(why) if !warned => {
-                log::warn!("connections cannot be counted: {why}");
+                log::warn!("cannot count connections: {why}");
                 warned = true;
             }
             Some(_) => {}

@@ -49,7 +49,7 @@ impl Names {
     /// Reads the file again if it has changed; one that is no good any more changes nothing.
     pub fn refresh(&mut self) {
         if let Err(error) = self.read() {
-            log::warn!("{error:#}: keeping the names of before");
+            log::warn!("{error:#}: keeping the old peer names");
         }
     }
 
@@ -88,7 +88,7 @@ fn of_toml(text: &str) -> Result<BTreeMap<Key, String>> {
     for (number, (key, name)) in table.iter().enumerate() {
         let at = || format!("entry {}", number + 1);
         let key = decode(key).with_context(at)?;
-        let name = name.as_str().with_context(at).context("a name is text in quotes")?;
+        let name = name.as_str().with_context(at).context("a name must be quoted text")?;
         names.insert(key, name.to_owned());
     }
     Ok(names)

@@ -44,7 +44,7 @@ impl Namespace {
     /// # Errors
     /// When /proc does not tell.
     pub fn own() -> Result<Self> {
-        let inode = fs::metadata(OWN).with_context(|| format!("failed to look at {OWN}"))?.ino();
+        let inode = fs::metadata(OWN).with_context(|| format!("failed to read {OWN}"))?.ino();
         Ok(Self { inode: inode as u32, name: String::new(), path: None })
     }
 

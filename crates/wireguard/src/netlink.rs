@@ -114,7 +114,7 @@ impl Channel {
     fn open(protocol: isize) -> Result<Self> {
         let mut socket = Socket::new(protocol).context("failed to open a netlink socket")?;
         socket.bind_auto().context("failed to bind a netlink socket")?;
-        socket.connect(&Port::new(0, 0)).context("failed to connect to the kernel")?;
+        socket.connect(&Port::new(0, 0)).context("failed to connect the netlink socket")?;
         Ok(Self { socket, buffer: Zeroizing::new(vec![0; BUFFER_BYTES]), sequence: 0 })
     }
 
@@ -136,7 +136,7 @@ impl Channel {
         header.sequence_number = self.sequence;
         header.emit(&mut message);
         message[HEADER_BYTES..].copy_from_slice(payload);
-        self.socket.send(&message, 0).context("failed to ask the kernel")?;
+        self.socket.send(&message, 0).context("failed to send a netlink request")?;
         let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
         let mut changed = false;
         loop {
@@ -159,7 +159,7 @@ fn read(
     each: &mut impl FnMut(u16, &[u8]) -> Result<()>,
 ) -> Result<bool> {
     while !rest.is_empty() {
-        let message = NetlinkBuffer::new_checked(rest).context("a message is cut short")?;
+        let message = NetlinkBuffer::new_checked(rest).context("a netlink message is truncated")?;
         *changed |= message.flags() & NLM_F_DUMP_INTR != 0;
         let payload = message.payload();
         match message.message_type() {
@@ -196,7 +196,7 @@ fn attribute(into: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 fn attributes(payload: &[u8]) -> impl Iterator<Item = Result<NlaBuffer<&[u8]>>> {
-    NlasIterator::new(payload).map(|item| item.context("an attribute is cut short"))
+    NlasIterator::new(payload).map(|item| item.context("a netlink attribute is truncated"))
 }
 
 /// A value of an attribute; an array has its elements one after the other.
@@ -238,7 +238,7 @@ fn links() -> Result<Vec<Device>> {
 /// Of a message with struct ifinfomsg and attributes; none of another kind.
 fn link(payload: &[u8]) -> Result<Option<Device>> {
     let (Some(index), Some(rest)) = (payload.get(4..8), payload.get(IFINFO_BYTES..)) else {
-        bail!("a message is cut short");
+        bail!("a netlink message is truncated");
     };
     let mut device = Device { ifindex: word(index) as u32, ..Device::default() };
     let mut is_wireguard = false;
@@ -272,7 +272,7 @@ fn family(generic: &mut Channel) -> Result<u16> {
         }
         Ok(())
     })?;
-    id.context("the kernel has none")
+    id.context("the kernel has no WireGuard")
 }
 
 fn peers(generic: &mut Channel, family: u16, device: &mut Device) -> Result<()> {
@@ -315,11 +315,14 @@ fn peer(payload: &[u8]) -> Result<Peer> {
         let item = item?;
         let bytes = value(&item);
         match item.kind() {
-            number::WGPEER_A_PUBLIC_KEY => peer.key = bytes.try_into().context("a key of another length")?,
+            number::WGPEER_A_PUBLIC_KEY => {
+                peer.key = bytes.try_into().context("a public key has the wrong length")?
+            }
             number::WGPEER_A_ENDPOINT => peer.endpoint = endpoint(bytes),
             number::WGPEER_A_LAST_HANDSHAKE_TIME => {
                 // struct __kernel_timespec
-                let (seconds, rest) = bytes.split_at_checked(8).context("a time is cut short")?;
+                let (seconds, rest) =
+                    bytes.split_at_checked(8).context("a netlink timestamp is truncated")?;
                 let time = Duration::new(word(seconds), word(rest) as u32);
                 peer.handshake = (!time.is_zero()).then_some(time);
             }

@@ -118,8 +118,8 @@ impl View {
         for Refusal { folder, error } in refusals {
             if self.closed.insert(folder.to_owned()) {
                 log::warn!(
-                    "network namespaces in {folder} are left out: {error}; CAP_DAC_READ_SEARCH, or a \
-                     folder that others may search, lets them be seen"
+                    "skipping network namespaces in {folder}: {error}; add CAP_DAC_READ_SEARCH, or make \
+                     the directory searchable for others"
                 );
             }
         }
@@ -134,7 +134,7 @@ impl View {
                 Err(error) => {
                     self.left_out += 1;
                     if self.closed.insert(space.name.clone()) {
-                        log::warn!("network namespace {} is left out: {error:#}", space.name);
+                        log::warn!("skipping network namespace {}: {error:#}", space.name);
                     }
                 }
             }
@@ -167,8 +167,8 @@ impl View {
         if !entries::ask_for(live, &self.found)? && !self.too_many {
             self.too_many = true;
             log::warn!(
-                "there are more namespaces with names than the programs can be told: peers in some that \
-                 belong to other users share a series"
+                "too many named network namespaces for the programs: peers in some namespaces of other \
+                 users share a series"
             );
         }
         Ok(())
@@ -346,8 +346,8 @@ impl View {
         if self.unproven && !self.distrusted && maps.contains(&"peers") {
             self.distrusted = true;
             log::error!(
-                "what the programs read of this kernel's WireGuard is not what netlink says: their numbers \
-                 are not shown; its structs are laid out in a way that is not known"
+                "the struct layout of this kernel's WireGuard module is not known: the programs read other \
+                 peers than netlink lists, so their metrics are not exported"
             );
         }
         for map in maps {

@@ -108,7 +108,7 @@ impl Exporter for ZfsArc {
         let programs = ["access", "split_hit", "split_miss", "evicted_bytes", "read_done"];
         let mut unusable = self.zfs.unusable(&programs);
         if kstat::named("arcstats").is_ok_and(|stats| stats.is_some_and(|all| all.contains_key(SINCE_2_2))) {
-            let why = format!("a ZFS whose arcstats have {SINCE_2_2} tells look-ups apart in arc_access");
+            let why = format!("arcstats has {SINCE_2_2}: this ZFS version classifies lookups in arc_access");
             unusable.entry("split_hit".to_owned()).or_insert(why);
         }
         unusable

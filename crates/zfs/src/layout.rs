@@ -66,8 +66,8 @@ fn choose(tables: impl IntoIterator<Item = Table>, version: &str, kernel: &Types
         if table.version == version {
             if let Some(why) = table.misfit(kernel) {
                 bail!(
-                    "the layout of ZFS {version} {why}: print one for this module with `cargo xtask zfs-layout` \
-                     and give it with --zfs.layout"
+                    "the layout of ZFS {version} {why}: print one for this module with `cargo xtask \
+                     zfs-layout` and pass it with --zfs.layout"
                 );
             }
             return Ok(table);
@@ -75,8 +75,8 @@ fn choose(tables: impl IntoIterator<Item = Table>, version: &str, kernel: &Types
         known.push(table.version);
     }
     bail!(
-        "ZFS {version} has no BTF and its layout is not known (known: {}): print one for this \
-         module with `cargo xtask zfs-layout` and give it with --zfs.layout",
+        "ZFS {version} has no BTF and its layout is not known (known: {}): print one for this module with \
+         `cargo xtask zfs-layout` and pass it with --zfs.layout",
         known.join(", ")
     )
 }

@@ -116,8 +116,8 @@ impl Names {
             if !was_known && !name.starts_with('$') && !self.warned {
                 self.warned = true;
                 log::error!(
-                    "map {map} has events of {name:?}, which ZFS does not know: they are left out; if there are \
-                     no others, the layout of its structs is not the one in use here (--zfs.layout)"
+                    "dropped events of {name:?} in map {map}: ZFS has no such pool or dataset; if this \
+                     happens for all of them, the struct layout is wrong (--zfs.layout)"
                 );
             }
         }
