@@ -3,29 +3,31 @@
 #define __CACHESTAT_MARKS_BPF_H
 
 /*
- * Marks on pages of files: a bit for each, in an entry for 2 MiB of a file.
+ * Marks on pages of files: one bit per page, one entry per 2 MiB of a file.
  *
- * A mark may outlive its page: what comes to its place is marked anyway. Two CPUs that
- * change marks of the same 64 pages in the same nanoseconds may lose one.
+ * A mark may outlive its page. That does no harm: the page that replaces it is marked anyway. Two
+ * CPUs that change marks of the same 64 pages within the same nanoseconds may lose one.
  *
- * Functions that are not static are verified by themselves, once for each program, and a loop
- * around a call of one costs the verifier the call only: a read of 2 GiB is three loops deep.
- * Their arguments are numbers, an address_space among them.
+ * Functions that are not static are verified on their own, once per program. A loop around a call
+ * of one costs the verifier only the call; a read of 2 GiB needs three nested loops. Their
+ * arguments are numbers, so an address_space is passed as one.
  */
 #include "events.bpf.h"
 #include "maps.bpf.h"
 
 #define PAGE_SHIFT 12
 
-/* Pages of an entry. */
+/* Pages per entry. */
 #define PIECE_SHIFT 9
 #define PIECE (1 << PIECE_SHIFT)
 
-/* What use_up_pages() and mark_pages() take: 64 MiB, more than the largest folio on x86. */
+/*
+ * The most that use_up_pages() and mark_pages() take: 64 MiB, more than the largest folio on x86.
+ */
 #define RUN (1ULL << 14)
 #define RUN_PIECES (RUN / PIECE + 1)
 
-/* Of the longest read, of MAX_RW_COUNT bytes. */
+/* Runs in the longest read, of MAX_RW_COUNT bytes. */
 #define READ_RUNS ((1ULL << 31 >> PAGE_SHIFT) / RUN + 1)
 
 struct cachestat_piece {
@@ -37,7 +39,7 @@ struct cachestat_marks {
 	u64 words[PIECE / 64];
 };
 
-/* LRU: what is pushed out is readahead that nobody came for, the oldest first. */
+/* LRU: the entries evicted are readahead that nobody used, oldest first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -61,7 +63,7 @@ static __always_inline u64 bits(u32 word, u32 first, u32 end)
 	return ~0ULL >> (64 - (to - from)) << (from & 63);
 }
 
-/* Where the part of pages [first, end) ends that is in the same piece as `first`. */
+/* The end of the part of pages [first, end) that is in the same piece as `first`. */
 static __always_inline u64 end_in_piece(u64 first, u64 end)
 {
 	u64 next = (first | (PIECE - 1)) + 1;
@@ -69,7 +71,7 @@ static __always_inline u64 end_in_piece(u64 first, u64 end)
 	return next < end ? next : end;
 }
 
-/* Marks pages [first, end) of a file that are in one piece; whether there was room. */
+/* Mark pages [first, end), all in one piece of a file; returns 0 if there was no room. */
 __noinline int mark_piece(u64 mapping, u64 first, u64 end)
 {
 	struct cachestat_piece piece = {.mapping = mapping, .number = first >> PIECE_SHIFT};
@@ -107,7 +109,7 @@ __noinline u32 use_up_piece(u64 mapping, u64 first, u64 end)
 	return used;
 }
 
-/* Marks pages [first, end) of a file, at most a run of them. */
+/* Mark pages [first, end) of a file, at most one run. */
 __noinline int mark_pages(u64 mapping, u64 first, u64 end)
 {
 	for (u32 n = 0; n < RUN_PIECES && first < end; n++) {
@@ -134,7 +136,7 @@ __noinline u32 use_up_pages(u64 mapping, u64 first, u64 end)
 	return used;
 }
 
-/* The same for as many as one system call can read. */
+/* The same for as many pages as one syscall can read. */
 static __always_inline u64 use_up_read(u64 mapping, u64 first, u64 end)
 {
 	u64 used = 0;
