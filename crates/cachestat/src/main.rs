@@ -15,7 +15,7 @@ common::skeleton!();
 /// In the order of `enum cachestat_content`.
 const CONTENTS: &[&str] = &["file", "metadata"];
 
-/// The flag of a folio of several pages.
+/// The flag of a large folio.
 const HEAD: &str = "PG_head";
 
 #[derive(Default)]

@@ -25,7 +25,7 @@ const OPERATIONS: &[&str] = &["read", "write", "flush", "discard", "other"];
 /// In-flight entries: enough for a small machine, and 5 MB at most.
 const START_ENTRIES: std::ops::RangeInclusive<u32> = 4096..=65536;
 
-/// What only the bio hooks feed.
+/// Maps that only the bio hooks feed.
 const BIO_MAPS: &[&str] = &["bio_stats", "bio_start"];
 
 #[derive(Default)]
@@ -114,7 +114,7 @@ impl Exporter for Diskio {
     }
 }
 
-/// What no map tells: where numbers come from, and what devices are called.
+/// Metrics that no map has: the source of the numbers, and names of devices.
 fn describe(disks: &[Disk], source: &str, families: &mut Families) {
     families.gauge(
         "ebpf_diskio_exporter_info",
@@ -141,7 +141,7 @@ fn describe(disks: &[Disk], source: &str, families: &mut Families) {
 const BYTES: &str = "ebpf_disk_io_bytes_total";
 const BYTES_HELP: &str = "Bytes of block I/O by operation, those of requests that finally failed included. Write-zeroes and secure erase count as write.";
 
-/// What the kernel counts of a disk itself; nothing of one that is not used.
+/// The kernel's own counters of a disk; none for a disk of size 0.
 fn moved(disk: &Disk, bytes: Option<[u64; 3]>, families: &mut Families) {
     for (operation, bytes) in ["read", "write", "discard"].into_iter().zip(bytes.into_iter().flatten()) {
         if disk.size > 0 {
@@ -151,7 +151,7 @@ fn moved(disk: &Disk, bytes: Option<[u64; 3]>, families: &mut Families) {
     }
 }
 
-/// The metrics that devices of both kinds have.
+/// Metrics of both request-based and bio-based devices.
 fn per_disk(map: &'static str) -> MapSpec {
     MapSpec::new(map)
         .bounded()
@@ -180,7 +180,7 @@ fn per_disk(map: &'static str) -> MapSpec {
 const IN_FLIGHT: &str = "ebpf_disk_io_inflight";
 const IN_FLIGHT_HELP: &str = "Block I/Os issued to the device and not yet completed. Requests that still wait in the I/O scheduler are not counted.";
 
-/// Entries that are in flight, added to the zeros of [`per_disk`].
+/// I/Os in flight, added to the zeros of [`per_disk`].
 fn in_flight(map: &'static str, since: &'static str) -> MapSpec {
     MapSpec::new(map)
         .label_from(Side::Value, "device", "key.disk", Decode::Text)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long do name look-ups take, how many fail?
+//! How long do DNS lookups take, how many fail?
 //!
 //! Hooks, cost and what is not seen: `bpf/dns.bpf.c`.
 
@@ -25,7 +25,7 @@ const TRANSPORTS: &[&str] = &["udp", "tcp"];
 /// In the order of `enum dns_type`.
 const TYPES: &[&str] = &["A", "AAAA", "PTR", "SRV", "MX", "TXT", "CNAME", "NS", "SOA", "HTTPS", "other"];
 
-/// Response codes by number (IANA's registry), and what userland and ICMP tell.
+/// Response codes by number (IANA registry), and what userland and ICMP report.
 const RCODES: &str = "NOERROR FORMERR SERVFAIL NXDOMAIN NOTIMP REFUSED YXDOMAIN YXRRSET NXRRSET NOTAUTH NOTZONE \
                       DSOTYPENI unassigned unassigned unassigned unassigned unreachable";
 
@@ -36,7 +36,7 @@ const UPSTREAM_FAILURES: &str = "ebpf_dns_upstream_failures_total";
 const UPSTREAM_FAILURES_HELP: &str = "Queries of local resolvers to other name servers that failed: \
                                       response code other than NOERROR, timeout or unreachable.";
 
-/// How often questions without an answer are looked for.
+/// How often to look for queries without an answer.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Flags of this exporter.
@@ -56,7 +56,7 @@ impl Default for Flags {
 #[derive(Default)]
 struct Dns {
     timeout_ns: u64,
-    /// Look-ups, and questions of local resolvers, that nobody answered in time.
+    /// Lookups, and queries of local resolvers, that timed out.
     timed_out: [u64; 2],
 }
 

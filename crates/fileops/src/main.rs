@@ -81,7 +81,7 @@ impl Exporter for Fileops {
                 &["open_fexit", "open_kretprobe", "open_exit_btf"],
                 &["opens", "open_errors"],
             )
-            // What these add to is right for all that use none of them.
+            // Their counters are right for all processes that use none of these.
             .optional("aio", aio, &[])
             .optional("io_uring", uring, &[])
             .optional("splice", &["splice_fexit", "splice_kretprobe"], &[])
@@ -150,7 +150,7 @@ fn errors(map: &'static str, operation: &'static str) -> MapSpec {
     )
 }
 
-/// Entry and exit of the functions; breakpoints cost too much to use them unasked.
+/// Adds latency probes. Kprobes are too expensive to use unless asked for.
 fn with_latency(spec: Spec, mode: Latency) -> Spec {
     let candidates = [
         ("vfs_read", ["read_fentry+read_fexit", "read_kprobe+read_kretprobe"], "read_latency", "read_errors"),

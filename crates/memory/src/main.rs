@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Page faults (minor, major), how long they take, and page allocations by order.
+//! Page faults (minor, major), their latency, and page allocations by order.
 //!
 //! Hooks, cost and what is not seen: `bpf/memory.bpf.c`.
 
@@ -128,7 +128,7 @@ impl Exporter for Memory {
     }
 }
 
-/// What the kernel counts itself.
+/// The kernel's own counters.
 fn without_programs(totals: &mut Totals, families: &mut Families) -> Result<()> {
     totals.add(families);
     let text = fs::read_to_string(VMSTAT).with_context(|| format!("failed to read {VMSTAT}"))?;
@@ -136,7 +136,7 @@ fn without_programs(totals: &mut Totals, families: &mut Families) -> Result<()> 
     Ok(())
 }
 
-/// What the kernel counts since it booted.
+/// The kernel's counters since boot.
 fn from_vmstat(text: &str, families: &mut Families) {
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     for (name, value) in lines.filter_map(|(name, value)| Some((name, value.parse().ok()?))) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many page faults there were.
+//! Numbers of page faults.
 
 use common::metric::{Families, Labels, Value};
 use common::perf::{Counter, Event};
@@ -9,22 +9,22 @@ use crate::LATENCY;
 /// Minor and major faults.
 type Faults = [u64; 2];
 
-/// Who counts minor and major faults: the kernel, at no cost, and where it cannot the probe
-/// that measures their latency.
+/// Counts minor and major faults: by the kernel's own counters, at no cost, or by the latency probe
+/// if the kernel refuses.
 #[derive(Default)]
 pub struct Totals {
-    /// None where the kernel refuses.
+    /// None if the kernel refuses.
     kernel: Option<[Counter; 2]>,
-    /// What the kernel said last.
+    /// The last reading of the kernel's counters.
     counted: Faults,
-    /// What the probe said last; none where it says nothing.
+    /// The last reading of the probe; None if there is none.
     measured: Option<Faults>,
-    /// None when nobody has counted for a time: a number without that would be wrong.
+    /// None once faults were not counted for a while: the total would be wrong.
     shown: Option<Faults>,
 }
 
 impl Totals {
-    /// Asks the kernel to count; `measured`: the probe is wanted.
+    /// Asks the kernel to count. `measured`: whether the probe is wanted.
     pub fn new(measured: bool) -> Self {
         let open = || Ok([Counter::open(Event::MinorFaults)?, Counter::open(Event::MajorFaults)?]);
         let kernel: Result<_, anyhow::Error> = open();
@@ -68,8 +68,8 @@ impl Totals {
         }
     }
 
-    /// What to show, from what the kernel has counted, and whether on all CPUs, and what the
-    /// probe has.
+    /// The totals to show, from the kernel's counters, whether these cover all CPUs, and the
+    /// probe's.
     fn next(&mut self, kernel: Option<(Faults, bool)>, measured: Option<Faults>) -> Option<Faults> {
         let growth = |now: Faults, before: Faults| {
             [now[0].saturating_sub(before[0]), now[1].saturating_sub(before[1])]
@@ -94,14 +94,14 @@ impl Totals {
     }
 }
 
-/// What the kernel has counted, and whether on all CPUs.
+/// The kernel's counters, and whether they cover all CPUs.
 fn read(counters: &mut [Counter; 2]) -> anyhow::Result<(Faults, bool)> {
     let [minor, major] = counters;
     let (minor, major) = (minor.read()?, major.read()?);
     Ok(([minor.total, major.total], minor.whole && major.whole))
 }
 
-/// How many faults of `kind` have a latency.
+/// The number of latencies observed for faults of `kind`.
 fn measured(kind: &str, families: &Families) -> Option<u64> {
     let labels = Labels::of(&[("kind", kind)]);
     let samples = &families.get(LATENCY)?.samples;

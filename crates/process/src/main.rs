@@ -39,7 +39,7 @@ const RECORD: usize = 24;
 
 #[derive(Default)]
 struct Process {
-    /// What the last walk over all tasks found.
+    /// Result of the last walk over all tasks.
     memory: Vec<u8>,
 }
 
@@ -146,7 +146,7 @@ fn by_name(map: &'static str) -> MapSpec {
 
 const MEMORY: &str = "ebpf_process_memory_bytes";
 
-/// Adds up what the iterator wrote.
+/// Adds up the records that the iterator wrote.
 fn by_memory(records: &[u8], page: u64, families: &mut Families) {
     let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
     for record in records.chunks_exact(RECORD) {

@@ -83,14 +83,14 @@ impl Exporter for Schedlat {
         if !self.by_cgroup {
             return Ok(());
         }
-        // There may be room, or memory, that there was not when they were made. If not, more is folded,
-        // and the next scrape tries again rather than that this one fails.
+        // There may now be room or memory that was missing when the cgroups were created. If not,
+        // more waits are folded and the next scrape tries again; this scrape does not fail.
         let groups = self.groups.sweep(live, &[("cgroups", "")])?;
         insert(live, groups).or(Ok(()))
     }
 }
 
-/// Makes entries of groups that have none yet, as far as there is room: waits of others are folded.
+/// Inserts cgroups without an entry while there is room. Waits of the others are folded.
 fn insert(live: &Live, groups: impl IntoIterator<Item = u64>) -> Result<()> {
     for id in groups {
         if !live.maps.insert_zero("cgroups", &live.key("cgroups", &[("", id.into())])?)? {

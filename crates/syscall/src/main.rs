@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which system calls run, how often, how long, with which errors?
+//! Which syscalls run, how often, how long, with which errors?
 //!
 //! Hooks, cost and what is not seen: `bpf/syscall.bpf.c`.
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many connections there are: those of before, and what came and went since.
+//! Number of connections: those established earlier, plus those that came, minus those that went.
 
 use anyhow::Result;
 use common::engine::{Live, Reader};
@@ -9,16 +9,16 @@ use common::view::why_not;
 
 use crate::namespaces::established;
 
-/// Connections that are there now.
+/// Current connections.
 #[derive(Default)]
 pub struct Current {
-    /// Those of before; less than none when a namespace went with some. None where namespaces may
-    /// be hidden.
+    /// Connections established before attaching. Negative if a network namespace took some with it.
+    /// None if namespaces may be hidden.
     before: Option<i64>,
 }
 
 impl Current {
-    /// Looks at those that are there when programs have just been attached.
+    /// Counts the connections that exist right after attaching.
     ///
     /// # Errors
     /// When /proc or a map cannot be read.
@@ -27,7 +27,7 @@ impl Current {
         if why_not(View::Processes).is_some() {
             return Ok(Self { before });
         }
-        // Until nothing happens while the files are read; more often than not the first time.
+        // Repeat until nothing changes while the files are read; once is mostly enough.
         for _ in 0..100 {
             let now = come_and_gone(live)?;
             before = Some(established()? - now);
@@ -38,7 +38,7 @@ impl Current {
         Ok(Self { before })
     }
 
-    /// Adds how many there are, where that is known.
+    /// Adds the gauge, if the number is known.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -50,17 +50,17 @@ impl Current {
     }
 }
 
-/// Connections that came since we look, less those that went.
+/// Connections that came since attaching, minus those that went.
 fn come_and_gone(live: &Live) -> Result<i64> {
     Ok(live.total("counts", "established")? as i64 - live.total("counts", "left")? as i64)
 }
 
-/// Reads how many there are without programs.
+/// Reads the number of connections without programs.
 pub fn reader() -> Reader {
     let mut warned = false;
     Box::new(move |families| {
         match why_not(View::Processes) {
-            // Privileges that looked behind it may have been given up since.
+            // The privileges to see hidden processes may have been dropped since.
             Some(why) if !warned => {
                 log::warn!("cannot count connections: {why}");
                 warned = true;

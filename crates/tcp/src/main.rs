@@ -26,7 +26,7 @@ const TYPES: &[&str] = &["syn", "synack", "timeout", "slow_start", "fast", "loss
 /// In the order of `enum tcp_failure`.
 const FAILURES: &[&str] = &["refused", "timed_out", "unreachable", "aborted", "other"];
 
-/// Of the counters of a network namespace (include/uapi/linux/snmp.h).
+/// A counter of a network namespace (include/uapi/linux/snmp.h).
 const OVERFLOWS: &str = "LINUX_MIB_LISTENOVERFLOWS";
 
 const CONNECTIONS: &str = "ebpf_tcp_connections_total";

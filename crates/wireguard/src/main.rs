@@ -34,10 +34,10 @@ common::skeleton!();
 
 const MODULE: &str = "wireguard";
 
-/// For Debian's kernel 5.10; those after it have BTF of modules.
+/// For Debian's kernel 5.10. Later ones have BTF for modules.
 const TABLE: &str = include_str!("../layouts/5.10.txt");
 
-/// How much is counted, and what that costs.
+/// How much to count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Detail {
     /// Bytes and handshake age, from netlink. Loads no programs; the module can be unloaded.
@@ -94,7 +94,7 @@ impl Exporter for Wireguard {
                 .of_module(MODULE)
                 .keep(Capability::CAP_NET_ADMIN);
         if !flags.own_namespace {
-            // The second for folders that are root's alone; the unit does not have it.
+            // The second is for directories that only root may read; the unit does not have it.
             spec = spec.keep(Capability::CAP_SYS_ADMIN).keep(Capability::CAP_DAC_READ_SEARCH);
         }
         for (level, rows, maps) in [
@@ -119,7 +119,7 @@ impl Exporter for Wireguard {
         };
         let unproven = matches!(layout, Some(Layout::Table(_)));
         let mut view = View::new(names, flags.full_keys, !flags.own_namespace, unproven);
-        // What will be asked at every scrape is better refused now.
+        // Fail now rather than at every scrape.
         view.look()?;
         Ok(Self { view, layout, unknown })
     }

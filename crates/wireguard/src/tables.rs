@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is attached at which level of detail, and what comes of it.
+//! Probes and metrics of each level of detail.
 
 use common::hist::Unit;
 use common::spec::MapSpec;
 
 use crate::difference::Difference;
 
-/// Function, programs, and what these feed, at each handshake or batch of packets.
+/// Function, programs, and the counters that they feed, for each handshake or batch of packets.
 pub type Row = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// What is counted of interfaces and of their peers: the numbers of one that moved would be shown
-/// where it was, and those of one that is gone would be its successor's.
+/// Counters of interfaces and their peers. Without these probes a moved interface would be shown at
+/// its old place, and the numbers of a removed one would go to its successor.
 const WHOSE: &[&str] = &["peers", "packets", "devices", "traffic"];
 
 #[rustfmt::skip]
@@ -61,10 +61,10 @@ const FAILURES_HELP: &str = "Failed handshakes, by reason. no_answer: no respons
                              5 s; gave_up: none to any of 20 initiations. Without a label peer: handshake \
                              messages that this host rejected.";
 
-/// Probes without which it is not known whose numbers are.
+/// Probes that identify the owner of the numbers.
 pub const IDENTITY: &[&str] = &["wg_open", "wg_destruct"];
 
-/// A counter that is made of others, and the probes that these need.
+/// Difference counters, and the probes that they need.
 pub const DIFFERENCES: &[(Difference, &[&str])] = &[
     (
         Difference {
@@ -102,7 +102,7 @@ fn drops(map: MapSpec, direction: &'static str, reason: &'static str, member: &'
     map.counter_of(DROPS, &[("direction", direction), ("reason", reason)], member, DROPS_HELP)
 }
 
-/// What is counted at each handshake.
+/// Counters for each handshake.
 pub fn of_sessions() -> [MapSpec; 2] {
     let responses = "ebpf_wireguard_handshake_responses_total";
     let responses_help = "Handshake responses: created for a peer (tx), or received from a peer and valid \
@@ -153,7 +153,7 @@ pub fn of_sessions() -> [MapSpec; 2] {
     [drops(peers, "tx", "purged", "purged"), devices]
 }
 
-/// What is counted of each packet.
+/// Counters for each packet.
 pub fn of_packets() -> [MapSpec; 2] {
     let (count, count_help) = (
         "ebpf_wireguard_packets_total",

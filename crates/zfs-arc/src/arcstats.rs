@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What ZFS itself tells of the ARC: `/proc/spl/kstat/zfs/arcstats`.
+//! ZFS's own counters of the ARC: `/proc/spl/kstat/zfs/arcstats`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use common::metric::{Families, Labels, Value};
 
 type Arcstats = BTreeMap<String, String>;
 
-/// Name and help of what the programs count and arcstats does too.
+/// Name and help of a metric that both the programs and arcstats count.
 pub type Family = (&'static str, &'static str);
 
 pub const HITS: Family = (
@@ -58,7 +58,7 @@ fn number(arcstats: &Arcstats, name: &str) -> Option<u64> {
     arcstats.get(name)?.parse().ok()
 }
 
-/// Counters that mean the same as what the programs count, since the module was loaded.
+/// Counters that mean the same as those of the programs, since the module was loaded.
 pub fn counters(arcstats: &Arcstats, families: &mut Families) {
     let mut counter = |(name, help): Family, labels, value| {
         families.counter(name, help, labels, Value::Integer(value));

@@ -21,7 +21,7 @@ use zfs::{Flags, Zfs, kstat};
 
 common::skeleton!();
 
-/// What arcstats have since they tell hits apart elsewhere.
+/// A field of arcstats in versions that classify hits in arc_access.
 const SINCE_2_2: &str = "iohits";
 
 /// In the order of `enum zfs_arc_result`.

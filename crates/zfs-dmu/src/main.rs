@@ -40,7 +40,7 @@ type Dataset = (String, u64);
 struct ZfsDmu {
     zfs: Zfs,
     datasets: Names,
-    /// As they were called when they were last there; empty where a scrape never met them.
+    /// The last known name of each dataset; empty if no scrape saw it.
     names: BTreeMap<Dataset, String>,
     rosters: Rosters,
 }
@@ -107,7 +107,7 @@ impl Exporter for ZfsDmu {
             (other, 0) if other == OTHER => other,
             dataset => identity(&dataset),
         };
-        // What is left is of pools that are known. No dataset has the id 0.
+        // The entries left belong to known pools. No dataset has id 0.
         self.datasets.sweep(live, MAP, keys.keys().cloned(), name, |name| !name.ends_with(" 0"))?;
         let known = &self.datasets;
         self.names.retain(|dataset, _| known.has(&identity(dataset)));
@@ -144,7 +144,7 @@ impl Exporter for ZfsDmu {
     }
 }
 
-/// What the kstat of a dataset says, since it was mounted.
+/// The kstat of a dataset, since it was mounted.
 fn counted((pool, id): (&str, u64), numbers: &BTreeMap<String, String>, families: &mut Families) {
     let Some(name) = numbers.get("dataset_name") else { return };
     for (family, help, operation, key) in [

@@ -21,8 +21,8 @@ use zfs::{Flags, Zfs};
 
 common::skeleton!();
 
-/// By `enum zio_type`; ZIOs of type null are not counted, so that is what finds no room. 5 is
-/// called ioctl before 2.3, and is a flush all the same.
+/// By `enum zio_type`. ZIOs of type null are not counted, so 0 is for ZIOs that found no room. 5 is
+/// named ioctl before 2.3, and is a flush all the same.
 const TYPES: &[&str] = &["other", "read", "write", "free", "claim", "flush", "trim"];
 
 /// By `enum zio_priority`.
@@ -40,7 +40,7 @@ const PRIORITIES: &[&str] = &[
     "now",
 ];
 
-/// ZFS's own names on Linux, where it has no numbers for them.
+/// ZFS's own error names, which Linux does not have.
 fn error() -> Decode {
     Decode::ErrnoOr(vec![(0, OTHER.into()), (52, "ECKSUM".into()), (53, "EFRAGS".into())])
 }

@@ -13,7 +13,7 @@ use zfs::names;
 const FUNCTIONS: &[(u64, &Names)] = &[(1, &SCRUB), (2, &RESILVER)];
 const SCANNING: u64 = 1;
 
-/// What the program puts where it does not know.
+/// The program's value for unknown.
 const UNKNOWN: u64 = u64::MAX;
 
 struct Names {
@@ -40,7 +40,7 @@ const RESILVER: Names = Names {
     issued: "ebpf_zfs_resilver_issued_bytes",
 };
 
-/// What is counted block by block, for `scan`: scrub or resilver.
+/// Counters of blocks, for `scan`: scrub or resilver.
 pub fn counters(map: MapSpec, scan: &'static str) -> MapSpec {
     match scan {
         "scrub" => {
@@ -60,7 +60,7 @@ pub fn counters(map: MapSpec, scan: &'static str) -> MapSpec {
     }
 }
 
-/// How far the scans of all pools are.
+/// Progress of the scans of all pools.
 ///
 /// # Errors
 /// When the map cannot be read.
