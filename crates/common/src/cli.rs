@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command line that all exporters share, spelled as in node_exporter.
+//! The common command line of all exporters, spelled as in node_exporter.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::spec::Spec;
 /// The whole command line of an exporter with its own flags `F`.
 #[derive(Clone, Debug, Parser)]
 pub struct Cli<F: Args> {
-    /// Flags that all have.
+    /// Common flags.
     #[command(flatten)]
     pub common: Common,
     /// Flags of this exporter.
@@ -135,9 +135,9 @@ pub enum Ebpf {
 /// Capabilities to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// All that the process has.
+    /// All capabilities of the process.
     All,
-    /// These, perhaps none.
+    /// These; the list may be empty.
     Only(Vec<caps::Capability>),
 }
 
@@ -165,7 +165,7 @@ fn absolute_path(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whether the host exists is found out by listening.
+/// Whether the host exists shows when listening.
 fn listen_address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
@@ -209,8 +209,8 @@ pub fn command<F: Args>(spec: &Spec) -> Command {
     Cli::<F>::command().name(name.clone()).bin_name(name).about(about).after_help(after)
 }
 
-/// Reads the command line of the exporter that `spec` describes; without an address it listens on
-/// its own port above `base`, what [`ports::BASE`] is in the environment.
+/// Parses the command line of the exporter that `spec` describes. Without an address it listens on
+/// its own port, counted from `base`, the value of [`ports::BASE`] in the environment.
 ///
 /// # Errors
 /// Also for `--help` and `--version`: [`clap::Error::exit`] does what is due.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! HTTP that survives its clients.
+//! An HTTP server with limits.
 //!
-//! tiny_http's `Server` owns the accepting of connections and sets no time limits, so
-//! a client that sends nothing holds a thread for ever, and there may be any number of
-//! them. This module accepts by itself, with limits, and leaves the messages to
-//! tiny_http: it parses methods and headers, and prints responses.
+//! tiny_http's `Server` accepts connections itself and sets no timeouts: a client that sends
+//! nothing holds a thread for ever, and their number is not limited. This module accepts
+//! connections itself, with limits. tiny_http only parses methods and headers, and prints
+//! responses.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,10 +21,10 @@ use tiny_http::{HTTPVersion, Header, Method, Response};
 
 use crate::ports;
 
-/// What a client may take up.
+/// Limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at the same time; for one more, the oldest is closed.
+    /// Maximum number of connections; for one more, the oldest is closed.
     pub connections: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
@@ -293,7 +293,7 @@ where
     Ok(())
 }
 
-/// Requests and answers; whatever goes wrong ends the connection, nothing else.
+/// Serves requests. An error ends the connection and nothing else.
 fn converse(stream: &Socket, limits: Limits, slot: &mut Slot, handler: &dyn Fn(&Request) -> Reply) {
     let mut input = Vec::new();
     loop {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Kernel modules that come and go while an exporter runs.
+//! Kernel modules that are loaded and unloaded while an exporter runs.
 //!
-//! A process lives in one of two states: it waits for its module, or it is attached to
-//! it. It changes between them by executing itself anew, so that neither state has
-//! remains of the other.
+//! A process is in one of two states: it waits for its module, or it is attached to it. It changes
+//! between them by executing itself again, so that nothing is left of the other state.
 
 use std::env;
 use std::fs;
@@ -14,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How often is looked whether a module came or went.
+/// How often to check whether the module was loaded or unloaded.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A loaded module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
     folder: PathBuf,
-    /// Inode of its folder in sysfs: another one after it was loaded again.
+    /// Inode of its sysfs directory: changes when the module is loaded again.
     inode: u64,
 }
 
@@ -37,7 +36,7 @@ impl Module {
         is_live(&folder).then_some(Self { folder, inode })
     }
 
-    /// Whether it is still the same.
+    /// Whether the same module is still loaded.
     pub fn is_loaded(&self) -> bool {
         fs::metadata(&self.folder).is_ok_and(|metadata| metadata.ino() == self.inode) && is_live(&self.folder)
     }
@@ -53,7 +52,7 @@ fn is_live(folder: &Path) -> bool {
     }
 }
 
-/// Executes this program anew, with the same arguments. Returns only if that fails.
+/// Executes this program again with the same arguments. Returns only on failure.
 pub fn start_over() -> io::Error {
     let execute = |program: &Path| Command::new(program).args(env::args_os().skip(1)).exec();
     let error = match env::current_exe() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Giving up what is no longer needed: while a kernel module is waited for, and once everything is
-//! attached.
+//! Drops privileges that are no longer needed: while waiting for a kernel module, and after
+//! attaching.
 
 use std::fs;
 use std::thread;
@@ -105,7 +105,7 @@ pub fn in_user_namespace() -> bool {
     !numbers.is_empty() && numbers != ["0", "0", "4294967295"]
 }
 
-/// Whether system calls of this process go through a filter.
+/// Whether a seccomp filter applies to this process.
 pub fn has_seccomp_filter() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Metrics that every exporter has about itself.
+//! Metrics of the exporter itself.
 
 use std::ffi::CStr;
 use std::fs;
@@ -24,39 +24,39 @@ use crate::spec::Text;
 /// Name of the map that `bpf/events.bpf.h` declares.
 const EVENTS: &str = "events";
 
-/// The commit this was built from, when the build said so.
+/// The commit of this build, if the build set it.
 pub const REVISION: &str = match option_env!("EBPF_EXPORTERS_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
 
-/// A program as the kernel knows it.
+/// A BPF program in the kernel.
 #[derive(Debug, Default)]
 pub struct Program {
     name: String,
     hook: String,
-    /// None where it is not loaded.
+    /// None if it is not loaded.
     fd: Option<OwnedFd>,
     id: u32,
     tag: String,
     attached: bool,
-    /// Those that may miss events, for as long as they are there.
+    /// Links that may miss events, while they are open.
     breakpoints: Vec<Weak<Link>>,
-    /// What is attached in its place, where that is several copies.
+    /// The copies attached instead, if there are several.
     copies: Option<Arc<Copies>>,
 }
 
-/// Events that programs missed; none where the kernel does not tell.
+/// Events that programs missed; None if the kernel does not report them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Missed {
-    /// As another instance was running on the same CPU.
+    /// Because another instance was running on the same CPU.
     pub recursion: Option<u64>,
-    /// As a kprobe or kretprobe did not call them: see [`links::missed`].
+    /// Because a kprobe or kretprobe did not call them: see [`links::missed`].
     pub probe: Option<u64>,
 }
 
 impl Program {
-    /// The programs of a plan, attached; and the first choice of every probe that has none.
+    /// The attached programs of a plan, and the first candidate of each probe without one.
     ///
     /// # Errors
     /// When the kernel does not tell about a program.
@@ -97,7 +97,7 @@ impl Program {
     }
 }
 
-/// Adds up what is known.
+/// Adds up known values.
 fn add(sum: &mut Option<u64>, more: Option<u64>) {
     *sum = sum.map_or(more, |sum| Some(sum + more.unwrap_or(0)));
 }
@@ -134,7 +134,7 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
     );
 }
 
-/// `ebpf_exporter_ebpf_program_*`. Returns how many events programs were not run for.
+/// `ebpf_exporter_ebpf_program_*`. Returns the number of events for which no program ran.
 ///
 /// # Errors
 /// When the kernel does not tell about a program.
@@ -236,8 +236,8 @@ pub fn events(
     })
 }
 
-/// `ebpf_exporter_events_total`: what is in the families that have each event once; not there where
-/// none of them is.
+/// `ebpf_exporter_events_total`: the sum of the families that count each event once; absent if none
+/// of them exists.
 pub fn counted(families: &mut Families, config: &str, events: &[Text]) {
     let totals = events.iter().filter_map(|name| families.total(name));
     if let Some(sum) = totals.reduce(|sum, total| sum + total) {

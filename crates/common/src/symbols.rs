@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the kernel's symbols tell of functions.
+//! Symbols of kernel functions, and the copies that compilers make of them.
 //!
-//! Compilers make several symbols of a function, and say what each is at the end of its name. The
-//! copies that callers get whose arguments they know (`.constprop.0`), or do not use (`.isra.0`),
-//! have other arguments than the function, or the same in other registers; their result is the
-//! function's. A program at the function alone does not see the calls that go to a copy.
+//! Compilers emit several symbols for a function and mark each with a suffix. A copy for callers
+//! with known (`.constprop.0`) or unused (`.isra.0`) arguments has other arguments than the
+//! function, or the same in other registers. Its result is the same. A program attached only to the
+//! function does not see calls of a copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

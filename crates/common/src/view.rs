@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What of the machine this process is not let see.
+//! What is hidden from this process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::spec::View;
 
-/// The PID namespace that all others are in: PROC_PID_INIT_INO of include/linux/proc_ns.h.
+/// The initial PID namespace: PROC_PID_INIT_INO of include/linux/proc_ns.h.
 const INITIAL: &str = "pid:[4026531836]";
 
 /// What is hidden from this process, and why.
@@ -15,7 +15,7 @@ pub fn hidden() -> BTreeMap<View, String> {
     [View::Tasks, View::Processes].into_iter().filter_map(|view| Some((view, why_not(view)?))).collect()
 }
 
-/// Why this process does not see all there is.
+/// Why this process does not see everything.
 pub fn why_not(view: View) -> Option<String> {
     let proc = Path::new("/proc");
     match view {
@@ -24,7 +24,7 @@ pub fn why_not(view: View) -> Option<String> {
     }
 }
 
-/// An iterator shows the tasks of the PID namespace of who reads it, and of those inside it.
+/// An iterator shows the tasks of the reader's PID namespace and of those inside it.
 fn outside(proc: &Path) -> Option<String> {
     let namespaces = proc.join("self/ns");
     match fs::read_link(namespaces.join("pid")) {
@@ -42,7 +42,7 @@ fn outside(proc: &Path) -> Option<String> {
     }
 }
 
-/// The first process has all privileges: whoever sees into it sees into all.
+/// Process 1 has all privileges: a process that can inspect it can inspect all others.
 fn others(proc: &Path) -> Option<String> {
     let error = fs::metadata(proc.join("1/net")).err()?;
     Some(format!(

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who may ask, and over what: `--web.config.file`.
+//! Access control and TLS: `--web.config.file`.
 //!
-//! A program of its own, `ebpf-exporters-web`, reads that file and speaks TLS: it has no
-//! privileges, and no exporter is larger for it. It hands connections on over a Unix socket
-//! whose other end nobody else may be. Passwords are checked here.
+//! A separate program, `ebpf-exporters-web`, reads that file and terminates TLS. It has no
+//! privileges, and keeps TLS out of the exporters. It passes connections on over a Unix socket on
+//! which the exporter accepts no other process. Passwords are checked here.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,17 +30,18 @@ use socket2::Socket;
 
 use crate::http::{Reply, Request};
 
-/// The program that speaks TLS.
+/// The TLS program.
 const PROGRAM: &str = "ebpf-exporters-web";
 
-/// Connections at the same time, over all sockets. A thread each, in the program and here, of
-/// the 128 that units may have.
+/// Maximum number of connections over all sockets. Each takes a thread in that program and one
+/// here, of the 128 that units may have.
 const CONNECTIONS: usize = 48;
 
-/// Passwords that wait to be looked at: one at a time is, as bcrypt is meant to take long.
+/// Passwords that wait for verification: one at a time is verified, because bcrypt is slow by
+/// design.
 const WAITING: usize = 16;
 
-/// A socket to listen on, and who may come in.
+/// A listening socket and its access rules.
 #[derive(Debug)]
 pub struct Door {
     /// What is accepted from.
@@ -155,7 +156,7 @@ impl<'l> Line<'l> {
     }
 }
 
-/// The program that speaks TLS, while it runs; it is ended when this is dropped.
+/// The running TLS program. It is stopped when this is dropped.
 #[derive(Debug)]
 pub struct Front {
     child: Child,
@@ -284,7 +285,7 @@ impl Guard {
         let decoded = decoded.and_then(|(_, text)| BASE64_STANDARD.decode(text.trim()).ok());
         let Some(decoded) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else { return false };
         let Some((user, password)) = decoded.split_once(':') else { return false };
-        // Who does not exist takes as long as who does.
+        // An unknown user takes as long as a known one.
         let expected = self.users.get(user);
         let Some(hash) = expected.or_else(|| self.users.values().next()) else { return false };
         bcrypt::verify(password, hash).unwrap_or(false) && expected.is_some()
@@ -368,7 +369,7 @@ mod tests {
         guard.waiting = (WAITING - 1).into();
         assert_eq!(ask(&guard, &basic("alice", "sesame")).status, 200);
         guard.waiting = WAITING.into();
-        // It was right once.
+        // This password was verified before.
         assert_eq!(ask(&guard, &basic("alice", "sesame")).status, 200);
     }
 
