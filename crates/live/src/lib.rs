@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What live tests need: a harness, devices, workloads, the kernel's own counters.
+//! Support for live tests: a harness, devices, workloads, the kernel's own counters.
 //!
-//! A live test runs as root, here or in a guest. It states what it needs of the machine, and is
-//! ignored where that is missing:
+//! A live test runs as root, on this machine or in a guest. It states what it needs of the machine,
+//! and is ignored if that is missing:
 //!
 //! ```ignore
 //! #[live::test(functions, module("null_blk"), last)]
@@ -11,8 +11,7 @@
 //! live::main!();
 //! ```
 //!
-//! Everything here leaves the machine as it was, and panics with a message where a test has no use
-//! for an error.
+//! Everything here restores the machine, and panics with a message if a test cannot use an error.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's way to fail")]
 
 pub mod block;
@@ -37,7 +36,7 @@ pub use harness::{Test, assert_nearly, disturbed, main};
 pub use inventory;
 pub use live_macros::test;
 
-/// The `main` of a program of live tests.
+/// The `main` function of a program of live tests.
 #[macro_export]
 macro_rules! main {
     () => {
@@ -68,7 +67,7 @@ pub fn sh(line: &str) -> String {
     text(&output.stdout).trim_end().to_owned()
 }
 
-/// Asks `condition` again and again until it is true: for what no event tells of.
+/// Polls `condition` until it is true: for what no event reports.
 ///
 /// # Panics
 /// When it is not within `limit`; names `what`.
@@ -77,8 +76,7 @@ pub fn wait_until(what: &str, limit: Duration, condition: impl FnMut() -> bool) 
     assert!(comes_true(limit, condition), "{what}: not within {limit:?}");
 }
 
-/// Prints a line past what captures the output of tests: facts that are kept, and how far a long
-/// test is.
+/// Prints a line past the output capture: facts to keep, and the progress of a long test.
 ///
 /// # Panics
 /// When standard output is closed.
@@ -98,8 +96,8 @@ pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -
     true
 }
 
-/// Takes back what a test made, by a shell line that may be refused at first: udev has a device
-/// open that was written to, a process that was killed still ends.
+/// Undoes what a test created, with a shell line that may fail at first: udev has a device open
+/// that was written to, or a killed process is still ending.
 ///
 /// # Panics
 /// When it is still refused after half a minute: the next test needs the place. Where a test has
@@ -120,7 +118,7 @@ pub(crate) fn undo(line: &str) {
     }
 }
 
-/// Lets udev finish what it has to do, where there is one.
+/// Waits until udev is idle, if there is one.
 ///
 /// # Panics
 /// When it does not finish.
@@ -131,13 +129,13 @@ pub fn udev_settles() {
     }
 }
 
-/// Keeps udev from looking at devices, as it does at those that are new or were open for
-/// writing, for as long as this lives. Where there is no udev, that is so anyway.
+/// Keeps udev from opening new devices, and devices that were open for writing, while this lives.
+/// Without udev there is nothing to do.
 #[derive(Debug)]
 pub struct WithoutUdev(());
 
 impl WithoutUdev {
-    /// Lets it finish what it has to do, and stops it.
+    /// Waits until udev is idle, and stops it.
     ///
     /// # Panics
     /// When it cannot be stopped.
@@ -157,12 +155,12 @@ impl Drop for WithoutUdev {
     }
 }
 
-/// A folder for small files of a test; it goes, with what is in it, when this is dropped.
+/// A directory for small files of a test. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// One in memory, or wherever temporary files are.
+    /// A directory in memory, or in the directory for temporary files.
     ///
     /// # Panics
     /// When it cannot be made.
@@ -171,7 +169,7 @@ impl Folder {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
-    /// One on the disk.
+    /// A directory on disk.
     ///
     /// # Panics
     /// When it cannot be made.
