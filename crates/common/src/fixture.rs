@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Map contents that a test makes up: what golden tests render instead of a kernel's.
+//! Map contents for tests: golden tests render these instead of a kernel's maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -38,7 +38,7 @@ impl Fixture {
         Self { layouts, maps: BTreeMap::new() }
     }
 
-    /// The bytes of a key that is given by its members.
+    /// The bytes of a key, from its members.
     ///
     /// # Errors
     /// When there is no such map or member, or contents do not fit.
@@ -46,8 +46,8 @@ impl Fixture {
         self.layouts.get(map).with_context(|| format!("no map `{map}`"))?.key.bytes(members)
     }
 
-    /// Sets members of the value under a key that is given by its members; what is not
-    /// named is zero, or stays as it was.
+    /// Sets members of the value under a key, which is given by its members. Members that are not
+    /// named are zero, or keep their value.
     ///
     /// # Errors
     /// When a map or member is not in the object, or contents do not fit.
@@ -64,7 +64,7 @@ impl Fixture {
         Ok(self)
     }
 
-    /// An entry as it lies in the kernel.
+    /// An entry with the bytes that the kernel would have.
     pub fn insert(&mut self, map: &str, key: Vec<u8>, value: Vec<u8>) {
         self.maps.entry(map.to_owned()).or_default().insert(key, value);
     }
@@ -86,8 +86,8 @@ impl MapSource for Fixture {
     }
 }
 
-/// What exporter `E` would expose with these flags and the map contents that `fill` makes
-/// up: its own metrics, as text. Needs no kernel and no privileges.
+/// The metrics that exporter `E` exports with these flags and the map contents that `fill` sets, as
+/// text and without self metrics. Needs no kernel and no privileges.
 ///
 /// # Errors
 /// When `fill` fails, or the spec names something that the object does not have.
@@ -98,7 +98,7 @@ pub fn render<E: Exporter>(
     render_named::<E>(flags, |fixture| fill(fixture).map(|()| Rosters::new()))
 }
 
-/// As [`render`]; `fill` also says who the entries are.
+/// Like [`render`], but `fill` also returns the labels of entries.
 ///
 /// # Errors
 /// As there.
@@ -137,8 +137,8 @@ fn add_ratios(spec: &Spec, families: &mut Families) {
     }
 }
 
-/// Compares what exporter `E` shows and its manual page with the files in `tests/golden` of
-/// its crate, which are written anew when the environment has `UPDATE_GOLDEN`.
+/// Compares the metrics of exporter `E` and its manual page with the files in `tests/golden` of its
+/// crate. Rewrites these files if `UPDATE_GOLDEN` is set in the environment.
 ///
 /// # Errors
 /// When they differ, which names the first line that does, or when what has each event once
@@ -158,8 +158,8 @@ pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     same(&folder.join(format!("ebpf-{}-exporter.8", spec.name)), &manual::<E>(&spec)?)
 }
 
-/// Compares what exporter `E` shows without eBPF with the file `tests/golden/fallback.prom`,
-/// as [`golden`]; and with what it shows otherwise: it is the same families, or some of them.
+/// Compares the metrics of exporter `E` without eBPF with the file `tests/golden/fallback.prom`, as
+/// [`golden`] does, and with its metrics with eBPF: they must be a subset with the same help.
 ///
 /// # Errors
 /// When they differ, or there is a family that is not shown otherwise.
@@ -176,7 +176,7 @@ pub fn golden_fallback<E: Exporter>(crate_folder: &str, mut families: Families) 
     }
 }
 
-/// The manual page, without version or date: those are the package's.
+/// The manual page, without version and date, which the package adds.
 fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
     let mut page = Vec::new();
     let command = cli::command::<E::Flags>(spec).after_help("");

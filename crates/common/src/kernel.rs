@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What this kernel is like, asked of its BTF: shape, never version.
+//! Facts about this kernel, from its BTF: shape, never version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -25,40 +25,40 @@ use crate::view;
 /// The kernel's own BTF; without it the kernel takes neither tp_btf nor fentry programs.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Plain facts, so that tests can make them up.
+/// Plain data, so that tests can construct it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Whether the kernel has BTF of its own, not only a file given by the user.
     pub own_btf: bool,
-    /// The tracepoints asked for; those that do not exist are not here.
+    /// The requested tracepoints that exist.
     pub tracepoints: BTreeMap<String, Prototype>,
-    /// The functions asked for; those that do not exist are not here.
+    /// The requested functions that exist.
     pub functions: BTreeMap<String, Prototype>,
     /// Whether the kernel can place breakpoints for probes (CONFIG_KPROBE_EVENTS).
     pub kprobes: bool,
-    /// Values of the enumerators asked for; those that do not exist are not here.
+    /// Values of the requested enumerators that exist.
     pub enumerators: BTreeMap<String, i64>,
-    /// Whether tasks are preempted inside programs at functions.
+    /// Whether the kernel preempts programs attached to functions.
     pub preempts_functions: bool,
-    /// The same at tracepoints.
+    /// The same for tracepoints.
     pub preempts_tracepoints: bool,
     /// What is hidden from this process, and why.
     pub hidden: BTreeMap<View, String>,
-    /// Symbols of the functions asked for; none where they are hidden.
+    /// Symbols of the requested functions; None if symbols are hidden.
     pub symbols: Option<Symbols>,
 }
 
-/// What a function or tracepoint takes and returns.
+/// Arguments and result of a function or tracepoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prototype {
     /// For each argument the struct that it points to; empty for anything else.
     pub arguments: Vec<String>,
-    /// Whether it returns something.
+    /// Whether it returns a value.
     pub returns: bool,
 }
 
 impl Prototype {
-    /// One of so many arguments, of which nothing else is known.
+    /// A shape with this number of arguments and nothing else known.
     pub fn of(arguments: usize) -> Self {
         Self { arguments: vec![String::new(); arguments], returns: true }
     }
@@ -80,14 +80,14 @@ impl Prototype {
     }
 }
 
-/// Where the BTF of a module is, if it has any (36e68442d1af "bpf: Load and verify kernel
-/// module BTFs", 5.11).
+/// Path of a module's BTF, if it has any (36e68442d1af "bpf: Load and verify kernel module BTFs",
+/// 5.11).
 pub fn module_btf(module: &str) -> PathBuf {
     Path::new("/sys/kernel/btf").join(module)
 }
 
 impl Facts {
-    /// Whether tasks are preempted inside programs at this hook.
+    /// Whether the kernel preempts programs at this hook.
     pub fn preempts(&self, hook: &Hook) -> bool {
         match hook {
             Hook::TpBtf(_) | Hook::RawTp(_) => self.preempts_tracepoints,
@@ -172,8 +172,8 @@ impl Facts {
 }
 
 impl Facts {
-    /// The symbols at which a program at `hook` sees all calls of its function. Where symbols are
-    /// hidden, the function's own name: the kernel tells whether there is one.
+    /// The symbols at which a program at `hook` sees all calls of its function. If symbols are
+    /// hidden, the function's own name: the kernel reports whether it exists.
     ///
     /// # Errors
     /// Says why it would not.
@@ -232,7 +232,7 @@ fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> 
     values
 }
 
-/// What is known of why the kernel's BTF is not where it should be, and what to do about it.
+/// Why the kernel's BTF is missing, as far as known, and what to do.
 fn why_no_btf(has_btf: Option<bool>) -> &'static str {
     match has_btf {
         Some(true) => {
@@ -249,7 +249,7 @@ fn why_no_btf(has_btf: Option<bool>) -> &'static str {
     }
 }
 
-/// Whether the kernel was built with BTF, as its symbols or its configuration tell, if they do.
+/// Whether the kernel was built with BTF, from its symbols or configuration; None if unknown.
 fn has_btf() -> Option<bool> {
     if has_symbol("__start_BTF") {
         return Some(true);
@@ -258,7 +258,7 @@ fn has_btf() -> Option<bool> {
     built_with_btf(&fs::read_to_string(path).unwrap_or_default())
 }
 
-/// What a kernel's configuration says of BTF.
+/// The BTF setting in a kernel configuration.
 fn built_with_btf(config: &str) -> Option<bool> {
     let said = config.contains("CONFIG_");
     said.then(|| config.lines().any(|line| line == "CONFIG_DEBUG_INFO_BTF=y"))
@@ -269,7 +269,7 @@ fn has_symbol(name: &str) -> bool {
     symbols.lines().any(|line| line.split(' ').nth(2) == Some(name))
 }
 
-/// Whether maps and programs count as locked memory of their user: until 80ee81e0403c ("bpf:
+/// Whether maps and programs count as locked memory of their user: before 80ee81e0403c ("bpf:
 /// Eliminate rlimit-based memory accounting infra for bpf maps"), 5.11.
 pub fn charges_locked_memory() -> bool {
     const CHARGES: &str = "bpf_map_charge_init";
@@ -284,20 +284,20 @@ pub fn perf_event_paranoid() -> Option<i32> {
     fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?.trim().parse().ok()
 }
 
-/// Whether bpf(2) is answered by the kernel, to one who has the capabilities: it has no command of
-/// this number, and says so.
+/// Whether bpf(2) reaches the kernel, for a process with the capabilities: the kernel rejects this
+/// unknown command number with its own error.
 pub fn takes_bpf_calls() -> bool {
     // SAFETY: a command that does not exist, without an argument.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, i32::MAX, std::ptr::null::<u8>(), 0) };
     answer == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
 }
 
-/// Whether lockdown forbids eBPF to read the kernel's memory.
+/// Whether lockdown prevents eBPF from reading kernel memory.
 pub fn locked_down() -> bool {
     fs::read_to_string("/sys/kernel/security/lockdown").is_ok_and(|mode| mode.contains("[confidentiality]"))
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC, by which tasks' start times are.
+/// Nanoseconds of CLOCK_MONOTONIC, the clock of task start times.
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -308,7 +308,7 @@ pub fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 
-/// How many CPUs this machine can have, those included that are not there now.
+/// Number of possible CPUs, including absent ones.
 ///
 /// # Errors
 /// When the kernel does not say.

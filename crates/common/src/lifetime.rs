@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From attached to ended: serving, writing or printing until a signal comes or the
-//! kernel module goes; and waiting for one that is not there.
+//! Runs an attached exporter: serves, writes or prints until a signal arrives or the kernel module
+//! is unloaded. Also waits for a module that is not loaded.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -27,8 +27,8 @@ use crate::spec::{Need, Spec};
 use crate::web::{Door, Front};
 use crate::{memory, privileges, textfile};
 
-/// Reports on the probes, gives up privileges, and does what `flags` ask for until the end.
-/// Dropping `attached` takes the programs out of the kernel.
+/// Logs the probes, drops privileges, and does what `flags` ask for until the end. Dropping
+/// `attached` detaches the programs.
 ///
 /// # Errors
 /// When an address, a file or a privilege is refused, or the module went and cannot be
@@ -95,7 +95,7 @@ pub fn go<A>(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for a module that is not there, and starts over.
+/// Waits until the module is loaded, then restarts.
 ///
 /// # Errors
 /// When there is no time to wait (`--check`, `--once`), or no way to start over.
@@ -127,8 +127,8 @@ pub fn wait_for(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Executes this program anew: its module came or went. What was given up for good comes back by
-/// that at most to root.
+/// Executes this program again after its module was loaded or unloaded. Privileges that were
+/// dropped for good come back only for root.
 ///
 /// # Errors
 /// When it was given up for good, or the program cannot be executed.
@@ -144,7 +144,7 @@ pub fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
     )
 }
 
-/// Becomes readable once a signal came.
+/// A receiver that becomes readable when a signal arrives.
 fn stop_signals(mut signals: Signals) -> Result<Receiver<i32>> {
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
@@ -160,7 +160,7 @@ fn stop_signals(mut signals: Signals) -> Result<Receiver<i32>> {
     Ok(receiver)
 }
 
-/// Looks at everything now and every `step`, until what it returns is dropped.
+/// Reads everything now and every `step`, until the returned value is dropped.
 fn tick(engine: Arc<Engine>, step: Duration) -> Result<Sender<()>> {
     engine.tick()?;
     let (until, end) = mpsc::channel();
@@ -180,22 +180,22 @@ fn tick(engine: Arc<Engine>, step: Duration) -> Result<Sender<()>> {
 
 /// What ends a run.
 struct Stop {
-    /// Signals that came.
+    /// Received signals.
     signals: Receiver<i32>,
-    /// Without which there is nothing to do.
+    /// The module that the exporter needs.
     module: Option<Module>,
 }
 
-/// Why a wait is over.
+/// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wake {
-    /// The time is up.
+    /// Timeout.
     Time,
-    /// The process was asked to end.
+    /// A signal to exit.
     Signal,
-    /// The process was asked to take its programs out of the kernel (SIGUSR1).
+    /// A signal to detach the programs (SIGUSR1).
     Release,
-    /// The module is gone, or is another one.
+    /// The module was unloaded, or loaded again.
     Module,
 }
 
@@ -227,8 +227,7 @@ impl Stop {
     }
 }
 
-/// Answers requests at `doors` for as long as the process lives, or what it returns where that
-/// speaks TLS.
+/// Serves requests at `doors` while the process runs; with TLS, while the returned value lives.
 fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, doors: Vec<Door>) -> Result<Vec<Front>> {
     let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, engine));
     let mut fronts = Vec::new();
@@ -266,8 +265,8 @@ fn serve(
     }
 }
 
-/// Writes the file at `path` now and every `interval`. Between two writes systemd hears from the
-/// same thread, so it does not while a write or a scrape hangs.
+/// Writes the file at `path` now and every `interval`. The same thread sends the systemd watchdog
+/// message between two writes, so a hanging write or scrape stops it.
 fn keep_writing(
     path: &Path,
     interval: Duration,
@@ -296,12 +295,12 @@ fn keep_writing(
     }
 }
 
-/// How often systemd wants to hear from this process: twice as often as it would kill it.
+/// The interval of systemd watchdog messages: half of the watchdog timeout.
 fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|interval| interval / 2)
 }
 
-/// Says why the process ends, where it was asked to.
+/// Logs why the process exits, if it was asked to.
 fn ending(end: Wake) -> Wake {
     if end == Wake::Signal {
         notify(&[NotifyState::Stopping]);
@@ -315,7 +314,7 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Prints what became of every probe.
+/// Prints the verdict of each probe.
 ///
 /// # Errors
 /// When standard output is closed.

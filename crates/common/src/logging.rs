@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Log lines on standard error, as logfmt or JSON; libbpf's own messages among them.
+//! Logs to standard error as logfmt or JSON, including libbpf's messages.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -18,7 +18,7 @@ struct Logger {
 /// The last error libbpf printed: more precise than the number it returns.
 static LAST_LIBBPF_WARNING: Mutex<Option<String>> = Mutex::new(None);
 
-/// Starts logging; a second call changes nothing.
+/// Starts logging. A second call has no effect.
 pub fn start(level: LogLevel, format: LogFormat) {
     let filter = match level {
         LogLevel::Debug => LevelFilter::Debug,
@@ -32,7 +32,7 @@ pub fn start(level: LogLevel, format: LogFormat) {
     libbpf_rs::set_print(Some((PrintLevel::Debug, from_libbpf)));
 }
 
-/// The error and what libbpf said of it, which is forgotten then.
+/// The error with libbpf's last error message, which is then cleared.
 pub fn with_details(error: &libbpf_rs::Error) -> String {
     match LAST_LIBBPF_WARNING.lock().ok().and_then(|mut last| last.take()) {
         Some(warning) => format!("{error:#}: {warning}"),
@@ -40,7 +40,7 @@ pub fn with_details(error: &libbpf_rs::Error) -> String {
     }
 }
 
-/// A refused program is for us to judge and to report: libbpf's warnings are details.
+/// We decide and report when a program is refused; libbpf's warnings are details.
 fn from_libbpf(level: PrintLevel, message: String) {
     let message = message.trim();
     if level == PrintLevel::Warn
@@ -51,8 +51,8 @@ fn from_libbpf(level: PrintLevel, message: String) {
     log::debug!(target: "libbpf", "{message}");
 }
 
-/// Keeps the verifier's verdict, which is its last line but one, over the general
-/// complaints that follow it.
+/// Keeps the verifier's verdict, its second-to-last line, in preference to the general messages
+/// after it.
 fn note(last: &mut Option<String>, message: &str) {
     if message.contains("BEGIN PROG LOAD LOG") {
         if let Some(verdict) = verdict(message) {
@@ -74,7 +74,7 @@ fn note(last: &mut Option<String>, message: &str) {
 
 const VERDICT: &str = "verifier: ";
 
-/// Why the verifier refused a program, from its log.
+/// Why the verifier rejected a program, from its log.
 pub fn verdict(log: &str) -> Option<String> {
     let mut lines = log.lines().filter(|line| !line.starts_with("processed ") && !line.contains("LOAD LOG"));
     lines.next_back().map(|line| format!("{VERDICT}{line}"))
@@ -108,7 +108,7 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// A JSON string, which logfmt readers take as well.
+/// A JSON string, which logfmt readers accept as well.
 fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');

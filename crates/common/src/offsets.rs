@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Places of members in the structs of a module that may have no BTF.
+//! Offsets of members in the structs of a module that may have no BTF.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,33 +9,32 @@ use anyhow::{Context, Result, bail};
 use crate::kernel::{KERNEL_BTF, module_btf};
 use crate::types::Types;
 
-/// A layout as text: lines `version V`, `size STRUCT BYTES` for structs of the kernel that
-/// are embedded in the module's, and `STRUCT.MEMBER OFFSET`. `#` begins a comment.
+/// A layout as text: lines `version V`, `size STRUCT BYTES` for kernel structs that are embedded in
+/// the module's, and `STRUCT.MEMBER OFFSET`. `#` starts a comment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Of the module, or of the kernel that it comes with.
+    /// Version of the module, or of the kernel that it comes with.
     pub version: String,
     sizes: BTreeMap<String, u32>,
     offsets: BTreeMap<String, u32>,
 }
 
-/// Where the places of a module's members are known from.
+/// Source of the offsets of a module's members.
 #[derive(Debug)]
 pub enum Layout {
-    /// The BTF of the module of that name: read anew whenever it is needed, as it takes 10 MB
-    /// of memory.
+    /// The BTF of the named module: read again each time, because it takes 10 MB of memory.
     Btf(&'static str),
     /// A table.
     Table(Table),
 }
 
 impl Layout {
-    /// The module's BTF, where there is one.
+    /// The module's BTF, if it has any.
     pub fn btf(module: &'static str) -> Option<Self> {
         module_btf(module).exists().then_some(Self::Btf(module))
     }
 
-    /// Brings the offsets to hand.
+    /// Opens the offsets.
     ///
     /// # Errors
     /// When BTF cannot be read.
@@ -49,7 +48,7 @@ impl Layout {
     }
 }
 
-/// Where members lie.
+/// Offsets of members.
 #[derive(Debug)]
 pub enum Offsets<'t> {
     /// In BTF: 10 MB of memory while this lives.
@@ -69,7 +68,7 @@ impl Offsets<'_> {
 }
 
 impl Table {
-    /// Reads a layout.
+    /// Parses a layout.
     ///
     /// # Errors
     /// On the first line that is none.
@@ -97,7 +96,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Why it is not for this kernel: a struct that has another size here.
+    /// Why it does not fit this kernel: a struct with another size.
     pub fn misfit(&self, kernel: &Types) -> Option<String> {
         self.sizes.iter().find_map(|(structure, bytes)| {
             let here = kernel.size(structure);

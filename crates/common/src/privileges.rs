@@ -13,9 +13,10 @@ use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, no_new_pr
 use crate::cli::Keep;
 use crate::maps::LiveMaps;
 
-/// What starting may take: programs (CAP_SYS_ADMIN for kprobes where `perf_event_paranoid` is 3, and
-/// instead of the first two before 5.8), the limit of locked memory and addresses of symbols on old
-/// kernels; a port below 1024, and files that flags name.
+/// Capabilities that starting may need: for programs (CAP_SYS_ADMIN for kprobes if
+/// `perf_event_paranoid` is 3, and instead of the first two before 5.8), for the limit of locked
+/// memory and symbol addresses on old kernels, for a port below 1024, and for files that flags
+/// name.
 const STARTING: [Capability; 8] = [
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
@@ -27,9 +28,9 @@ const STARTING: [Capability; 8] = [
     Capability::CAP_DAC_READ_SEARCH,
 ];
 
-/// Leaves the calling thread and those it starts later no capability in effect until this process
-/// executes its program anew, and then has what starting takes. Root gets that by executing, and has
-/// nothing meanwhile; others keep it where it is not in effect.
+/// Clears the effective capabilities of the calling thread and its later threads, until this
+/// process executes its program again and gets what starting needs. Root gets these by executing,
+/// and has none meanwhile. Other users keep them permitted, not effective.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -49,15 +50,15 @@ pub fn suspend(keep: Option<&Keep>, needs: &[Capability]) -> Result<()> {
     Ok(())
 }
 
-/// Whether executing a program gives this process back what it gave up: it does to root, where nothing
-/// forbids that.
+/// Whether executing a program restores the dropped capabilities: it does for root, unless
+/// something prevents it.
 pub fn restored_by_exec() -> bool {
     let no_root = capabilities_secure_bits().is_ok_and(|bits| bits.contains(CapabilitiesSecureBits::NO_ROOT));
     geteuid().is_root() && !no_root && !no_new_privs().unwrap_or(false)
 }
 
-/// Reduces the capabilities of the calling thread and of threads it starts later,
-/// for good, to `keep`; by default to `needs` and to what reading `maps` needs.
+/// Reduces the capabilities of the calling thread and its later threads for good to `keep`; by
+/// default to `needs` and what reading `maps` needs.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -72,8 +73,8 @@ pub fn drop(keep: Option<&Keep>, needs: &[Capability], maps: &LiveMaps) -> Resul
     Ok(())
 }
 
-/// Before 5.19 bpf(2) asks for CAP_BPF even to read a map whose descriptor one has, where
-/// unprivileged eBPF is disabled. A thread without capabilities finds out.
+/// Before 5.19, bpf(2) requires CAP_BPF even to read a map by an open descriptor, if unprivileged
+/// eBPF is disabled. A thread without capabilities tests this.
 fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
     let readable = thread::scope(|scope| {
         let bare = scope.spawn(|| restrict(&CapsHashSet::new()).map(|()| maps.readable()));
@@ -82,12 +83,12 @@ fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
     Ok(if readable { CapsHashSet::new() } else { [Capability::CAP_BPF].into() })
 }
 
-/// Whether this process has that capability in effect.
+/// Whether this process has the capability in its effective set.
 pub fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
-/// Capabilities that loading tracing programs asks for and this process lacks.
+/// Capabilities for loading tracing programs that this process lacks.
 pub fn missing() -> &'static [&'static str] {
     let admin = has(Capability::CAP_SYS_ADMIN);
     match (admin || has(Capability::CAP_BPF), admin || has(Capability::CAP_PERFMON)) {
@@ -111,7 +112,7 @@ pub fn has_seccomp_filter() -> bool {
     status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
 }
 
-/// How many bytes of memory may be locked, where there is a limit.
+/// Limit of locked memory in bytes, if there is one.
 pub fn lockable() -> Option<u64> {
     getrlimit(Resource::Memlock).current
 }
@@ -120,15 +121,15 @@ fn restrict(keep: &CapsHashSet) -> Result<()> {
     limit(keep, keep, Passing::None)
 }
 
-/// What a program that is executed gets passed.
+/// The capabilities that an executed program gets.
 #[derive(PartialEq, Eq)]
 enum Passing {
     None,
-    /// Of what was passed to this one, what is permitted.
+    /// The part of the inherited capabilities that is permitted.
     Carried,
 }
 
-/// Reduces what is permitted and what is in effect.
+/// Reduces the permitted and effective capabilities.
 fn limit(permitted: &CapsHashSet, effective: &CapsHashSet, passing: Passing) -> Result<()> {
     let both = |set, of: &CapsHashSet| -> Result<CapsHashSet> {
         Ok(caps::read(None, set)?.intersection(of).copied().collect())

@@ -12,26 +12,26 @@ use std::io::{self, BufRead, BufReader};
 
 use crate::hook::Hook;
 
-/// All symbols, those of modules too.
+/// All symbols, including those of modules.
 const KALLSYMS: &str = "/proc/kallsyms";
 
 /// Symbols of some functions, as /proc/kallsyms has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Symbols(BTreeMap<String, Vec<String>>);
 
-/// What a symbol is to the function whose name it begins with.
+/// Relation of a symbol to the function whose name it starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     /// The function.
     Itself,
-    /// Of other arguments, for some or all of its calls.
+    /// A copy with other arguments, for some or all of its calls.
     Copy,
-    /// A part that is jumped to or called from within.
+    /// A part of the function that is jumped to or called from it.
     Part,
     Unknown,
 }
 
-/// By what is between the dots behind a function's name.
+/// From the parts between the dots after a function's name.
 fn kind(symbol: &str) -> Kind {
     if !symbol.contains('.') {
         return Kind::Itself;
@@ -49,28 +49,28 @@ fn kind(symbol: &str) -> Kind {
     words.map(word).max().unwrap_or(Kind::Unknown)
 }
 
-/// Names that compilers give to a function and its copies: where symbols are hidden, the kernel is
-/// asked for these. They number the copies from 0.
+/// Names that compilers give to a function and its copies, numbered from 0. If symbols are hidden,
+/// ask the kernel for these.
 pub fn likely_symbols(function: &str) -> impl Iterator<Item = String> {
     let suffixes = ["", ".isra.0", ".constprop.0", ".constprop.0.isra.0", ".constprop.1", ".constprop.2"];
     suffixes.into_iter().map(move |suffix| format!("{function}{suffix}"))
 }
 
 impl Symbols {
-    /// Those of `functions`; none where they are hidden from this process, as from units with
-    /// `ProtectKernelTunables=`.
+    /// Reads the symbols of `functions`; None if they are hidden from this process, as in units
+    /// with `ProtectKernelTunables=`.
     pub fn read(functions: &BTreeSet<&str>) -> Option<Self> {
         let file = File::open(KALLSYMS).ok()?;
         Self::parse(BufReader::with_capacity(64 << 10, file), functions).ok().flatten()
     }
 
-    /// Those of one function, as far as the kernel was asked: see [`likely_symbols`].
+    /// The symbols of one function, as far as the kernel was asked: see [`likely_symbols`].
     pub fn of_one(function: &str, symbols: Vec<String>) -> Self {
         Self([(function.to_owned(), symbols)].into())
     }
 
-    /// Picks those of `functions` out of lines such as `ffffffffc0000000 t arc_access.isra.0`, behind
-    /// which may be a module.
+    /// Picks the symbols of `functions` from lines such as `ffffffffc0000000 t arc_access.isra.0`,
+    /// optionally followed by a module.
     pub(crate) fn parse(mut lines: impl BufRead, functions: &BTreeSet<&str>) -> io::Result<Option<Self>> {
         let (mut symbols, mut line) = (BTreeMap::<String, Vec<String>>::new(), Vec::new());
         if lines.fill_buf()?.is_empty() {
@@ -110,7 +110,7 @@ impl Symbols {
         }
     }
 
-    /// Where a program has to be attached by breakpoints to see all calls of `function`.
+    /// The symbols to which kprobes must attach to see all calls of `function`.
     ///
     /// # Errors
     /// Says why it would not see all of them, or would take something else for an argument.
@@ -134,7 +134,7 @@ impl Symbols {
         }
     }
 
-    /// Why programs by fentry and fexit, which attach to the function itself, do not see all of its
+    /// Why fentry and fexit programs, which attach to the function itself, do not see all of its
     /// calls.
     fn missed_by_fentry(&self, function: &str) -> Option<String> {
         let [itself, copies] = [Kind::Itself, Kind::Copy].map(|kind| self.of(function, kind));

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// Replaces `path` by `text`, so that a reader sees the old file or the new one, whole.
+/// Replaces the file at `path` with `text` atomically: a reader sees the old file or the new one.
 ///
 /// # Errors
 /// When the folder cannot be written; the old file is as it was then.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where members lie in the structs of the kernel or of one of its modules.
+//! Offsets of members in structs of the kernel or of one of its modules.
 //!
-//! libbpf relocates accesses by itself, but for a module's types it asks the kernel for the
-//! BTF of all modules, which takes CAP_SYS_ADMIN; and not every module has BTF. So a
-//! program declares which members it needs as read-only variables (`bpf/offsets.bpf.h`),
-//! and [`set_offsets`] fills them in from wherever they are known.
+//! libbpf could relocate accesses itself. But for a module's types it asks the kernel for the BTF
+//! of all modules, which takes CAP_SYS_ADMIN, and not every module has BTF. So a program declares
+//! the members that it needs as read-only variables (`bpf/offsets.bpf.h`), and [`set_offsets`]
+//! fills them in from any known source.
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -18,13 +18,13 @@ use libbpf_rs::{AsRawLibbpf, OpenObject};
 
 use crate::kernel::Prototype;
 
-/// What stands in place of an offset that is not known.
+/// The value of an unknown offset.
 pub const NO_OFFSET: u32 = u32::MAX;
 
 /// The types of the kernel, or of the kernel and one module.
 #[derive(Debug)]
 pub struct Types {
-    /// First to be freed is the module's.
+    /// The module's BTF must be freed first.
     module: Option<Raw>,
     kernel: Raw,
 }
@@ -49,8 +49,8 @@ impl Raw {
         Ok(Self(raw.with_context(|| format!("failed to read BTF from {}", path.display()))?))
     }
 
-    /// A type of its own, else of what it is based on: in this order, as most that are asked
-    /// for are a module's own, and the kernel has a hundred thousand.
+    /// A type of the module, else of the kernel. In this order, because most requested types are
+    /// the module's, and the kernel has a hundred thousand.
     fn find(&self, name: &str, kind: u32) -> Option<NonNull<libbpf_sys::btf_type>> {
         // SAFETY: the BTF lives as long as `self`, and so do its names; the kernel's types are
         // never changed.
@@ -124,7 +124,7 @@ impl Types {
         self.newest().find(name, libbpf_sys::BTF_KIND_FUNC).is_some()
     }
 
-    /// What function `name` takes and returns, without the names of types.
+    /// Arguments and result of function `name`, without type names.
     pub fn prototype(&self, name: &str) -> Option<Prototype> {
         let raw = self.newest();
         let function = raw.find(name, libbpf_sys::BTF_KIND_FUNC)?;
@@ -145,12 +145,12 @@ impl Types {
     }
 }
 
-/// A member that a program wants to know the place of: `offset__STRUCT__MEMBER`.
+/// A member whose offset a program requests: `offset__STRUCT__MEMBER`.
 fn wanted(variable: &str) -> Option<(&str, &str)> {
     variable.strip_prefix("offset__")?.split_once("__")
 }
 
-/// Sets every variable of `object` that asks for an offset.
+/// Sets each variable of `object` that requests an offset.
 ///
 /// # Errors
 /// When the object has no BTF or its variables are not 32 bits wide.
