@@ -178,7 +178,7 @@ fn per_disk(map: &'static str) -> MapSpec {
 }
 
 const IN_FLIGHT: &str = "ebpf_disk_io_inflight";
-const IN_FLIGHT_HELP: &str = "Block I/Os issued to the device and not yet completed. Requests that still wait in the I/O scheduler are not counted.";
+const IN_FLIGHT_HELP: &str = "Block I/Os issued to the device and not yet completed; on bio-based devices (dm, md), bios submitted and not yet completed. Requests that still wait in the I/O scheduler are not counted.";
 
 /// I/Os in flight, added to the zeros of [`per_disk`].
 fn in_flight(map: &'static str, since: &'static str) -> MapSpec {

@@ -51,8 +51,8 @@ pub const PACKET: &[Row] = &[
 ];
 
 const KEEPALIVES: &str = "ebpf_wireguard_keepalives_total";
-const KEEPALIVES_HELP: &str = "Keepalives exchanged with a peer: data messages without payload. Data \
-                               messages with payload are not counted.";
+const KEEPALIVES_HELP: &str = "Keepalives received from (rx) or sent to (tx) a peer: data messages without \
+                               payload.";
 const DROPS: &str = "ebpf_wireguard_drops_total";
 const DROPS_HELP: &str =
     "Packets and messages dropped on this host, by reason. Drops that belong to no peer have no label peer.";
