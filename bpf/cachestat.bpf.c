@@ -2,20 +2,18 @@
 /*
  * Does the page cache hit?
  *
- * Hooks: the exit of filemap_read (5.10: generic_file_buffered_read), filemap_fault,
- * filemap_map_pages and, where it is a path of its own, filemap_splice_read; pages that are
- * added and dirtied by tracepoint. Where functions cannot be hooked, the tracepoints
- * mm_filemap_{get_pages,fault,map_pages} (6.10) stand for them, and sched_process_exit for the
- * end of what a task has looked up last.
- * A look-up is a page of a read(2), or a page fault on a mapped file. It is a miss when
- * the page had to be read for it, by itself or by readahead before it: each page that is
- * added has a mark (cachestat_marks.bpf.h) until it is looked up, mapped beside one that is,
- * or written to. So readahead that nobody looks at is no miss, and pages that a write adds
- * are none either.
- * Cost: a hash look-up for each read(2) and fault, and for each page that is added or
- * dirtied; reads of several MiB take one for each 2 MiB.
- * Not seen: accesses to mapped pages after their fault; files on tmpfs (read by its own
- * function); DAX and O_DIRECT, which go past the page cache.
+ * Hooks: exit of filemap_read (5.10: generic_file_buffered_read), filemap_fault, filemap_map_pages
+ * and, if it exists, filemap_splice_read; tracepoints for added and dirtied pages. If functions
+ * cannot be hooked: tracepoints mm_filemap_{get_pages,fault,map_pages} (6.10) instead, and
+ * sched_process_exit for the last lookups of a task.
+ * Counted: a lookup is one page of a read(2), or one fault on a mapped file. It is a miss if the
+ * page had to be read in, by the lookup or by readahead before it. Each added page is marked
+ * (cachestat_marks.bpf.h) until it is looked up, mapped by a fault nearby, or written to. So
+ * readahead that nobody uses is not a miss, and neither are pages that a write adds.
+ * Cost: a hash lookup for each read(2) and fault, and for each added or dirtied page; large reads
+ * take one for each 2 MiB.
+ * Not seen: access to mapped pages after their fault; reads of tmpfs (it has its own read
+ * function); DAX and O_DIRECT, which bypass the page cache.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -71,18 +69,18 @@ struct {
 } dirties SEC(".maps");
 
 struct cachestat_task {
-	/* Where only tracepoints tell: pages it looks up now, hits unless it has to add them. */
+	/* Tracepoints only: pages that it now looks up. They are hits unless it has to add them. */
 	struct task_slot slot;
 	u64 address; /* see address_of() */
-	u64 tried;   /* the file and the page of a fault that is to be tried again */
+	u64 tried;   /* file and page of a fault that will be retried */
 	u64 index;
-	/* Where only tracepoints tell, which come before pages are added. */
-	u64 looks; /* in this file */
+	/* Tracepoints only, which fire before pages are added: */
+	u64 looks; /* it looks up pages of this file */
 	u64 first; /* from this one */
 	u64 last;
-	u64 at; /* of a read by several of them: how far it is, and the read's number */
+	u64 at; /* of a read that fires several: its position, and the number of the read */
 	u64 read;
-	u64 around; /* the file, where what is owed is a fault that was tried by mapping pages */
+	u64 around; /* the file, if the pending lookup is a fault around which pages were mapped */
 };
 static __always_inline void count(u64 hits, u64 misses)
 {
@@ -97,7 +95,7 @@ static __always_inline void count(u64 hits, u64 misses)
 		__sync_fetch_and_add(&l->misses, misses);
 }
 
-/* What was looked up and did not have to be added was there. */
+/* Pages that were looked up and not added were cached. */
 static __always_inline void settle(void *record)
 {
 	struct cachestat_task *task = record;
@@ -117,7 +115,7 @@ static __always_inline struct cachestat_task *this_task(void)
 	return tasks_take(tid, tid);
 }
 
-/* For cachestat_marks.bpf.h: the verifier forgets what has gone through a map's memory. */
+/* For cachestat_marks.bpf.h: passing a value through map memory hides it from the verifier. */
 static __always_inline u64 address_of(struct cachestat_task *task, const void *pointer)
 {
 	volatile u64 *address = &task->address;
@@ -127,7 +125,7 @@ static __always_inline u64 address_of(struct cachestat_task *task, const void *p
 }
 
 /*
- * `task` looks up pages [first, last] of a file; until settle() those it adds itself are
+ * `task` looks up pages [first, last] of a file. Until settle(), pages that it adds itself are
  * misses too.
  */
 static __always_inline void begin_look_up(struct cachestat_task *task, u64 mapping, u64 first,
@@ -288,7 +286,7 @@ int splice_fexit(u64 *ctx)
 	return on_read(file->f_mapping, position, ctx[5]);
 }
 
-/* A fault is a kernel's struct that these programs may read whole. */
+/* struct vm_fault is a type of the kernel that these programs may read directly. */
 SEC("fexit/filemap_fault")
 int fault_fexit(u64 *ctx)
 {
@@ -310,7 +308,7 @@ int fault_fexit(u64 *ctx)
 	return 0;
 }
 
-/* Pages [first, last] were mapped around a fault; what was asked for is in [from, to]. */
+/* Pages [first, last] were mapped around a fault; the faulting page is in [from, to]. */
 static __always_inline int on_map_pages(struct cachestat_task *task, u64 mapping, u64 first,
 					u64 last, u64 from, u64 to)
 {
@@ -346,8 +344,8 @@ int map_pages_void_fexit(u64 *ctx)
 }
 
 /*
- * The tracepoints tell of a look-up before pages are added, and nothing of its end: it
- * is settled when the task does the next one, or ends.
+ * The tracepoints fire before pages are added, and none fires at the end of a lookup. So a lookup
+ * is settled when the task starts the next one, or exits.
  */
 SEC("tp_btf/mm_filemap_get_pages")
 int get_pages_btf(u64 *ctx)
@@ -366,7 +364,7 @@ int get_pages_btf(u64 *ctx)
 	if (first > last)
 		return 0;
 	mapping = address_of(task, file);
-	/* A read in several batches tells of what is left of it each time. */
+	/* A read in several batches reports the rest of it each time. */
 	goes_on = task->looks == mapping && task->last == last && task->read == read &&
 		  first > task->at;
 	task->at = first;
@@ -387,7 +385,7 @@ int fault_btf(u64 *ctx)
 	if (!task)
 		return 0;
 	mapping = address_of(task, (void *)ctx[0]);
-	/* Pages around it were there, this one was not: one look-up, which is this. */
+	/* The pages around it were cached and this one was not: that is one lookup, this one. */
 	if (task->around == mapping && task->first <= at && at <= task->last)
 		task->slot.busy = 0;
 	if (is_another_try(task, mapping, at, at))
@@ -399,8 +397,8 @@ int fault_btf(u64 *ctx)
 }
 
 /*
- * (mapping, first, last), when at least one page was there; which was asked for is not told. Where
- * it was not that one, mm_filemap_fault comes next.
+ * (mapping, first, last), if at least one page was cached. The faulting page is not reported. If it
+ * was not cached, mm_filemap_fault fires next.
  */
 SEC("tp_btf/mm_filemap_map_pages")
 int map_pages_btf(u64 *ctx)
@@ -420,7 +418,7 @@ int map_pages_btf(u64 *ctx)
 	if (is_another_try(task, mapping, first, last))
 		return 0;
 	task->slot.busy = 1;
-	task->looks = 0; /* of what is added none is it */
+	task->looks = 0; /* pages added now are not part of the lookup */
 	task->around = mapping;
 	task->first = first;
 	task->last = last;

@@ -3,29 +3,31 @@
 #define __CACHESTAT_MARKS_BPF_H
 
 /*
- * Marks on pages of files: a bit for each, in an entry for 2 MiB of a file.
+ * Marks on pages of files: one bit per page, one entry per 2 MiB of a file.
  *
- * A mark may outlive its page: what comes to its place is marked anyway. Two CPUs that
- * change marks of the same 64 pages in the same nanoseconds may lose one.
+ * A mark may outlive its page. That does no harm: the page that replaces it is marked anyway. Two
+ * CPUs that change marks of the same 64 pages within the same nanoseconds may lose one.
  *
- * Functions that are not static are verified by themselves, once for each program, and a loop
- * around a call of one costs the verifier the call only: a read of 2 GiB is three loops deep.
- * Their arguments are numbers, an address_space among them.
+ * Functions that are not static are verified on their own, once per program. A loop around a call
+ * of one costs the verifier only the call; a read of 2 GiB needs three nested loops. Their
+ * arguments are numbers, so an address_space is passed as one.
  */
 #include "events.bpf.h"
 #include "maps.bpf.h"
 
 #define PAGE_SHIFT 12
 
-/* Pages of an entry. */
+/* Pages per entry. */
 #define PIECE_SHIFT 9
 #define PIECE (1 << PIECE_SHIFT)
 
-/* What use_up_pages() and mark_pages() take: 64 MiB, more than the largest folio on x86. */
+/*
+ * The most that use_up_pages() and mark_pages() take: 64 MiB, more than the largest folio on x86.
+ */
 #define RUN (1ULL << 14)
 #define RUN_PIECES (RUN / PIECE + 1)
 
-/* Of the longest read, of MAX_RW_COUNT bytes. */
+/* Runs in the longest read, of MAX_RW_COUNT bytes. */
 #define READ_RUNS ((1ULL << 31 >> PAGE_SHIFT) / RUN + 1)
 
 struct cachestat_piece {
@@ -37,7 +39,7 @@ struct cachestat_marks {
 	u64 words[PIECE / 64];
 };
 
-/* LRU: what is pushed out is readahead that nobody came for, the oldest first. */
+/* LRU: the entries evicted are readahead that nobody used, oldest first. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -47,7 +49,7 @@ struct {
 
 const struct cachestat_marks no_marks = {};
 
-/* Where the part of pages [first, end) ends that is in the same piece as `first`. */
+/* The end of the part of pages [first, end) that is in the same piece as `first`. */
 static __always_inline u64 end_in_piece(u64 first, u64 end)
 {
 	u64 next = (first | (PIECE - 1)) + 1;
@@ -55,28 +57,39 @@ static __always_inline u64 end_in_piece(u64 first, u64 end)
 	return next < end ? next : end;
 }
 
-/*
- * Iterates over the words of a piece that hold pages [first, end); `mask` has the bits of these pages.
- * Only the first and the last word differ from the others, so that the verifier has two paths for
- * each word. A comparison of `first` and `end` with each word's bounds would give it sixteen.
- */
-#define FOR_EACH_WORD(word, mask, first, end)                                                      \
-	for (u64 word = ((first) & (PIECE - 1)) / 64, last = (((end) - 1) & (PIECE - 1)) / 64,     \
-		 from_here = ~0ULL << ((first) & 63), to_here = ~0ULL >> (-(end) & 63), n = 0,     \
-		 mask = word == last ? from_here & to_here : from_here;                            \
-	     n < PIECE / 64 && word <= last;                                                       \
-	     n++, word++, mask = word == last ? to_here : ~0ULL)
+/* The word of a piece that has the bit of a page. */
+static __always_inline u32 word_of(u64 page)
+{
+	return page / 64 % (PIECE / 64);
+}
 
-/* Marks pages [first, end) of a file that are in one piece; whether there was room. */
+/*
+ * Bits of pages [first, end) of a piece in one of the words from the first page's to the last
+ * page's. Only these two words differ from the others. A comparison of `first` and `end` with the
+ * bounds of each word would make sixteen paths for the verifier, for each word.
+ */
+static __always_inline u64 bits(u32 word, u64 first, u64 end)
+{
+	u64 mask = ~0ULL;
+
+	if (word == word_of(first))
+		mask <<= first & 63;
+	if (word == word_of(end - 1))
+		mask &= ~0ULL >> (-end & 63);
+	return mask;
+}
+
+/* Mark pages [first, end), all in one piece of a file; returns 0 if there was no room. */
 __noinline int mark_piece(u64 mapping, u64 first, u64 end)
 {
 	struct cachestat_piece piece = {.mapping = mapping, .number = first >> PIECE_SHIFT};
 	struct cachestat_marks *marks = map_lookup_or_init(&fresh, &piece, &no_marks);
+	u32 word = word_of(first), last = word_of(end - 1);
 
 	if (!marks)
 		return 0;
-	FOR_EACH_WORD(word, mask, first, end)
-		marks->words[word & (PIECE / 64 - 1)] |= mask;
+	for (u32 n = 0; n < PIECE / 64 && word <= last; n++, word++)
+		marks->words[word % (PIECE / 64)] |= bits(word, first, end);
 	return 1;
 }
 
@@ -85,22 +98,23 @@ __noinline u32 use_up_piece(u64 mapping, u64 first, u64 end)
 {
 	struct cachestat_piece piece = {.mapping = mapping, .number = first >> PIECE_SHIFT};
 	struct cachestat_marks *marks = bpf_map_lookup_elem(&fresh, &piece);
-	u32 used = 0;
+	u32 word = word_of(first), last = word_of(end - 1), used = 0;
 
 	if (!marks)
 		return 0;
-	FOR_EACH_WORD(word, mask, first, end) {
-		u64 *here = &marks->words[word & (PIECE / 64 - 1)], found = *here & mask;
+	for (u32 n = 0; n < PIECE / 64 && word <= last; n++, word++) {
+		u64 *marked = &marks->words[word % (PIECE / 64)];
+		u64 mask = *marked & bits(word, first, end);
 
-		if (found) {
-			*here &= ~found;
-			used += __builtin_popcountll(found);
+		if (mask) {
+			*marked &= ~mask;
+			used += __builtin_popcountll(mask);
 		}
 	}
 	return used;
 }
 
-/* Marks pages [first, end) of a file, at most a run of them. */
+/* Mark pages [first, end) of a file, at most one run. */
 __noinline int mark_pages(u64 mapping, u64 first, u64 end)
 {
 	for (u32 n = 0; n < RUN_PIECES && first < end; n++) {
@@ -127,7 +141,7 @@ __noinline u32 use_up_pages(u64 mapping, u64 first, u64 end)
 	return used;
 }
 
-/* The same for as many as one system call can read. */
+/* The same for as many pages as one syscall can read. */
 static __always_inline u64 use_up_read(u64 mapping, u64 first, u64 end)
 {
 	u64 used = 0;

@@ -5,16 +5,16 @@
 #include "percpu.bpf.h"
 
 /*
- * The only place that knows that kernels differ. Each entry names the change,
- * the accessor that hides it, and when the old shape may be forgotten.
+ * The only place that knows differences between kernels. Each entry names the kernel change and the
+ * accessor that hides it, and says when the old shape can be dropped.
  *
- * Accessors take `btf`: true where the verifier knows the pointer's type (tp_btf,
- * fentry), so that a plain load will do; false in a raw_tp twin, where memory is
- * read by a helper. It is a constant at every call and costs nothing.
+ * Accessors take `btf`: true if the verifier knows the pointer's type (tp_btf, fentry) and a plain
+ * load will do; false in a raw_tp twin, which reads memory with a helper. It is a constant at every
+ * call and costs nothing.
  *
- * FIELD(btf, task, cgroups, dfl_cgrp) is task->cgroups->dfl_cgrp: each pointer on the way is an
- * argument of its own. Of `cgroups->dfl_cgrp` the helper would read the last step alone, and the
- * first would be a plain load, which the verifier refuses in a twin.
+ * FIELD(btf, task, cgroups, dfl_cgrp) is task->cgroups->dfl_cgrp: pass each pointer on the way as
+ * an argument of its own. Given `cgroups->dfl_cgrp`, the helper would read only the last step, and
+ * the first would be a plain load, which the verifier rejects in a twin.
  */
 #define FIELD(btf, ptr, ...) ((btf) ? ___arrow(ptr, __VA_ARGS__) : BPF_CORE_READ(ptr, __VA_ARGS__))
 
@@ -78,12 +78,11 @@ static __always_inline struct gendisk *bio_disk(struct bio *bio, bool btf)
 }
 
 /*
- * Whether a system call came in through the 32-bit ABI, whose numbers mean other calls.
- * The kernel notes it in the task (TS_COMPAT of thread_info.status, since 4.x). Looking
- * there takes 20 ns, so an entry by the 64-bit instruction is told by its traces first:
- * it leaves the return address in cx and the flags in r11. Where they are not there (a
- * tracer changed registers; FRED, which leaves cx alone) the task is asked. A program
- * that calls by `int 0x80` with its own next address in cx is taken for 64-bit.
+ * Whether a syscall came in through the 32-bit ABI, which has its own syscall numbers. The kernel
+ * notes this in the task (TS_COMPAT of thread_info.status, since 4.x). Reading that takes 20 ns, so
+ * check for the traces of the 64-bit instruction first: it leaves the return address in cx and the
+ * flags in r11. If they are absent (a tracer changed registers; FRED leaves cx alone), read the
+ * task. A program that uses `int 0x80` with its own next address in cx is taken for 64-bit.
  */
 #define USER_CS_64 0x33
 #define TS_COMPAT 0x0002
@@ -100,10 +99,10 @@ static __always_inline bool is_compat_call(struct pt_regs *regs, bool btf)
 }
 
 /*
- * f1a7941243c1 ("mm: convert mm's rss stats into percpu_counter"), 6.2: an array in a
- * struct became an array of per-CPU counters: what all share, and what each CPU has not yet
- * added to that. May go with 6.1. Pages of files, anonymous ones and shared memory; swapped
- * ones are in between.
+ * f1a7941243c1 ("mm: convert mm's rss stats into percpu_counter"), 6.2: an array in a struct became
+ * an array of per-CPU counters: a shared part, and the part of each CPU that is not yet added to
+ * it. May go with 6.1. Counts file pages, anonymous pages and shared memory; swapped pages are
+ * between them in the array.
  */
 struct mm_struct___pre_6_2 {
 	struct {
@@ -113,7 +112,7 @@ struct mm_struct___pre_6_2 {
 	} rss_stat;
 } __attribute__((preserve_access_index));
 
-/* What a thread has not yet added to that: up to 64 changes. */
+/* Changes of a thread that are not yet added to the shared part: up to 64. */
 struct task_struct___pre_6_2 {
 	struct {
 		s32 count[4];
@@ -122,14 +121,14 @@ struct task_struct___pre_6_2 {
 
 struct percpu_counter {
 	s64 count;
-	s32 *counters; /* not there where there is one CPU only */
+	s32 *counters; /* absent in kernels for one CPU */
 } __attribute__((preserve_access_index));
 
 struct mm_struct___6_2 {
 	struct percpu_counter rss_stat[4];
 } __attribute__((preserve_access_index));
 
-/* What the CPUs hold of counters of a process; `array` is as in per_cpu_distance(). */
+/* The per-CPU parts of a process's counters; `array` is as in per_cpu_distance(). */
 static __always_inline s64 unshared_pages(struct mm_struct___6_2 *mm, void *array, u32 cpus)
 {
 	u32 zero = 0, cpu;
@@ -149,7 +148,7 @@ static __always_inline s64 unshared_pages(struct mm_struct___6_2 *mm, void *arra
 		if (!here)
 			break;
 		distance = (u64)here;
-		/* As assembly: of two pointers nothing but the difference may be taken. */
+		/* In assembly: the verifier permits no other way to subtract two pointers. */
 		asm volatile("%0 -= %1" : "+r"(distance) : "r"(first));
 		distance += first_distance;
 		bpf_probe_read_kernel(&part[0], sizeof(s32), (const void *)(parts[0] + distance));
@@ -161,9 +160,9 @@ static __always_inline s64 unshared_pages(struct mm_struct___6_2 *mm, void *arra
 }
 
 /*
- * `array` is a per-CPU one, `cpus` the number of possible CPUs as the verifier knows it.
- * Read by helper: 6.1's verifier refuses to walk into an array of typedefs. Before 6.2 what
- * further threads of the process have not yet added is left out.
+ * `array` is a per-CPU array; `cpus` is the number of possible CPUs, as a constant for the
+ * verifier. Read by helper: the verifier of 6.1 does not walk into an array of typedefs. Before
+ * 6.2, changes that other threads of the process have not yet added are left out.
  */
 static __always_inline u64 resident_pages(struct task_struct *leader, struct mm_struct *mm,
 					  void *array, u32 cpus)
@@ -192,11 +191,11 @@ static __always_inline u64 resident_pages(struct task_struct *leader, struct mm_
 }
 
 /*
- * Pages of a folio: one unless it is large, which is a flag whose place userland finds
- * (enumerator PG_head). The number's name changed in 379708ffde1b ("mm: add the first tail
- * page to struct folio", 6.1: _folio_nr_pages) and 4eeec8c89a0c ("mm: move hugetlb specific
- * things in folio to page[3]", 6.15 or so: _nr_pages); the flags became a struct in
- * 53fbef56e07d ("mm: introduce memdesc_flags_t", 6.18).
+ * Pages of a folio: one, unless the folio is large. That is a flag whose bit userland finds
+ * (enumerator PG_head). The count was renamed in 379708ffde1b ("mm: add the first tail page to
+ * struct folio", 6.1: _folio_nr_pages) and 4eeec8c89a0c ("mm: move hugetlb specific things in folio
+ * to page[3]", 6.15 or so: _nr_pages); the flags became a struct in 53fbef56e07d ("mm: introduce
+ * memdesc_flags_t", 6.18).
  */
 struct folio___pre_6_18 {
 	u64 flags;
@@ -238,10 +237,10 @@ static __always_inline u64 folio_pages(struct folio *folio, u32 head_bit)
 }
 
 /*
- * Whether filemap_map_pages() has mapped the page that was asked for, where it returns
- * nothing (before f9ce0be71d1f, "mm: Cleanup faultaround and finish_fault() codepaths",
- * 5.12): its page table entry is not empty. The function leaves `address` and `pte` at
- * the last page that it looked at. May go with 5.10.
+ * Whether filemap_map_pages() mapped the faulting page, on kernels where it returns void (before
+ * f9ce0be71d1f, "mm: Cleanup faultaround and finish_fault() codepaths", 5.12): then its page table
+ * entry is not empty. The function leaves `address` and `pte` at the last page that it looked at.
+ * May go with 5.10.
  */
 static __always_inline bool fault_is_solved(struct vm_fault *vmf)
 {
@@ -268,11 +267,10 @@ static __always_inline u32 congestion_state(const struct sock *sk)
 }
 
 /*
- * The user's buffer number `at` (0 or 1) of a message, and its length; NULL when there is
- * none. 8cd54c1c8480 ("iov_iter: separate direction from flavour", 5.14): the type lost its
- * lowest bit and its name; fcb14cb1bdac ("new iov_iter flavour - ITER_UBUF", 6.0): a single
- * buffer is no vector; de4f5fed3f23 ("iov_iter: add iter_iovec() helper", 6.4): the vector
- * became __iov.
+ * User buffer number `at` (0 or 1) of a message, and its length; NULL if there is none.
+ * 8cd54c1c8480 ("iov_iter: separate direction from flavour", 5.14): the type lost its lowest bit
+ * and was renamed; fcb14cb1bdac ("new iov_iter flavour - ITER_UBUF", 6.0): a single buffer is not a
+ * vector; de4f5fed3f23 ("iov_iter: add iter_iovec() helper", 6.4): the vector became __iov.
  */
 struct iov_iter___pre_5_14 {
 	u32 type;

@@ -2,15 +2,15 @@
 /*
  * How long do block I/Os take, per device and operation?
  *
- * Hooks: block_rq_{insert,issue,merge,complete} for drivers that take requests,
- * block_bio_{queue,complete} for those that take bios (dm, md, zram, multipath
- * heads). Each as tp_btf and, for kernels without their own BTF, as raw_tp.
- * Cost: one clock read and one hash look-up at issue; one of each and one per-CPU
- * look-up more at completion. A bio of a request driver costs a few pointer loads.
- * Not seen: I/O that was under way before attaching (counted as no_start),
- * passthrough commands, partitions apart from their disk.
- * Counted once: a flush sequence (its empty write is not an I/O of its own), a
- * request that is requeued, or completes in parts.
+ * Hooks: block_rq_{insert,issue,merge,complete} for request-based drivers,
+ * block_bio_{queue,complete} for bio-based ones (dm, md, zram, multipath heads). Each as tp_btf,
+ * or as raw_tp on kernels without their own BTF.
+ * Cost: one clock read and one hash lookup at issue; the same and one per-CPU lookup at
+ * completion. A bio of a request-based driver costs a few pointer loads.
+ * Not seen: I/O in flight when the programs attach (counted as no_start), passthrough commands.
+ * Partitions are counted with their disk.
+ * Counted once: a flush sequence (its empty write is not a separate I/O); a request that is
+ * requeued or completes in parts.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -23,14 +23,14 @@
 
 #define DISK_NAME_LEN 32 /* as in linux/blkdev.h, all kernels */
 
-/* enum req_op; these have had the same numbers since 4.10. */
+/* enum req_op; these numbers are the same since 4.10. */
 #define OP_MASK 0xff
 #define OP_READ 0
 #define OP_WRITE 1
 #define OP_FLUSH 2
 #define OP_DISCARD 3
 #define OP_SECURE_ERASE 5
-#define OP_WRITE_SAME 7 /* gone in 5.18; later REQ_OP_ZONE_APPEND, a write too */
+#define OP_WRITE_SAME 7 /* removed in 5.18; then REQ_OP_ZONE_APPEND, a write too */
 #define OP_WRITE_ZEROES 9
 #define OP_FIRST_PASSTHROUGH 32
 
@@ -46,14 +46,14 @@ enum diskio_op {
 /* Set by userland from BTF: see core_fixes.bpf.h. */
 const volatile bool diskio_rq_second = false;
 const volatile bool diskio_bio_second = false;
-/* REQ_OP_ZONE_APPEND is a write with a number of its own in each kernel. */
+/* REQ_OP_ZONE_APPEND is a write; its number differs between kernels. */
 const volatile u32 diskio_op_zone_append = OP_WRITE;
-/* From this many entries on, those of finished I/Os are removed at once. */
+/* Above this many entries, those of completed I/Os are deleted at once. */
 const volatile u64 diskio_start_crowded = 3072;
 
 /*
- * The disk's name is the key, not its number or address: both are reused for
- * another disk, the name is what the label says.
+ * The key is the disk's name, as in the label, not its number or address: both are reused for other
+ * disks.
  */
 struct diskio_key {
 	char disk[DISK_NAME_LEN];
@@ -61,7 +61,7 @@ struct diskio_key {
 	u32 zero;
 } __attribute__((aligned(8)));
 
-/* For drivers that take requests. latency = queue + service, also in the sums. */
+/* Request-based drivers. latency = queue + service, also in the sums. */
 struct diskio_rq_stats {
 	struct hist latency; /* insert (or issue) to completion, us */
 	struct hist queue;   /* insert to last issue, s */
@@ -70,7 +70,7 @@ struct diskio_rq_stats {
 	u64 errors;
 };
 
-/* For drivers that take bios there is no moment between queue and service. */
+/* Bio-based drivers: there is no issue step between queue and service. */
 struct diskio_bio_stats {
 	struct hist latency;
 	u64 bytes;
@@ -78,14 +78,13 @@ struct diskio_bio_stats {
 };
 
 /*
- * A hash of one entry per request in flight. Requests are a fixed set that is
- * used again and again, so an entry stays and is written in place: 50 ns rather
- * than 240 for insert and delete. Where a host has more requests than fit,
- * entries go when their I/O ends. Zero stamps mean: not in flight.
+ * A hash with one entry per request in flight. Requests are a fixed set that is reused, so an entry
+ * stays and is overwritten: 50 ns instead of 240 for insert and delete. On hosts with more requests
+ * than fit, entries are deleted when their I/O completes. Zero timestamps mean: not in flight.
  */
 struct diskio_start {
-	struct diskio_key key; /* as of the last issue: tags may be shared among disks */
-	u64 first;	       /* inserted, or issued without being inserted */
+	struct diskio_key key; /* as of the last issue: disks may share tags */
+	u64 first;	       /* insert, or issue without insert */
 	u64 issued;	       /* last issue */
 };
 
@@ -97,7 +96,7 @@ struct {
 } start SEC(".maps");
 
 struct diskio_bio_start {
-	struct diskio_key key; /* a bio may be passed down: its disk now is not its disk then */
+	struct diskio_key key; /* at queue time: the bio may be remapped to another disk */
 	u64 queued;
 	u64 bytes;
 };
@@ -134,8 +133,8 @@ const struct diskio_rq_stats zero_rq_stats = {};
 const struct diskio_bio_stats zero_bio_stats = {};
 
 /*
- * As diskstats has it (op_stat_group()): whatever changes data is a write, but for discards. Zone
- * management moves none, and is other.
+ * As in diskstats (op_stat_group()): everything that changes data is a write, except discards. Zone
+ * management moves no data and is other.
  */
 static __always_inline u32 operation(u32 cmd_flags)
 {
@@ -183,7 +182,7 @@ static __always_inline bool request_key(struct request *rq, u32 op, struct diski
 	return read_disk_name(request_disk(rq, btf), key, btf);
 }
 
-/* The statistics of a key; those of disk "other" when there is no room; or NULL, counted. */
+/* The statistics of a key; those of disk "other" if there is no room; or NULL, which is counted. */
 static __always_inline void *stats_of(void *map, struct diskio_key *key, const void *zero)
 {
 	struct diskio_key other = {.disk = "other", .op = key->op};
@@ -191,7 +190,7 @@ static __always_inline void *stats_of(void *map, struct diskio_key *key, const v
 	return map_lookup_or_fold(map, key, zero, &other);
 }
 
-/* The entry of a request that begins; NULL, counted, when there is no room. */
+/* The entry of a request that starts; NULL, which is counted, if there is no room. */
 static __always_inline struct diskio_start *start_of(u64 id)
 {
 	struct diskio_start none = {}, *s = bpf_map_lookup_elem(&start, &id);
@@ -206,7 +205,7 @@ static __always_inline struct diskio_start *start_of(u64 id)
 	return s;
 }
 
-/* A request is one CPU's at a time here: nobody else holds this entry. */
+/* Only one CPU at a time handles a request here: nobody else uses this entry. */
 static __always_inline void forget_start(u64 id, struct diskio_start *s)
 {
 	s->first = 0;
@@ -216,8 +215,8 @@ static __always_inline void forget_start(u64 id, struct diskio_start *s)
 }
 
 /*
- * Whether the request is seen for the first time in this use of it. What an entry says may be
- * of an earlier one, whose end was skipped or which was given back without being completed.
+ * Whether this use of the request is new. The entry may be from an earlier use whose end was
+ * skipped, or which was freed without completion.
  */
 static __always_inline bool is_new(struct request *rq, const struct diskio_start *s, bool btf)
 {
@@ -231,7 +230,7 @@ static __always_inline int on_insert(struct request *rq, bool btf)
 	if (operation(FIELD(btf, rq, cmd_flags)) == DISKIO_PASSTHROUGH)
 		return 0;
 	s = start_of((u64)rq);
-	/* Set already where a request comes back: it has waited since the first time. */
+	/* Already set if the request is requeued: it waits since the first time. */
 	if (s && is_new(rq, s, btf)) {
 		s->first = bpf_ktime_get_ns();
 		s->issued = 0;
@@ -257,7 +256,7 @@ static __always_inline int on_issue(struct request *rq, bool btf)
 	return 0;
 }
 
-/* `rq` was merged into another and is no more: that one is counted. */
+/* `rq` was merged into another request, which is counted. */
 static __always_inline int on_merge(struct request *rq)
 {
 	u64 id = (u64)rq;
@@ -271,7 +270,7 @@ static __always_inline int on_merge(struct request *rq)
 static __always_inline void observe_rq(struct diskio_rq_stats *stats, const struct diskio_start *s)
 {
 	u64 now = bpf_ktime_get_ns();
-	/* Failed before it was issued: all of its time was queue. */
+	/* Failed before issue: all of its time is queue time. */
 	u64 issued = s->issued ?: now;
 	u64 queue = elapsed_ns(s->first, issued);
 	u64 service = elapsed_ns(issued, now);
@@ -298,7 +297,7 @@ static __always_inline int on_complete(struct request *rq, bool failed, u32 byte
 	s = bpf_map_lookup_elem(&start, &id);
 	left = FIELD(btf, rq, __data_len);
 	if (!bytes && !left && (op == DISKIO_READ || op == DISKIO_WRITE))
-		goto out; /* the empty write of a flush sequence, or a sequence's second end */
+		goto out; /* the empty write of a flush sequence, or the sequence's second end */
 	if (s && s->issued)
 		stats = stats_of(&rq_stats, &s->key, &zero_rq_stats);
 	else if (request_key(rq, op, &key, btf))
@@ -334,7 +333,7 @@ static __always_inline int on_bio_queue(struct bio *bio, bool btf)
 
 	q = disk ? FIELD(btf, disk, queue) : NULL;
 	if (!q || FIELD(btf, q, mq_ops))
-		return 0; /* takes requests: the request hooks see it */
+		return 0; /* request-based: the request hooks see it */
 	begin.key.op = operation(FIELD(btf, bio, bi_opf));
 	begin.bytes = FIELD(btf, bio, bi_iter.bi_size);
 	if (begin.key.op == DISKIO_PASSTHROUGH || !read_disk_name(disk, &begin.key, btf))
@@ -359,7 +358,7 @@ static __always_inline int on_bio_complete(struct bio *bio, bool btf)
 	struct diskio_bio_stats *stats;
 
 	if (!s || !s->queued)
-		return 0; /* a bio of a request driver */
+		return 0; /* a bio of a request-based driver */
 	stats = stats_of(&bio_stats, &s->key, &zero_bio_stats);
 	if (stats) {
 		hist_observe_us(&stats->latency, elapsed_ns(s->queued, bpf_ktime_get_ns()));

@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * How long do name look-ups take, how many fail?
+ * How long do DNS lookups take, how many fail?
  *
- * Hooks: ip_send_skb, ip6_send_skb and __udp_enqueue_schedule_skb for UDP: at the socket,
- * where each datagram passes once, before and after any address translation; tcp_sendmsg
- * and tcp_recvmsg for TCP; udp_err and __udp6_lib_err for servers that are not there. By fentry
- * and fexit, else (UDP only) kprobe.
- * Cost: a port is compared for each UDP datagram and each call on a TCP socket; a question
- * costs two hash look-ups and a walk over its name.
- * A question that a local resolver asks in turn (dnsmasq, systemd-resolved, ...) is not one
- * more look-up: it is counted as upstream. A resolver is a process that answered from port
- * 53; before its first answer its questions are known by being those just asked at a socket of its
- * own.
- * Not seen: names asked over D-Bus, varlink, DNS over TLS, HTTPS or QUIC; mDNS and LLMNR;
- * answers by recvmmsg and io_uring over TCP.
+ * Hooks: ip_send_skb, ip6_send_skb and __udp_enqueue_schedule_skb for UDP (at the socket, where
+ * each datagram passes once, outside of any address translation); tcp_sendmsg and tcp_recvmsg for
+ * TCP; udp_err and __udp6_lib_err for unreachable servers. By fentry and fexit, or (UDP only) by
+ * kprobe. Cost: a port comparison for each UDP datagram and each call on a TCP socket; a query
+ * costs two hash lookups and a walk over its name. A query that a local resolver (dnsmasq,
+ * systemd-resolved, ...) sends on is not another lookup: it is counted as upstream. A resolver is a
+ * process that answered from port 53. Before its first answer, its queries are recognised because
+ * they were just received on one of its own sockets. Not seen: lookups over D-Bus, varlink, DNS
+ * over TLS, HTTPS or QUIC; mDNS and LLMNR; answers over TCP that are read with recvmmsg or
+ * io_uring.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -30,7 +28,7 @@
 #define AF_INET6 10
 #define UDP_HEADER 8
 
-/* Ports of a UDP datagram, and where its payload lies. */
+/* Ports of a UDP datagram, and its payload. */
 struct dns_datagram {
 	u16 source;
 	u16 target;
@@ -54,13 +52,13 @@ static __always_inline bool read_udp(const struct sk_buff *skb, const void *udp,
 	return true;
 }
 
-/* An address as one word: to be compared, not to be shown. */
+/* An address as one word, for comparison only. */
 static __always_inline u64 fold(const u64 *v6)
 {
 	return v6[0] * 31 ^ v6[1];
 }
 
-/* Where a datagram comes from, or goes to, by its IP header. */
+/* The source or destination address of a datagram, from its IP header. */
 static __always_inline u64 address_in(const void *ip, bool target)
 {
 	u64 v6[2] = {};
@@ -86,7 +84,7 @@ static __always_inline const void *udp_header(const struct sk_buff *skb)
 	return BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header);
 }
 
-/* In fragments, which programs cannot read, or no message at all. */
+/* The message is in fragments, which a program cannot read, or it is malformed. */
 static __always_inline bool unparsed(void)
 {
 	struct dns_counts *c = all();
@@ -104,7 +102,7 @@ static __always_inline bool read_message(const struct dns_datagram *d, struct dn
 	return !(m->header[2] & DNS_OPCODE);
 }
 
-/* Our own `net` of a socket. */
+/* The network namespace of a socket. */
 static __always_inline u64 net_of(const struct sock *sk)
 {
 	return (u64)BPF_CORE_READ(sk, __sk_common.skc_net.net);
@@ -159,7 +157,7 @@ static __always_inline int on_receive(const struct sock *sk, const struct sk_buf
 	return 0;
 }
 
-/* An ICMP error quotes the datagram that it is about, which one of ours has sent. */
+/* An ICMP error quotes the datagram that caused it, sent by one of our sockets. */
 static __always_inline int on_error(const struct sk_buff *skb, const void *ip, const void *udp)
 {
 	struct dns_question q = {.transport = DNS_UDP};
@@ -187,8 +185,8 @@ static __always_inline int on_error(const struct sk_buff *skb, const void *ip, c
 }
 
 struct dns_task {
-	struct task_slot slot; /* busy: the socket that tcp_recvmsg is asked to read from */
-	u64 buffer;	       /* and where to */
+	struct task_slot slot; /* busy: the socket that tcp_recvmsg reads from */
+	u64 buffer;	       /* and the buffer */
 };
 TASK_SLOTS(tasks, struct dns_task);
 
@@ -197,7 +195,7 @@ static __always_inline bool is_dns_client(const struct sock *sk)
 	return BPF_CORE_READ(sk, __sk_common.skc_dport) == bpf_htons(DNS_PORT);
 }
 
-/* Over TCP a message has its length before it, perhaps in a buffer of its own. */
+/* Over TCP the length precedes the message, possibly in a separate buffer. */
 static __always_inline bool read_tcp(const void *buffer, u64 length, const void **message,
 				     u32 *size, struct dns_message *m)
 {
@@ -273,7 +271,7 @@ int tcp_receive_fentry(u64 *ctx)
 	if (!task)
 		return 0;
 	task_slot_begin(&task->slot, (u64)sk);
-	/* The kernel moves on in the message while it reads. */
+	/* The kernel advances the iterator while it reads. */
 	task->buffer = (u64)message_buffer((const struct msghdr *)ctx[1], 0, &length);
 	return 0;
 }
@@ -297,7 +295,9 @@ static __always_inline int on_tcp_receive(const struct sock *sk, s64 length)
 	return 0;
 }
 
-/* How many arguments are before the result changed: nonblock went in 5.19, addr_len later. */
+/*
+ * The number of arguments before the result changed: nonblock was removed in 5.19, addr_len later.
+ */
 SEC("fexit/tcp_recvmsg")
 int tcp_receive_four_fexit(u64 *ctx)
 {
@@ -342,7 +342,7 @@ int BPF_KPROBE(send_v6_kprobe, const struct sk_buff *skb)
 	return on_send(skb);
 }
 
-/* (sk, skb); at entry, as afterwards the datagram may be gone. */
+/* (sk, skb); at entry, because afterwards the datagram may be freed. */
 SEC("fentry/__udp_enqueue_schedule_skb")
 int receive_fentry(u64 *ctx)
 {
@@ -358,13 +358,13 @@ int BPF_KPROBE(receive_kprobe, const struct sock *sk, const struct sk_buff *skb)
 static __always_inline int on_error_v4(const struct sk_buff *skb)
 {
 	const void *ip = BPF_CORE_READ(skb, data);
-	u8 length = 0; /* in its lower half, in words */
+	u8 length = 0; /* in the lower 4 bits, in 32-bit words */
 
 	bpf_probe_read_kernel(&length, sizeof(length), ip);
 	return on_error(skb, ip, ip + (length & 0xf) * 4);
 }
 
-/* (skb, info): the quoted IP header is where data begins. */
+/* (skb, info): the data begins with the quoted IP header. */
 SEC("fentry/udp_err")
 int error_v4_fentry(u64 *ctx)
 {

@@ -3,8 +3,8 @@
 #define __DNS_LOOKUPS_BPF_H
 
 /*
- * Look-ups: which question an answer belongs to, and on whose behalf it was asked. The
- * sockets that messages pass are in dns.bpf.c.
+ * DNS lookups: which query an answer belongs to, and for whom it was sent. The hooks are in
+ * dns.bpf.c.
  */
 #include "dns_message.bpf.h"
 #include "hist.bpf.h"
@@ -15,7 +15,7 @@ enum dns_transport {
 	DNS_TCP,
 };
 
-/* Why a look-up failed: the response code, or: */
+/* Why a lookup failed: the response code, or: */
 #define DNS_UNREACHABLE 16
 #define DNS_FAILURES 17
 
@@ -57,7 +57,7 @@ struct dns_counts {
 	u64 upstream_queries;
 	u64 upstream_failures;
 	u64 retries;
-	u64 unmatched; /* answers to nothing that we know of, or too late */
+	u64 unmatched; /* no outstanding query, or too late */
 	u64 cache_hits;
 	u64 cache_misses;
 	u64 unparsed;
@@ -70,24 +70,25 @@ struct {
 	__type(value, struct dns_counts);
 } counts SEC(".maps");
 
-/* A question on its way, as both ends of a conversation can name it. */
+/* An outstanding query, as both ends of a conversation can name it. */
 struct dns_question {
 	u64 net;    /* struct net *: ports and ids are unique in a namespace only */
-	u64 server; /* its address, folded into a word: one may ask several at once */
+	u64 server; /* its address, folded into a word: a client may query several servers at once
+		     */
 	u16 port;
 	u16 id;
 	u32 transport;
 };
 
 struct dns_asked {
-	u64 first; /* sent first, and last */
+	u64 first; /* first and last send */
 	u64 last;
 	u64 hash;     /* of name and type */
 	u32 upstream; /* by a local resolver */
 	u32 tgid;
 };
 
-/* Removed by the answer, or by userland when it takes too long. */
+/* Removed by the answer, or by userland after the timeout. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -102,8 +103,8 @@ struct dns_served {
 };
 
 /*
- * Questions that a local resolver was asked and has not answered. LRU: one that it never
- * answers is nobody's any more, and who asked has counted it.
+ * Queries that a local resolver received and has not answered. LRU: a query that it never answers
+ * is of no use, and its sender has counted it.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -115,8 +116,8 @@ struct {
 #define DNS_WANTED_OF 4
 
 /*
- * Local servers that were asked a question, by its hash. LRU as above. Two that are asked at
- * the same time may overwrite each other: then one of them is known by its first answer.
+ * Local servers that received a query, by its hash. LRU as above. Two that receive one at the same
+ * time may overwrite each other: then one of them is recognised by its first answer.
  */
 struct dns_wanted {
 	u64 when; /* the last was asked */
@@ -131,7 +132,7 @@ struct {
 	__type(value, struct dns_wanted);
 } wanted SEC(".maps");
 
-/* When a question was last asked, or answered, upstream. LRU: old ones matter no more. */
+/* When a query was last sent, or answered, upstream. LRU: old entries are of no use. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -139,7 +140,7 @@ struct {
 	__type(value, u64);
 } went_up SEC(".maps");
 
-/* Processes that answered from port 53, and whether they ask others. LRU: they end. */
+/* Processes that answered from port 53, and whether they query others. LRU: they exit. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 256);
@@ -150,7 +151,7 @@ struct {
 #define RESOLVER_ANSWERS 1
 #define RESOLVER_ASKS 2
 
-/* A resolver has this long from a question to asking it in turn. */
+/* A resolver must query upstream within this time after it received a query. */
 #define WANTED_NS 1000000000ULL
 
 static __always_inline struct dns_counts *all(void)
@@ -168,11 +169,11 @@ static __always_inline void add(void *map, u32 key)
 		__sync_fetch_and_add(&n->value, 1);
 }
 
-/* Files of a process that are looked at: a server opens its sockets early. */
+/* Open files of a process to check: a server opens its sockets early. */
 #define DNS_FILES 256
 
 /*
- * Whether the current process has one of the sockets open that were just asked a question.
+ * Whether the current process has one of the sockets open that just received the query.
  *
  * It is not static: the verifier checks such a function once, not once for each path to a call.
  */
@@ -207,12 +208,15 @@ __noinline int was_asked(u64 hash, u64 now)
 	return false;
 }
 
-/* Whether the current process asks on behalf of others. */
+/* Whether the current process queries on behalf of others. */
 static __always_inline bool asks_for_others(u32 tgid, const struct dns_message *m, u64 now)
 {
 	u32 *resolver = bpf_map_lookup_elem(&resolvers, &tgid), both;
 
-	/* Whoever answers nobody may ask the same as a client by chance, or several servers. */
+	/*
+	 * A process that never answered may send the same query as a client by chance, or query
+	 * several servers.
+	 */
 	if ((!resolver || !(*resolver & RESOLVER_ANSWERS)) && !was_asked(m->hash, now))
 		return false;
 	both = RESOLVER_ASKS | (resolver ? *resolver : 0);
@@ -263,7 +267,9 @@ static __always_inline void on_answer(struct dns_question *q, const struct dns_m
 		return;
 	if (found)
 		asked = *found;
-	/* A second answer or the time-out may come at the same moment: who removes it counts. */
+	/*
+	 * A second answer or the timeout may come at the same moment: the one that deletes counts.
+	 */
 	if (!found || bpf_map_delete_elem(&outstanding, q)) {
 		__sync_fetch_and_add(&c->unmatched, 1);
 		return;
@@ -282,7 +288,7 @@ static __always_inline void on_answer(struct dns_question *q, const struct dns_m
 	}
 }
 
-/* A local server is asked, by a datagram for that struct socket. */
+/* A local server receives a query, on that struct socket. */
 static __always_inline void on_served(struct dns_question *q, const struct dns_message *m,
 				      u64 socket)
 {
@@ -305,8 +311,8 @@ static __always_inline void on_served(struct dns_question *q, const struct dns_m
 }
 
 /*
- * A local server answers. It had the answer unless it asked for it, or had an answer to
- * somebody else's same question, since it was asked.
+ * A local server answers. It is a cache hit unless, since the query arrived, the server sent the
+ * same query upstream or got an answer to it, for this client or another.
  */
 static __always_inline void on_serve(struct dns_question *q)
 {
@@ -325,7 +331,7 @@ static __always_inline void on_serve(struct dns_question *q)
 	if (!s || !c)
 		return;
 	hash = s->hash;
-	/* One that asks nobody knows by itself: that is no cache. */
+	/* A server that never queries others is authoritative: that is not a cache. */
 	if (answers & RESOLVER_ASKS) {
 		up = bpf_map_lookup_elem(&went_up, &hash);
 		if (up && *up >= s->arrived)

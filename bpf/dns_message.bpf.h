@@ -2,7 +2,7 @@
 #ifndef __DNS_MESSAGE_BPF_H
 #define __DNS_MESSAGE_BPF_H
 
-/* A DNS message (RFC 1035, 4.1), taken apart. */
+/* Parsing of DNS messages (RFC 1035, 4.1). */
 #define DNS_HEADER 12
 #define DNS_NAME_MAX 255
 #define DNS_QR 0x80
@@ -24,7 +24,7 @@ enum dns_type {
 	DNS_OTHER_TYPE,
 };
 
-/* A message, taken apart. */
+/* A parsed message. */
 struct dns_message {
 	u8 header[4]; /* id, flags */
 	u32 type;     /* enum dns_type */
@@ -67,7 +67,7 @@ static __always_inline bool read_bytes(void *to, u32 size, const void *from, boo
 		      : bpf_probe_read_kernel(to, size, from));
 }
 
-/* Eight letters at once, 'A' to 'Z' in lower case; the lengths of labels are below 'A'. */
+/* Eight letters at once, 'A' to 'Z' to lower case; label lengths are below 'A'. */
 static __always_inline u64 lower_case(u64 letters)
 {
 	const u64 each = 0x0101010101010101ULL;
@@ -78,8 +78,8 @@ static __always_inline u64 lower_case(u64 letters)
 }
 
 /*
- * Hash (after FNV-1a, by words) of the question's name in lower case, as resolvers change
- * letters' case to make answers hard to forge, and of its type.
+ * Hash (FNV-1a on words) of the name and type of the question. The name is in lower case, because
+ * resolvers change the case of letters to make answers hard to forge.
  */
 static __always_inline bool read_question(const void *message, u32 length, bool user,
 					  struct dns_message *m)
@@ -98,7 +98,7 @@ static __always_inline bool read_question(const void *message, u32 length, bool 
 		end += label + 1;
 		if (label > DNS_LABEL_MAX || end >= DNS_NAME_MAX)
 			return false;
-		/* Forgets how far it came, or the verifier goes on from each label by itself. */
+		/* Hide the value from the verifier, or it would follow each label separately. */
 		asm volatile("%0 &= 255" : "+r"(end));
 	}
 	end++;

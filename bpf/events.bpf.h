@@ -3,18 +3,18 @@
 #define __EVENTS_BPF_H
 
 /*
- * What a program saw and could not count as it should. The engine exports every
- * member of `lost` as ebpf_exporter_lost_events_total{reason="member"}: the
- * names are read from this struct's BTF, there is no second list of them.
+ * Events that a program saw and could not count correctly. The engine exports each member of `lost`
+ * as ebpf_exporter_lost_events_total{reason="member"}. It takes the names from this struct's BTF;
+ * there is no second list.
  */
 struct events {
 	struct {
-		u64 map_full;	 /* no room for a new entry, and none folded it */
-		u64 no_start;	 /* an end whose beginning was not seen */
-		u64 clock_back;	 /* an end before its beginning */
-		u64 implausible; /* read through a layout, and cannot be */
+		u64 map_full;	 /* no room for a new entry and no entry to fold it into */
+		u64 no_start;	 /* an end without a start */
+		u64 clock_back;	 /* an end before its start */
+		u64 implausible; /* an impossible value, read through a struct layout */
 	} lost;
-	u64 folded; /* counted, but under "other": the series limit is reached */
+	u64 folded; /* counted under "other", because the series limit is reached */
 };
 
 struct {
@@ -58,7 +58,7 @@ static __always_inline void count_event(enum event what)
 	}
 }
 
-/* Nanoseconds from `start` to `now`; an impossible order is counted, not wrapped. */
+/* Nanoseconds from `start` to `now`; 0, counted as clock_back, if `now` is earlier. */
 static __always_inline u64 elapsed_ns(u64 start, u64 now)
 {
 	if (now >= start)

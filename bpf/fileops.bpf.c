@@ -2,17 +2,16 @@
 /*
  * Which processes open, read and write, how much, how slowly?
  *
- * Hooks: for reads, writes and bytes the kernel's own numbers of each task (those of
- * /proc/PID/io), by an iterator over all tasks at each scrape and at sched_process_exit;
- * for what those leave out the exits of aio_read, aio_write, io_read, io_write (io_uring)
- * and do_splice; opens at the exit of do_sys_openat2; latency at entry and exit of vfs_read,
- * vfs_write, vfs_readv and vfs_writev. Functions by fentry and fexit, else kprobe and
- * kretprobe; opens at last by sys_exit.
- * Cost: nothing for a read or a write without latency; two clock reads with it; a hash
- * look-up for each open and for each operation of aio and io_uring.
- * Not seen: bytes of aio and io_uring; opens by io_uring and by the kernel itself.
- * Reads and writes are those of any descriptor (also pipes and sockets, not recv and
- * send), as the kernel counts them; latency and errors are those of files alone.
+ * Hooks: reads, writes and bytes are the kernel's own per-task counters (those of /proc/PID/io),
+ * read by an iterator over all tasks at each scrape and at sched_process_exit. What these leave out
+ * is counted at the exit of aio_read, aio_write, io_read, io_write (io_uring) and do_splice. Opens:
+ * exit of do_sys_openat2. Latency: entry and exit of vfs_read, vfs_write, vfs_readv and vfs_writev.
+ * Functions by fentry and fexit, or by kprobe and kretprobe; opens by sys_exit as a last resort.
+ * Cost: nothing for a read or write without latency, two clock reads with it; a hash lookup for
+ * each open and each aio or io_uring operation. Not seen: bytes of aio and io_uring; opens by
+ * io_uring and by the kernel itself. Reads and writes are those of any descriptor (pipes and
+ * sockets too, but not recv and send), as the kernel counts them. Latency and errors are those of
+ * files only.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -72,7 +71,7 @@ struct {
 const struct fileops_usage zero_usage = {};
 const struct fileops_number zero_number = {};
 
-/* Errors by number, of which there are less than this. */
+/* Errors by number; all are below this. */
 #define FILEOPS_ERRNOS 256
 
 struct {
@@ -93,7 +92,7 @@ struct {
 	__type(value, struct fileops_latency);
 } read_latency SEC(".maps"), write_latency SEC(".maps");
 
-/* Busy: with a file or a folder. */
+/* Busy: in a read or write of a regular file or directory. */
 struct fileops_task {
 	struct task_slot slot;
 	u64 is_regular;
@@ -132,7 +131,7 @@ static __always_inline void account(struct task_struct *task, bool exits, bool b
 	if (!(exits ? account_exit(task, &grown, btf) : account_visit(task, &grown)))
 		return;
 	if (!grown.values[0] && !grown.values[1])
-		return; /* has read and written nothing */
+		return; /* it read and wrote nothing */
 	u = entry_of(&usage, task, &zero_usage, btf);
 	if (!u)
 		return;
@@ -142,7 +141,7 @@ static __always_inline void account(struct task_struct *task, bool exits, bool b
 	__sync_fetch_and_add(&u->write_bytes, grown.values[3]);
 }
 
-/* An operation of the current task that its own numbers leave out. */
+/* An operation of the current task that the kernel's counters leave out. */
 static __always_inline void count_here(bool reads, bool writes, u64 bytes)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
@@ -241,7 +240,7 @@ int exit_raw(u64 *ctx)
 	return 0;
 }
 
-/* (dfd, name, how); from 6.18 on it returns an int, whose upper half is anything. */
+/* (dfd, name, how); from 6.18 on it returns an int, whose upper half is undefined. */
 SEC("fexit/do_sys_openat2")
 int open_fexit(u64 *ctx)
 {
@@ -254,7 +253,7 @@ int BPF_KRETPROBE(open_kretprobe, s32 result)
 	return on_open(result);
 }
 
-/* (regs, result): every call of the machine comes by here. */
+/* (regs, result): every syscall of the machine passes here. */
 SEC("tp_btf/sys_exit")
 int open_exit_btf(u64 *ctx)
 {
@@ -267,7 +266,7 @@ int open_exit_btf(u64 *ctx)
 	return is_compat_call(regs, true) ? 0 : on_open((s64)ctx[1]);
 }
 
-/* (req, iocb, vectored, compat): 0 when it was submitted. */
+/* (req, iocb, vectored, compat): 0 if submitted. */
 SEC("fexit/aio_read")
 int aio_read_fexit(u64 *ctx)
 {
@@ -300,7 +299,7 @@ int BPF_KRETPROBE(aio_write_kretprobe, int result)
 	return 0;
 }
 
-/* -EAGAIN: not done, comes again in a worker. */
+/* -EAGAIN: not done; a worker calls it again. */
 static __always_inline int on_uring(bool reads, int result)
 {
 	if (result != -EAGAIN)
@@ -345,7 +344,7 @@ int BPF_KRETPROBE(io_write_kretprobe, int result)
 	return on_uring(false, result);
 }
 
-/* (in, offset, out, offset, length, flags): bytes that were moved. */
+/* (in, offset, out, offset, length, flags): returns the bytes moved. */
 SEC("fexit/do_splice")
 int splice_fexit(u64 *ctx)
 {

@@ -23,10 +23,9 @@ struct hist {
 };
 
 /*
- * Bounds are not powers of two in nanoseconds, but within each octave of the
- * nanosecond value they stand at the same eight mantissas. These are those
- * mantissas, as floor(2^62 * 2^f); a value's own 63-bit mantissa is exact, so
- * that comparing integers decides exactly.
+ * Bounds are not powers of two in nanoseconds. But in every octave of the nanosecond value they are
+ * at the same eight mantissas. These are the mantissas, as floor(2^62 * 2^f). The 63-bit mantissa
+ * of a value is exact, so an integer comparison is exact too.
  */
 static const u64 hist_mantissa_us[8] = {
 	0x44281fac498647ee, 0x4a535057d2332abb, 0x510d6ed0db94a8ca, 0x58636ac061019714,
@@ -38,8 +37,8 @@ static const u64 hist_mantissa_s[8] = {
 };
 
 /*
- * The smallest bound, 1 us or 2^-20 s, is the last of the eight in octave 2^9 ns. For
- * what lives for hours the smallest is 2^-10 s, ten octaves above.
+ * The smallest bound, 1 us or 2^-20 s, is the last of the eight in octave 2^9 ns. For long
+ * durations (hours) the smallest is 2^-10 s, ten octaves above.
  */
 #define HIST_FIRST_BOUND (9 * 8 + 7)
 #define HIST_FIRST_LONG_BOUND (HIST_FIRST_BOUND + 10 * 8)
@@ -106,12 +105,12 @@ static __always_inline u64 hist_slot_long_s(u64 ns)
 }
 
 /*
- * Atomic although the value is per CPU: before 6.x a completion interrupt may
- * run the same program on top of itself, and a plain add would lose one.
+ * Atomic although the value is per CPU: before 6.x a completion interrupt may run the same program
+ * nested, and a plain add would lose one.
  */
 static __always_inline void hist_add(struct hist *h, u64 slot, u64 ns)
 {
-	/* Cannot be; tells the verifier, once the compiler has forgotten where it is from. */
+	/* Never true. Tells the verifier the range after the compiler dropped it. */
 	asm volatile("" : "+r"(slot));
 	if (slot >= HIST_SLOTS)
 		return;
@@ -119,7 +118,7 @@ static __always_inline void hist_add(struct hist *h, u64 slot, u64 ns)
 	__sync_fetch_and_add(&h->sum, ns);
 }
 
-/* No time at all; adding 0 to the sum would become an atomic that 5.10 does not know. */
+/* A value of 0. Adding 0 to the sum would become an atomic that 5.10 does not have. */
 static __always_inline void hist_observe_nothing(struct hist *h)
 {
 	__sync_fetch_and_add(&h->slots[0], 1);

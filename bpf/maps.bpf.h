@@ -7,33 +7,33 @@
 #define ENOMEM 12
 
 /*
- * Whether a change of a map failed with this error. Compared as 32 bits: before 6.4 the map's
- * own function, which the verifier calls in the helper's place, returned an int, and the
- * register's upper half is 0 (d7ba4cc900bf, "bpf: return long from bpf_map_ops funcs").
+ * Whether a map operation failed with this error. Compare 32 bits only: before 6.4 the map's own
+ * function, which the verifier calls instead of the helper, returned an int, and the register's
+ * upper half is 0 (d7ba4cc900bf, "bpf: return long from bpf_map_ops funcs").
  */
 static __always_inline bool failed_with(long result, s32 error)
 {
 	return (s32)result == -error;
 }
 
-/* The value under `key`, made from `zero` where there is none yet; NULL when the map is full. */
+/* The value of `key`, created from `zero` if missing; NULL if the map is full. */
 static __always_inline void *map_lookup_or_init(void *map, const void *key, const void *zero)
 {
 	void *value = bpf_map_lookup_elem(map, key);
 
 	if (value)
 		return value;
-	/* Another CPU may have been first: EEXIST is as good as success. */
+	/* Another CPU may have inserted it first: EEXIST is as good as success. */
 	bpf_map_update_elem(map, key, zero, BPF_NOEXIST);
 	return bpf_map_lookup_elem(map, key);
 }
 
 /*
- * As map_lookup_or_init, for a hash of large per-CPU values that is not preallocated: the
- * kernel takes those from a store of a few pages, which a worker fills up later (mm/percpu.c:
- * pcpu_balance_workfn), so that several new keys in a row are refused although there is
- * memory. Those are counted under the same key in `spill` for the time being: a preallocated
- * hash of the same types with one value for all CPUs, which userland adds up with the other.
+ * As map_lookup_or_init, for a hash of large per-CPU values that is not preallocated. The kernel
+ * takes these values from a pool of a few pages that a worker refills later (mm/percpu.c:
+ * pcpu_balance_workfn), so several new keys in a row can fail although there is memory. Until then
+ * they are counted under the same key in `spill`: a preallocated hash of the same types with one
+ * value for all CPUs. Userland adds both maps up.
  */
 static __always_inline void *map_lookup_or_spill(void *map, void *spill, const void *key,
 						 const void *zero)
@@ -48,8 +48,8 @@ static __always_inline void *map_lookup_or_spill(void *map, void *spill, const v
 }
 
 /*
- * As map_lookup_or_init; when the map is full the value under `other`, which userland
- * has put there; NULL, counted, when there is none.
+ * As map_lookup_or_init. If the map is full: the value of `other`, which userland inserted, or
+ * NULL, which is counted.
  */
 static __always_inline void *map_lookup_or_fold(void *map, const void *key, const void *zero,
 						const void *other)

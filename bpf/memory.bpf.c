@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Page faults, how long they take, page allocations by order, direct reclaim.
+ * Page faults and their latency, page allocations by order, direct reclaim.
  *
- * Hooks: mm_page_alloc and mm_vmscan_direct_reclaim_{begin,end} as tp_btf and raw_tp;
- * handle_mm_fault by fentry and fexit, else kprobe and kretprobe. The numbers of minor and
- * major faults are counted by the kernel itself (perf events) where it lets us, which
- * Debian's kernels do for CAP_SYS_ADMIN only; else by the number of latencies.
- * Cost: an increment for each allocation; two clock reads and a per-task record for each
- * fault, unless --memory.fault-latency=false.
- * Not seen: pages allocated in bulk, for which 6.1 and 6.12 have no event (stacks of new
- * processes, network buffers): up to a fifth under many forks, see
- * ebpf_page_allocated_pages_total, which has them.
- * Counted once: a fault that the kernel tries again (waiting for I/O, or for a lock) is
- * one, from the first try to the last.
+ * Hooks: mm_page_alloc and mm_vmscan_direct_reclaim_{begin,end} as tp_btf or raw_tp;
+ * handle_mm_fault by fentry and fexit, or by kprobe and kretprobe. The kernel itself counts minor
+ * and major faults (perf events) where it permits that; Debian's kernels require CAP_SYS_ADMIN.
+ * Otherwise the number of observed latencies is used.
+ * Cost: an increment for each allocation; two clock reads and a per-task record for each fault,
+ * unless --memory.fault-latency=false.
+ * Not seen: bulk page allocations, for which 6.1 and 6.12 have no event (stacks of new processes,
+ * network buffers). They can be a fifth of all under many forks; ebpf_page_allocated_pages_total
+ * includes them.
+ * Counted once: a fault that the kernel retries (after waiting for I/O or a lock), from its first
+ * attempt to its last.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -24,7 +24,7 @@
 #include "maps.bpf.h"
 #include "task_slots.bpf.h"
 
-/* Orders 0 to 10; the last place is for greater ones, of machines with large pages. */
+/* Orders 0 to 10; the last slot is for larger ones, on machines with large pages. */
 #define MEMORY_ORDERS 12
 
 /* enum vm_fault_reason, the same in all kernels since 4.17, and flags of enum fault_flag. */
@@ -91,9 +91,9 @@ struct {
 struct memory_fault_task {
 	struct task_slot slot;
 	u64 address;
-	u32 flags;     /* enum fault_flag of the present try */
-	u32 populates; /* asked for by the kernel (mmap, get_user_pages), not by an access */
-	u32 again;     /* the last try asked for another */
+	u32 flags;     /* enum fault_flag of the current attempt */
+	u32 populates; /* requested by the kernel (mmap, get_user_pages), not caused by an access */
+	u32 again;     /* the last attempt asked for a retry */
 	u32 zero;
 };
 TASK_SLOTS(fault_tasks, struct memory_fault_task);
@@ -120,9 +120,9 @@ static __always_inline int on_alloc(const void *page, u32 order)
 }
 
 /*
- * Whether this is another try of the same fault. The kernel says so (TRIED), but for the one
- * that follows a try under the VMA's own lock. A fault may also be given up for a signal, and
- * the next one at its address then is a new one.
+ * Whether this is a retry of the same fault. The kernel marks retries (TRIED), except one after an
+ * attempt under the VMA lock. A fault may also be given up for a signal; the next one at its
+ * address is then a new fault.
  */
 static __always_inline bool goes_on(const struct memory_fault_task *t, u64 address, u32 flags)
 {
@@ -156,7 +156,8 @@ static __always_inline int on_fault(u64 address, u32 flags, const void *regs)
 static __always_inline u32 kind_of(const struct memory_fault_task *t, u32 result)
 {
 	if (t->populates)
-		return MEMORY_POPULATE; /* its failure is no signal: a core dump skips the page */
+		return MEMORY_POPULATE; /* its failure is not a signal: a core dump skips the page
+					 */
 	if (result & VM_FAULT_ERROR)
 		return MEMORY_FAILED;
 	return result & VM_FAULT_MAJOR || t->flags & FAULT_FLAG_TRIED ? MEMORY_MAJOR : MEMORY_MINOR;

@@ -3,8 +3,8 @@
 #define __OFFSETS_BPF_H
 
 /*
- * Members of a module's structs, whose places userland fills in before loading: from the
- * module's BTF, or from a table where it has none (crates/common/src/kernel/offsets.rs).
+ * Offsets of members of a module's structs. Userland sets them before loading: from the module's
+ * BTF, or from a table if it has none (crates/common/src/kernel/offsets.rs).
  *
  *	MEMBER(zio, io_type);
  *	...
@@ -19,7 +19,7 @@
 
 #define HAS_MEMBER(type, member) (offset__##type##__##member != NO_OFFSET)
 
-/* Reads as many bytes as `to` has; zeros when the pointer leads nowhere. */
+/* Read sizeof(to) bytes; `to` is set to zero if the pointer is invalid. */
 #define READ_MEMBER(to, pointer, type, member)   \
 	bpf_probe_read_kernel(&(to), sizeof(to), \
 			      (const void *)((u64)(pointer) + OFFSET_OF(type, member)))

@@ -4,13 +4,13 @@
 
 #include <bpf/bpf_core_read.h>
 
-/* kernel/bpf/arraymap.c: where a per-CPU array has its values. */
+/* kernel/bpf/arraymap.c: where a per-CPU array keeps its values. */
 struct bpf_array___per_cpu {
 	u32 elem_size;
 	void *pptrs[];
 } __attribute__((preserve_access_index));
 
-/* By way of memory: the verifier lets nobody calculate with a pointer that it knows. */
+/* Through memory: the verifier permits no arithmetic on a pointer that it tracks. */
 static __always_inline u64 number_of(const void *pointer)
 {
 	u64 number = 0;
@@ -20,9 +20,10 @@ static __always_inline u64 number_of(const void *pointer)
 }
 
 /*
- * How far a CPU's part of any per-CPU memory of the kernel is from that memory's address: as far
- * as `value`, the first one of per-CPU array `array` on that CPU, from where the array has it. No
- * symbol tells that distance to who may not see addresses of symbols.
+ * The distance from the address of per-CPU memory to this CPU's copy of it. It is the same for all
+ * per-CPU memory of the kernel, so it can be measured: `value` is this CPU's copy of the first
+ * element of per-CPU array `array`, and the array holds the address. Reading it from a symbol would
+ * need the privilege to see symbol addresses.
  */
 static __always_inline u64 per_cpu_distance(void *array, const void *value)
 {

@@ -2,13 +2,13 @@
 /*
  * What is started, what exits, what uses CPU and memory?
  *
- * Hooks: sched_process_fork, _exec, _exit and _free as tp_btf and raw_tp; the exits of
- * execve and execveat by fexit, else kretprobe; an iterator over all tasks at each scrape.
- * Cost: a hash look-up for each exec and five for each thread's end; the iterator takes
- * less than a microsecond for each thread, and 30 ns for each CPU that a process may have counted
- * pages on. Nothing runs in between.
- * Not seen: execs that fail in 32-bit programs. Between two scrapes CPU time goes to the name that
- * the process has at the second, or had at its end.
+ * Hooks: sched_process_fork, _exec, _exit and _free as tp_btf or raw_tp; exit of execve and
+ * execveat by fexit or kretprobe; an iterator over all tasks at each scrape.
+ * Cost: a hash lookup for each exec and five for each thread exit. The iterator takes less than
+ * 1 us for each thread, and 30 ns for each CPU on which a process may have counted pages. Nothing
+ * runs in between.
+ * Not seen: failed execs of 32-bit programs. CPU time used between two scrapes goes to the name
+ * that the process has at the second scrape, or had when it exited.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -23,7 +23,7 @@
 #define TASK_ACCOUNT_VALUES 1 /* nanoseconds of CPU time */
 #include "task_accounts.bpf.h"
 
-/* Set by userland: how many CPUs there may be. */
+/* Set by userland: number of possible CPUs. */
 const volatile u32 process_cpus = 1;
 
 struct process_counts {
@@ -67,7 +67,7 @@ struct {
 	__type(value, struct process_number);
 } cpu SEC(".maps");
 
-/* By error number, of which there are less than this: 0 is never a failure. */
+/* By errno; all are below this. 0 is never a failure. */
 #define PROCESS_ERRNOS 256
 
 struct {
@@ -79,10 +79,12 @@ struct {
 
 struct process_end {
 	struct process_name name;
-	u64 ran; /* CPU time as its exit was announced */
+	u64 ran; /* CPU time when its exit was traced */
 };
 
-/* Threads between that and their end, by task_struct; LRU for those whose parent never asks. */
+/*
+ * Threads between that and their release, by task_struct. LRU for those whose parent never waits.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -93,8 +95,8 @@ struct {
 const struct process_number zero_number = {};
 
 /*
- * Processes whose end was counted, by signal_struct: the last threads may all see that
- * none is left. LRU as that matters for the moment only in which they exit.
+ * Processes whose end was counted, by signal_struct: the last threads may all see that none is
+ * left. LRU, because this matters only while they exit.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -120,7 +122,7 @@ static __always_inline void add_by_name(void *map, struct task_struct *task, u64
 	add_to_name(map, &name, value);
 }
 
-/* Adds what `task` ran since the last time, when it had run so long, to its process's name. */
+/* Add the CPU time of `task` since the last call, given its total `ran`, to its process name. */
 static __always_inline void account(struct task_struct *task, u64 ran, bool exits, bool btf)
 {
 	struct task_account grown = {.values = {ran}};
@@ -160,7 +162,7 @@ static __always_inline int on_exec(struct task_struct *task, bool btf)
 	return 0;
 }
 
-/* Whether this thread is the one whose exit counts as its process's. */
+/* Whether this thread's exit counts as the end of its process. */
 static __always_inline bool ends_process(struct signal_struct *signal, u64 started, bool btf)
 {
 	u64 key = (u64)signal, *other;
@@ -177,8 +179,8 @@ static __always_inline bool ends_process(struct signal_struct *signal, u64 start
 }
 
 /*
- * The kernel brings a thread's time up to date when it leaves the CPU and at ticks, so for most
- * of what short programs ran only after their exit was announced.
+ * The kernel updates a thread's CPU time when it leaves the CPU and at ticks. For short programs
+ * most of it is added after the exit was traced.
  */
 static __always_inline void note_end(struct task_struct *task, u64 ran, bool btf)
 {
@@ -248,7 +250,7 @@ int fork_raw(u64 *ctx)
 	return on_fork((struct task_struct *)ctx[1], false);
 }
 
-/* (task, old pid, bprm): after it has succeeded. */
+/* (task, old pid, bprm): after success. */
 SEC("tp_btf/sched_process_exec")
 int exec_btf(u64 *ctx)
 {
@@ -273,7 +275,7 @@ int exit_raw(u64 *ctx)
 	return on_exit((struct task_struct *)ctx[0], false);
 }
 
-/* As nobody needs it any more: its parent has asked for it. */
+/* When nobody needs it any more: its parent has waited for it. */
 SEC("tp_btf/sched_process_free")
 int free_btf(u64 *ctx)
 {
@@ -286,7 +288,7 @@ int free_raw(u64 *ctx)
 	return on_free((struct task_struct *)ctx[0], false);
 }
 
-/* System calls have one argument, their registers (fa697140f9a2, 4.17). */
+/* Syscalls have one argument, their registers (fa697140f9a2, 4.17). */
 SEC("fexit/__x64_sys_execve")
 int execve_fexit(u64 *ctx)
 {
@@ -311,7 +313,7 @@ int BPF_KRETPROBE(execveat_kretprobe, s64 result)
 	return on_exec_result(result);
 }
 
-/* What the iterator writes for each process. */
+/* The record that the iterator writes for each process. */
 struct process_memory {
 	struct process_name name;
 	u64 pages;

@@ -2,16 +2,14 @@
 /*
  * How long do runnable tasks wait for a CPU?
  *
- * Hooks: sched_switch, and for --schedlat.cgroup cgroup_mkdir and cgroup_rmdir, as tp_btf and as
- * raw_tp.
- * The scheduler itself stamps when a task was queued and adds up what it waited
- * (sched_info), for wake-ups and preemptions alike; the stamps are read when the task
- * gets its CPU.
- * Cost: a few loads from the task, an array look-up and an increment for each switch.
- * Counted once: a wait during which the task was moved to another CPU, whose parts the
- * scheduler adds up; the carry below tells them from waits before.
- * Not seen: a wait of before attaching; the idle task's. Of threads that share a set of
- * task_slots.bpf.h with more than it has room for, the part before a move is left out.
+ * Hooks: sched_switch, and for --schedlat.cgroup also cgroup_mkdir and cgroup_rmdir, as tp_btf or
+ * raw_tp. The scheduler itself records when a task was queued and how long it waited (sched_info),
+ * for wakeups and preemptions alike. The program reads this when the task gets its CPU.
+ * Cost: a few loads from the task, an array lookup and an increment for each switch.
+ * Counted once: a wait during which the task moved to another CPU. The scheduler adds up its parts;
+ * the stored total (known_ns) separates them from earlier waits.
+ * Not seen: waits that began before attaching; the idle task. If more threads share a set of
+ * task_slots.bpf.h than it has room for, the part of a wait before a move is left out.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -37,36 +35,35 @@ struct {
 } waits SEC(".maps");
 
 /*
- * Not preallocated: a value is 1.6 kB per CPU, and few of the possible keys are used.
- * Entries are made when a group is, never at a switch: allocating may wake up kswapd, and
- * that takes the run queue's lock, which a switch holds. They go with their group. Group 0 is
- * what finds no room.
+ * Not preallocated: a value is 1.6 kB per CPU, and few of the possible keys are used. Entries are
+ * created with the cgroup, never at a switch: an allocation may wake kswapd, which takes the run
+ * queue lock that a switch holds. They are deleted with the cgroup. Key 0 is for cgroups that found
+ * no room.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1024);
-	__type(key, u64); /* id of the control group */
+	__type(key, u64); /* cgroup id */
 	__type(value, struct schedlat_waits);
 } cgroups SEC(".maps");
 
 const struct schedlat_waits zero_waits = {};
 
 /*
- * What a thread had waited in its life when it last got a CPU. Its owner is the task_struct:
- * a thread that executes a program takes over the id of its process's first thread. Never
- * busy.
+ * The total wait of a thread when it last got a CPU. The owner is the task_struct, because a thread
+ * that execs takes over the id of the first thread of its process. Never busy.
  */
 struct schedlat_task {
 	struct task_slot slot;
-	u64 known_ns; /* one more than that; 0: not known */
+	u64 known_ns; /* the total plus one; 0: not known */
 };
 TASK_SLOTS(tasks, struct schedlat_task);
 
 /*
- * What `next` has waited since it last ran. `last_queued` is its present wait's begin by
- * the run queue's clock; the kernel adds that wait to run_delay right after this hook
- * (sched_info_switch), and did so with the parts before each move (sched_info_dequeue).
+ * The time that `next` waited since it last ran. `last_queued` is the start of its current wait by
+ * the run queue's clock. The kernel adds that wait to run_delay right after this hook
+ * (sched_info_switch), and added the parts before each move earlier (sched_info_dequeue).
  */
 static __always_inline u64 waited_ns(struct task_struct *next, u64 queued, bool btf)
 {
@@ -79,7 +76,7 @@ static __always_inline u64 waited_ns(struct task_struct *next, u64 queued, bool 
 	if (!task)
 		return last;
 	if (!FIELD(btf, next, sched_info.pcount))
-		waited = before + last; /* its first time: all it ever waited */
+		waited = before + last; /* its first run: all of its wait */
 	else if (task->known_ns)
 		waited = elapsed_ns(task->known_ns - 1, before + last);
 	task->known_ns = before + last + 1;
@@ -99,13 +96,13 @@ static __always_inline void observe_cgroup(struct task_struct *next, u64 ns, boo
 		hist_observe_us(&w->latency, ns);
 }
 
-/* Trees of version 1 have ids of their own, each the same ones. */
+/* Hierarchies of version 1 each have their own ids, which repeat. */
 static __always_inline bool is_of_version_1(struct cgroup *cgroup, bool btf)
 {
 	return FIELD(btf, cgroup, root, hierarchy_id);
 }
 
-/* No room: its tasks' waits are counted as folded, one by one. */
+/* No room: the waits of its tasks are counted as folded. */
 static __always_inline int on_mkdir(struct cgroup *cgroup, bool btf)
 {
 	u64 id = FIELD(btf, cgroup, kn, id);
@@ -130,7 +127,7 @@ static __always_inline int on_switch(struct task_struct *next, bool btf)
 	u32 zero = 0;
 	u64 queued, ns;
 
-	/* 0 for the idle task, and for one that never left its CPU's queue: no wait. */
+	/* 0 for the idle task, and for a task that never left its run queue: no wait. */
 	queued = FIELD(btf, next, sched_info.last_queued);
 	if (!queued || !FIELD(btf, next, pid))
 		return 0;

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Which system calls run, how often, how long, with which errors?
+ * Which syscalls run, how often, how long, with which errors?
  *
- * Hooks: sys_enter; for latency and errors sys_exit and sched_process_exec too. Each as
- * tp_btf and, for kernels without their own BTF, as raw_tp.
- * Cost: an increment in a per-CPU array for each call; with latency or errors a clock
- * read and a per-task record at both ends. That the tracepoint is in use at all sends
- * every system call of the machine through the kernel's slow path (70 ns).
- * Not seen: calls that begin before attaching have no latency; exit and exit_group never
- * return, so they have neither latency nor errors. Calls for the x32 ABI are "invalid".
- * A call that a seccomp filter answers has no sys_enter: it is told by its sys_exit, so
- * that it is counted only where those are hooked.
+ * Hooks: sys_enter; for latency and errors also sys_exit and sched_process_exec. Each as tp_btf,
+ * or as raw_tp on kernels without their own BTF.
+ * Cost: an increment in a per-CPU array for each syscall; with latency or errors also a clock read
+ * and a per-task record at both ends. Using the tracepoint at all sends every syscall of the
+ * machine through the kernel's slow path (70 ns).
+ * Not seen: latency of syscalls that began before attaching; latency and errors of exit and
+ * exit_group, which never return. x32 syscalls count as "invalid".
+ * A syscall that a seccomp filter answers has no sys_enter. It is recognised by its sys_exit, so it
+ * is counted only when sys_exit is hooked.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -22,10 +22,10 @@
 #include "maps.bpf.h"
 #include "task_slots.bpf.h"
 
-/* Slots of native calls, then of compat ones, then one for numbers that are none. */
+/* Slots of native syscalls, then of compat ones, then one for invalid numbers. */
 #define SYSCALL_SLOTS 512
 #define SYSCALL_INVALID (2 * SYSCALL_SLOTS)
-/* A key of `errors` only: what finds no room there. */
+/* A key of `errors` only: for errors that found no room. */
 #define SYSCALL_OTHER (SYSCALL_INVALID + 1)
 
 /* An error is returned as its negative number, none greater than this (linux/err.h). */
@@ -33,15 +33,15 @@
 
 #define SECCOMP_MODE_FILTER 2 /* linux/seccomp.h */
 
-/* Set by userland from flags, from what the kernel is like and from the architecture's table. */
+/* Set by userland from flags, from the kernel's properties and from the architecture's table. */
 const volatile bool syscall_latency = false;
 const volatile bool syscall_errors = false;
 const volatile bool syscall_preempted = false;
-/* Slots of the calls that never return; the first two native, the others compat. */
+/* Slots of the syscalls that never return: two native, then the compat ones. */
 const volatile u32 syscall_no_return[4] = {};
-/* Slots of the calls that return in a new task too, which has not entered them. */
+/* Slots of the syscalls that also return in a new task, which did not enter them. */
 const volatile u32 syscall_forks[8] = {};
-/* CLOCK_MONOTONIC when loading: an older task may be in a call whose begin was not seen. */
+/* CLOCK_MONOTONIC at load: an older task may be in a syscall whose entry was not seen. */
 const volatile u64 syscall_loaded_ns = 0;
 
 struct syscall_count {
@@ -59,7 +59,7 @@ struct syscall_latency {
 	struct hist latency; /* us */
 };
 
-/* As many as there are slots: none is ever refused. */
+/* As many as there are slots, so it is never full. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -69,8 +69,8 @@ struct {
 } latencies SEC(".maps");
 
 /*
- * Twice as many as are new at once when the exporter starts on a busy machine. Userland makes
- * it one where latencies are not asked for.
+ * Twice as many as become new at once when the exporter starts on a busy machine. Userland sets it
+ * to one if latency is off.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -81,7 +81,7 @@ struct {
 
 struct syscall_error {
 	u32 slot;
-	u32 error; /* 0: what finds no room */
+	u32 error; /* 0: found no room */
 };
 
 struct {
@@ -92,7 +92,7 @@ struct {
 	__type(value, struct syscall_count);
 } errors SEC(".maps");
 
-/* Busy: in a call. */
+/* Busy: in a syscall. */
 struct syscall_task {
 	struct task_slot slot;
 	u64 call; /* its slot in `counts` */
@@ -130,8 +130,8 @@ static __always_inline void remember(u32 slot)
 }
 
 /*
- * Plain adds where nothing preempts programs: none runs twice at a time on one CPU then, and a
- * call's entry is nested in none.
+ * Plain adds if the kernel does not preempt programs: then no program runs twice at once on a CPU,
+ * and a syscall entry does not nest.
  */
 static __always_inline void count(struct syscall_count *count)
 {
@@ -172,7 +172,7 @@ static __always_inline void count_error(u32 slot, s64 result)
 		count(calls);
 }
 
-/* Whether a task returns from the call that made it. */
+/* Whether this is the return in a new task from the syscall that created it. */
 static __always_inline bool is_born(u32 slot, s64 result)
 {
 	return !result &&
@@ -182,9 +182,9 @@ static __always_inline bool is_born(u32 slot, s64 result)
 }
 
 /*
- * A task with a seccomp filter returns from what it has not entered: the filter answered. The
- * first time that is known only of a task that began after this program, and of others from
- * then on.
+ * A task with a seccomp filter returns from a syscall that it did not enter: the filter answered.
+ * At first this is known only for a task that started after this program was loaded; for others,
+ * from their next syscall on.
  */
 static __always_inline int on_refused(struct pt_regs *regs, s64 result, bool known, bool btf)
 {
@@ -224,10 +224,7 @@ static __always_inline int on_exit(struct pt_regs *regs, s64 result, bool btf)
 	return 0;
 }
 
-/*
- * A thread that executes a program takes over the id of its process's first thread: what it
- * is in goes with it.
- */
+/* A thread that execs takes over the id of the first thread of its process. Move its record. */
 static __always_inline int on_exec(u32 before)
 {
 	u32 tid = current_tid();
@@ -245,8 +242,8 @@ static __always_inline int on_exec(u32 before)
 }
 
 /*
- * Programs are attached in this order: what begins before its end can be seen would look
- * unfinished for as long as the thread makes no further call.
+ * Programs are attached in this order: a syscall that starts before its exit is hooked would look
+ * unfinished until the thread makes its next syscall.
  */
 SEC("tp_btf/sys_exit")
 int exit_btf(u64 *ctx)

@@ -3,31 +3,30 @@
 #define __TASK_ACCOUNTS_BPF_H
 
 /*
- * Numbers that the kernel keeps for each thread, turned into counters of something that
- * outlives it, such as its name: at a walk over all tasks and at each exit what grew since
- * the last time is added. So nothing runs in between, and what lived shorter than a scrape
- * is not lost.
+ * Turns the kernel's per-thread numbers into counters of something that outlives the thread, such
+ * as its name. A walk over all tasks, and each exit, adds the growth since the last time. Nothing
+ * runs in between, and threads that live shorter than a scrape interval are not lost.
  *
- * The includer defines TASK_ACCOUNT_VALUES, how many numbers there are, and calls account_visit()
- * for each thread of the walk and account_exit() at each exit. Both turn numbers into what they
- * grew by, and return whether that is known: otherwise nothing is to be added.
+ * The includer defines TASK_ACCOUNT_VALUES, the count of numbers, and calls account_visit() for
+ * each thread of the walk and account_exit() at each exit. Both replace numbers by their growth,
+ * and return whether that is known. If not, add nothing.
  */
 #include "events.bpf.h"
 
 #define PF_EXITING 0x00000004 /* linux/sched.h */
 
-/* Set by userland: CLOCK_MONOTONIC when loading. What an older thread did before is not known. */
+/* Set by userland: CLOCK_MONOTONIC at load. What an older thread did before is not known. */
 const volatile u64 task_accounts_loaded_ns = 0;
 
 struct task_account {
-	u64 started; /* memory is used again, by a thread that starts later */
+	u64 started; /* memory is reused by a thread that starts later */
 	u64 values[TASK_ACCOUNT_VALUES];
 };
 
 /*
- * By task_struct: a thread that starts another program in its process takes over the id and the
- * start time of the process's first thread. Not preallocated, as few machines have so many threads.
- * Removed at the thread's exit.
+ * By task_struct, not by thread id: a thread that execs takes over the id and start time of the
+ * first thread of its process. Not preallocated, because few machines have this many threads.
+ * Removed when the thread exits.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

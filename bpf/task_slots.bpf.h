@@ -3,23 +3,23 @@
 #define __TASK_SLOTS_BPF_H
 
 /*
- * What a thread has begun and not ended, in an array indexed by thread id. Nothing is
- * inserted or deleted (a hash takes 240 ns for that), nothing leaks when a thread never
- * comes back, and it works where there is no task storage (before 5.11).
+ * Operations in progress, one per thread, in an array indexed by thread id. Nothing is inserted or
+ * deleted (a hash takes 240 ns for that), nothing leaks if a thread never returns, and it works
+ * without task storage (before 5.11).
  *
- * The array is set-associative: threads whose ids are a multiple of TASK_SETS apart share
- * a set of TASK_WAYS records. A record that nothing is under way in is given to the next
- * thread that needs one, to one at a time. Only when more than TASK_WAYS threads of a set
- * have something under way at once does one of them lose its record: that loss is counted
- * as no_start at that moment. An end that finds no record is not counted again.
+ * The array is set-associative: threads whose ids are a multiple of TASK_SETS apart share a set of
+ * TASK_WAYS records. A record without an operation in progress goes to the next thread that needs
+ * one, to one at a time. A thread loses its record only if more than TASK_WAYS threads of a set
+ * have an operation in progress. That loss is counted as no_start at once. An end that finds no
+ * record is not counted again.
  *
  * A program declares its own array of a struct that begins with `struct task_slot`:
  *
  *	struct NAME_task { struct task_slot slot; ... };
  *	TASK_SLOTS(tasks, struct NAME_task);
  *
- * which defines tasks_find() and tasks_take(). `owner` is usually the thread id; a program
- * that knows a better identity of the thread passes that.
+ * This defines tasks_find() and tasks_take(). `owner` is usually the thread id. A program that
+ * knows a better identity of the thread passes that.
  */
 #include "events.bpf.h"
 
@@ -27,8 +27,8 @@
 #define TASK_WAYS 4
 
 struct task_slot {
-	u64 owner; /* 0: nobody's yet */
-	u64 busy;  /* when what is under way began; 0: nothing is */
+	u64 owner; /* 0: no owner yet */
+	u64 busy;  /* start of the operation in progress; 0: none */
 };
 
 static __always_inline struct task_slot *task_way(void *set, u32 size, u32 way)
@@ -36,7 +36,7 @@ static __always_inline struct task_slot *task_way(void *set, u32 size, u32 way)
 	return set + way % TASK_WAYS * size;
 }
 
-/* The record of `owner` in a set; NULL: there is none. */
+/* The record of `owner` in a set, or NULL. */
 static __always_inline void *task_slot_of(void *set, u32 size, u32 first, u64 owner)
 {
 #pragma unroll
@@ -49,7 +49,7 @@ static __always_inline void *task_slot_of(void *set, u32 size, u32 first, u64 ow
 	return NULL;
 }
 
-/* A record that nothing is under way in is taken before one that is in use. */
+/* Prefer a record without an operation in progress to one in use. */
 enum task_use {
 	TASK_NEW,
 	TASK_IDLE,
@@ -62,9 +62,9 @@ static __always_inline bool task_slot_is(const struct task_slot *slot, enum task
 }
 
 /*
- * Whether nobody else takes this record at this moment: threads of a set that are on two CPUs,
- * or one that is preempted here. 16 bits of `takers` count those of each record: before 5.12 a
- * program can add at once, and neither exchange nor compare.
+ * Whether no other thread is taking this record now: threads of the same set on two CPUs, or one
+ * that is preempted here. `takers` has a 16-bit count for each record: before 5.12 a program has
+ * atomic add only, neither exchange nor compare-and-exchange.
  */
 static __always_inline bool task_slot_lock(u64 *takers, u32 way)
 {
@@ -82,7 +82,7 @@ static __always_inline void task_slot_unlock(u64 *takers, u32 way)
 	__sync_fetch_and_add(takers, -(1ULL << way % TASK_WAYS * 16));
 }
 
-/* Another's record of this use, given to `owner`; NULL: there is none. */
+/* Give another owner's record of this use to `owner`; NULL if there is none. */
 static __always_inline void *task_slot_take_of(u64 *takers, void *set, u32 size, u32 first,
 					       u64 owner, enum task_use use,
 					       void (*give_up)(void *task))
@@ -94,7 +94,7 @@ static __always_inline void *task_slot_take_of(u64 *takers, void *set, u32 size,
 
 		if (!task_slot_is(slot, use) || !task_slot_lock(takers, first + n))
 			continue;
-		/* Somebody else may have been before the lock. */
+		/* Another thread may have taken it before the lock. */
 		taken = task_slot_is(slot, use);
 		if (taken) {
 			give_up(slot);
@@ -108,7 +108,7 @@ static __always_inline void *task_slot_take_of(u64 *takers, void *set, u32 size,
 	return NULL;
 }
 
-/* The record that `owner` has or is given, made of zeros then; NULL, counted: none is free. */
+/* The record of `owner`, or a new one set to zero. NULL if none is free, which is counted. */
 static __always_inline void *task_slot_take(u64 *takers, void *set, u32 size, u32 first, u64 owner,
 					    void (*give_up)(void *task))
 {
@@ -125,7 +125,7 @@ static __always_inline void *task_slot_take(u64 *takers, void *set, u32 size, u3
 	return task;
 }
 
-/* Begins something; what the same thread began before and did not end is lost. */
+/* Start an operation. An unfinished one of the same thread is lost. */
 static __always_inline void task_slot_begin(struct task_slot *slot, u64 now)
 {
 	if (slot->busy)
@@ -133,7 +133,7 @@ static __always_inline void task_slot_begin(struct task_slot *slot, u64 now)
 	slot->busy = now;
 }
 
-/* Ends it and returns when it began; 0: nothing was under way. */
+/* End the operation and return its start; 0 if there was none. */
 static __always_inline u64 task_slot_end(struct task_slot *slot)
 {
 	u64 began = slot->busy;
@@ -142,7 +142,7 @@ static __always_inline u64 task_slot_end(struct task_slot *slot)
 	return began;
 }
 
-/* What is under way in a record that goes to another thread is lost. */
+/* The operation in progress in a record that goes to another thread is lost. */
 static __always_inline void task_slot_lose(void *task)
 {
 	struct task_slot *slot = task;
@@ -153,7 +153,7 @@ static __always_inline void task_slot_lose(void *task)
 
 #define TASK_SLOTS(name, record) TASK_SLOTS_GIVEN_UP(name, record, task_slot_lose)
 
-/* The same, with what is done to a record before it goes to another thread. */
+/* The same, with a function that is called before a record goes to another thread. */
 #define TASK_SLOTS_GIVEN_UP(name, record, give_up)                                             \
 	struct name##_set {                                                                    \
 		u64 takers;                                                                    \
@@ -166,7 +166,7 @@ static __always_inline void task_slot_lose(void *task)
 		__type(value, struct name##_set);                                              \
 	} name SEC(".maps");                                                                   \
                                                                                                \
-	/* The record of `owner`; NULL: it has none. */                                        \
+	/* The record of `owner`, or NULL. */                                                  \
 	static __always_inline __attribute__((unused)) record *name##_find(u32 tid, u64 owner) \
 	{                                                                                      \
 		u32 index = tid % TASK_SETS;                                                   \
@@ -176,7 +176,7 @@ static __always_inline void task_slot_lose(void *task)
 			   : NULL;                                                             \
 	}                                                                                      \
                                                                                                \
-	/* The same, made of zeros where it has none; NULL, counted: none is free. */          \
+	/* The same, or a new one set to zero. NULL if none is free, which is counted. */      \
 	static __always_inline __attribute__((unused)) record *name##_take(u32 tid, u64 owner) \
 	{                                                                                      \
 		u32 index = tid % TASK_SETS;                                                   \

@@ -2,15 +2,15 @@
 /*
  * Who retransmits, how many connections, what round-trip times?
  *
- * Hooks: tracepoints inet_sock_set_state, tcp_retransmit_skb, tcp_retransmit_synack,
- * tcp_receive_reset (tp_btf, raw_tp); functions __tcp_retransmit_skb and tcp_retransmit_skb
- * where that tracepoint has no error and keeps silent about what is not sent; tcp_connect at
- * its exit; tcp_send_reset where it tells of all resets (6.10), else the three functions that
- * send one; tcp_conn_request and tcp_v{4,6}_syn_recv_sock for the listen queue. Functions by
- * fentry and fexit, else kprobe and kretprobe. All network namespaces of the host at once.
+ * Hooks: tracepoints inet_sock_set_state, tcp_retransmit_skb, tcp_retransmit_synack and
+ * tcp_receive_reset (tp_btf or raw_tp). Functions: __tcp_retransmit_skb and tcp_retransmit_skb if
+ * the tracepoint has no error argument and so does not report failed sends; exit of tcp_connect;
+ * tcp_send_reset if that tracepoint reports all resets (6.10), or the three functions that send
+ * them; tcp_conn_request and tcp_v{4,6}_syn_recv_sock for the listen queue. Functions by fentry and
+ * fexit, or by kprobe and kretprobe. All network namespaces of the host at once.
  * Cost: a hash insert and delete for each connection; nothing for each packet.
- * Not seen: round-trip times of connections that have not been closed yet; resets that
- * a firewall sends (they are no TCP socket's).
+ * Not seen: round-trip times of connections that are still open; resets that a firewall sends (they
+ * belong to no TCP socket).
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -51,7 +51,7 @@ int retransmit_raw(u64 *ctx)
 	return on_retransmit((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1]);
 }
 
-/* With the error: also of what is not sent. */
+/* With the error argument the tracepoint also reports failed sends. */
 SEC("tp_btf/tcp_retransmit_skb")
 int unsent_btf(u64 *ctx)
 {
@@ -75,7 +75,7 @@ static __always_inline int on_retransmit_exit(u64 *ctx)
 	return on_unsent((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1], ctx[3]);
 }
 
-/* (sk, skb, segs), and the error. Compilers put a copy of the first into the second. */
+/* (sk, skb, segs), and the error. Compilers inline a copy of the first into the second. */
 SEC("fexit/__tcp_retransmit_skb")
 int unsent_inner_fexit(u64 *ctx)
 {
@@ -88,7 +88,7 @@ int unsent_outer_fexit(u64 *ctx)
 	return on_retransmit_exit(ctx);
 }
 
-/* At their exit the socket is no longer to be had. */
+/* At exit the socket argument is no longer available. */
 SEC("kprobe/__tcp_retransmit_skb")
 int BPF_KPROBE(unsent_inner_kprobe, const struct sock *sk)
 {

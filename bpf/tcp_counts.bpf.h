@@ -3,8 +3,8 @@
 #define __TCP_COUNTS_BPF_H
 
 /*
- * Connections, retransmits, resets and full listen queues, counted as the kernel's own
- * counters do; where each is heard of is in tcp.bpf.c.
+ * Connections, retransmits, resets and full listen queues, counted as the kernel's own counters do.
+ * The hooks are in tcp.bpf.c.
  */
 #include "hist.bpf.h"
 #include "maps.bpf.h"
@@ -39,17 +39,17 @@
 #define ECONNREFUSED 111
 #define EHOSTUNREACH 113
 
-/* Whether tcp_retransmit_skb tells of an error as well (7.x): set by userland from BTF. */
+/* Whether tcp_retransmit_skb has an error argument (7.x): set by userland from BTF. */
 const volatile bool tcp_retransmit_error = false;
 
-/* Where a network namespace has ListenOverflows among its counters: set by userland from BTF. */
+/* Index of ListenOverflows in the counters of a network namespace: set by userland from BTF. */
 const volatile u32 tcp_listen_overflows = 0;
 
 struct tcp_counts {
 	u64 passive;
 	u64 closes;
 	u64 resets_received;
-	u64 established; /* sockets that came into, and left, what the kernel calls CurrEstab */
+	u64 established; /* sockets that entered and left what the kernel calls CurrEstab */
 	u64 left;
 	struct hist rtt;      /* us */
 	struct hist connect;  /* s */
@@ -63,7 +63,7 @@ struct {
 	__type(value, struct tcp_counts);
 } counts SEC(".maps");
 
-/* One number fed by one probe: without it that is absent. */
+/* One number fed by one probe: absent without the probe. */
 struct tcp_number {
 	u64 value;
 };
@@ -93,7 +93,7 @@ struct {
 	__type(value, struct tcp_number);
 } retransmits SEC(".maps");
 
-/* An IPv6 address, or an IPv4 one mapped into it; all zero for what finds no room. */
+/* An IPv6 address, or an IPv4-mapped one; all zero for "other". */
 struct tcp_destination {
 	u8 address[16];
 } __attribute__((aligned(8)));
@@ -125,13 +125,14 @@ struct {
 } failures SEC(".maps");
 
 /*
- * A connection that was begun, or sent something again, while we looked; removed when its
+ * A connection that started, or retransmitted, while the programs are attached. Removed when its
  * socket is closed.
  */
 struct tcp_connection {
 	u64 asked; /* SYN sent */
 	u64 established;
-	u64 retransmitted; /* of tcp_sock.total_retrans, what was counted or was there before */
+	u64 retransmitted; /* the part of tcp_sock.total_retrans that is counted or was there before
+			    */
 };
 
 struct {
@@ -143,13 +144,14 @@ struct {
 } connections SEC(".maps");
 
 /*
- * What arrives for a listener now. By CPU: softirqs are off from begin to end. (With PREEMPT_RT
- * another task may come between: then the segment is not that of the end, which counts nothing.)
+ * The segment that now arrives at a listener. Per CPU: softirqs are off from entry to exit. (With
+ * PREEMPT_RT another task may run in between. Then the segment at exit is another one and nothing
+ * is counted.)
  */
 struct tcp_arrival {
 	u64 segment;   /* struct sk_buff *; 0: not known, in kprobes */
-	u64 counter;   /* where this CPU has its part of ListenOverflows; 0: nothing arrives */
-	u64 overflows; /* what is there before */
+	u64 counter;   /* address of this CPU's part of ListenOverflows; 0: no segment arrives */
+	u64 overflows; /* its value at entry */
 };
 
 struct {
@@ -188,7 +190,7 @@ static __always_inline void on_failure(const struct sock *sk, bool btf)
 		failure = TCP_UNREACHABLE;
 		break;
 	case 0:
-		failure = TCP_ABORTED; /* by the program itself */
+		failure = TCP_ABORTED; /* closed by the program itself */
 		break;
 	default:
 		failure = TCP_FAILED_OTHERWISE;
@@ -196,13 +198,13 @@ static __always_inline void on_failure(const struct sock *sk, bool btf)
 	add(&failures, failure, 1);
 }
 
-/* What RetransSegs got from this socket; a SYN-ACK is of no socket. */
+/* What this socket added to RetransSegs. A SYN-ACK has no socket. */
 static __always_inline u32 total_retransmits(const struct sock *sk)
 {
 	return BPF_CORE_READ((const struct tcp_sock *)sk, total_retrans);
 }
 
-/* The entry of a connection that begins: the same socket may connect again. */
+/* The entry of a new connection: the same socket may connect again. */
 static __always_inline void remember(const struct sock *sk, u64 asked, u64 established)
 {
 	struct tcp_connection begin = {
@@ -233,7 +235,7 @@ static __always_inline void count_destination(const struct sock_common *peer, u6
 		__sync_fetch_and_add(&n->value, segments);
 }
 
-/* What the kernel counted since this was last asked. */
+/* What the kernel counted since the last call. */
 static __always_inline u64 uncounted_retransmits(const struct sock *sk, struct tcp_connection *conn)
 {
 	u32 total = total_retransmits(sk), uncounted = total - (u32)conn->retransmitted;
@@ -242,7 +244,7 @@ static __always_inline u64 uncounted_retransmits(const struct sock *sk, struct t
 	return uncounted;
 }
 
-/* As above; of a connection that we do not know yet, `guess`. */
+/* As above; `guess` for a connection that is not known yet. */
 static __always_inline u64 uncounted_or(const struct sock *sk, u64 guess)
 {
 	u64 id = (u64)sk;
@@ -260,7 +262,7 @@ static __always_inline void count_retransmits(const struct sock *sk, u32 kind, u
 	count_destination(&sk->__sk_common, segments);
 }
 
-/* Sending failed, and no hook told of it at that time. */
+/* Sending failed, and no hook reported it at that time. */
 static __always_inline void count_unheard(const struct sock *sk, u64 segments)
 {
 	if (!segments)
@@ -333,7 +335,7 @@ static __always_inline int on_state(const struct sock *sk, u32 old, u32 new, boo
 	return 0;
 }
 
-/* Why a segment is sent again: as the kernel's own counters tell them apart. */
+/* Why a segment is retransmitted, as the kernel's own counters distinguish it. */
 static __always_inline u32 kind_of(const struct sock *sk, const struct tcp_skb_cb *cb)
 {
 	const struct inet_connection_sock *icsk = (const struct inet_connection_sock *)sk;
@@ -357,7 +359,7 @@ static __always_inline const struct tcp_skb_cb *control_block(const struct sk_bu
 	return (const void *)skb + bpf_core_field_offset(struct sk_buff, cb);
 }
 
-/* Segments, not events: one event may send many. */
+/* Counts segments, not events: one event may send many. */
 static __always_inline int on_retransmit(const struct sock *sk, const struct sk_buff *skb)
 {
 	const struct tcp_skb_cb *cb = control_block(skb);
@@ -373,8 +375,8 @@ static __always_inline int on_retransmit(const struct sock *sk, const struct sk_
 }
 
 /*
- * Sending again failed. RetransSegs counts what got as far as to the lower layers; a queue
- * there refuses by a positive number, and what is not even tried ends by a negative one.
+ * A retransmit failed. RetransSegs counts what reached the lower layers: a queue there refuses with
+ * a positive number. What is not even tried returns a negative one.
  */
 static __always_inline int on_unsent(const struct sock *sk, const struct sk_buff *skb, int error)
 {
@@ -389,7 +391,7 @@ static __always_inline int on_unsent(const struct sock *sk, const struct sk_buff
 	return 0;
 }
 
-/* Before something is sent again: what is not counted by now failed earlier. */
+/* Before the next retransmit: what is not counted by now failed earlier. */
 static __always_inline int on_next_retransmit(const struct sock *sk)
 {
 	count_unheard(sk, uncounted_or(sk, 0));
@@ -410,7 +412,7 @@ static __always_inline int on_connect(int result)
 	return 0;
 }
 
-/* A reset is never answered by one. */
+/* A reset is never a reply to a reset. */
 static __always_inline int on_reply_reset(const struct sk_buff *skb)
 {
 	u8 flags = 0;
@@ -431,10 +433,9 @@ static __always_inline u64 overflows_here(struct tcp_arrival *arrival)
 }
 
 /*
- * A segment for a listener, which refuses it when its queue is full. Other CPUs add to the queue
- * and take from it all the time, so that it cannot be seen here whether it is full when the kernel
- * looks: what tells is this CPU's part of ListenOverflows of the network namespace, before and
- * after.
+ * A segment for a listener, which drops it if its accept queue is full. Other CPUs add to the queue
+ * and take from it all the time, so a program cannot see whether the queue is full when the kernel
+ * looks. Instead, compare this CPU's part of the namespace's ListenOverflows at entry and exit.
  */
 static __always_inline int on_arrival(const struct sock *listener, u64 segment)
 {
@@ -459,14 +460,16 @@ static __always_inline int on_arrival_exit(u64 segment)
 
 	if (!arrival || !arrival->counter || arrival->segment != segment)
 		return 0;
-	/* One segment is refused once: anything else is memory of a namespace that is gone. */
+	/*
+	 * One segment is dropped once. Any other difference is memory of a namespace that is gone.
+	 */
 	if (overflows_here(arrival) == arrival->overflows + 1)
 		add(&overflows, 0, 1);
 	arrival->counter = 0;
 	return 0;
 }
 
-/* tcp_v6_syn_recv_sock() leaves the work, and the counting, for IPv4 to its IPv4 twin. */
+/* For IPv4, tcp_v6_syn_recv_sock() calls tcp_v4_syn_recv_sock(), which is counted. */
 static __always_inline bool is_left_to_ipv4(const struct sk_buff *skb)
 {
 	return BPF_CORE_READ(skb, protocol) == bpf_htons(ETH_P_IP);

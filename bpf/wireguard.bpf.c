@@ -2,16 +2,15 @@
 /*
  * Whose handshakes fail and why, which packets are lost and why, per peer.
  *
- * Hooks: fentry and fexit on functions of the module that has BTF, else kprobes and
- * kretprobes. Each is one that no kernel from 5.10 to 7.2 inlines.
- * Cost: --wireguard.detail session runs something for each handshake and each batch of
- * received packets; packet runs five programs for each packet sent and eight for each
- * received, most of them with a hash look-up, and one that compares a number for each packet
- * that the host sends.
- * Not seen: packets of replayed or too old counters by themselves (the check is inlined):
- * they are what was taken from a peer's queue, less what was decrypted badly or accepted.
- * Handshake messages that find 4096 waiting: wg_packet_receive() is told of each, but decides
- * inside and tells nobody. They are in rx_enter_total and under no reason.
+ * Hooks: fentry and fexit on functions of the module if it has BTF, otherwise kprobes and
+ * kretprobes. No kernel from 5.10 to 7.2 inlines any of these functions.
+ * Cost: with --wireguard.detail session, one run for each handshake and each batch of received
+ * packets. With packet, five runs for each sent and eight for each received packet, most with a
+ * hash lookup, and a comparison for each packet that the host sends. Not seen directly: packets
+ * with replayed or too old counters, because that check is inlined. They are the packets taken from
+ * a peer's queue minus those that failed decryption or were accepted. Not seen: handshake messages
+ * dropped because 4096 are waiting. wg_packet_receive() drops them internally. They are in
+ * rx_enter_total and under no reason.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -68,7 +67,7 @@ static __noinline int on_initiated(u64 peer)
 }
 ON_ENTRY_OF(wg_timers_handshake_initiated, initiated, on_initiated)
 
-/* Where a peer is and since when it has its key; not of those that share an entry. */
+/* Update the endpoint and key age of a peer; not for peers that share an entry. */
 static __noinline void note_session(struct wireguard_peer *p, u64 peer, bool new_key)
 {
 	struct wireguard_endpoint now = {};
@@ -81,13 +80,13 @@ static __noinline void note_session(struct wireguard_peer *p, u64 peer, bool new
 	if (now.family == p->endpoint.family && now.port == p->endpoint.port &&
 	    now.address[0] == p->endpoint.address[0] && now.address[1] == p->endpoint.address[1])
 		return;
-	/* The first one is no change. */
+	/* The first endpoint is not a change. */
 	if (p->endpoint.family)
 		__sync_fetch_and_add(&p->roamed, 1);
 	p->endpoint = now;
 }
 
-/* On either side: with the response, or with the first packet under a new key. */
+/* On either side: at the response, or at the first packet under a new key. */
 static __noinline int on_complete(u64 peer)
 {
 	struct wireguard_peer *p = peer_stats(peer);
@@ -100,7 +99,7 @@ static __noinline int on_complete(u64 peer)
 }
 ON_ENTRY_OF(wg_timers_handshake_complete, complete, on_complete)
 
-/* Five seconds and nothing was heard of the last initiation. */
+/* Five seconds without an answer to the last initiation. */
 static __noinline int on_no_answer(u64 timer)
 {
 	u64 peer = CONTAINER(timer, wg_peer, timer_retransmit_handshake);
@@ -237,7 +236,7 @@ static __always_inline bool is_message(const struct sk_buff *skb, u32 bytes)
 	u32 type = 0, linear = bytes - BPF_CORE_READ(skb, data_len);
 	const u8 *data = BPF_CORE_READ(skb, data);
 
-	/* Not to be seen from here: most likely data. */
+	/* The type is not in linear memory: most likely data. */
 	if (linear < UDP_HEADER + sizeof(type))
 		return bytes >= UDP_HEADER + KEEPALIVE_BYTES;
 	bpf_probe_read_kernel(&type, sizeof(type), data + UDP_HEADER);
@@ -248,7 +247,7 @@ static __always_inline bool is_message(const struct sk_buff *skb, u32 bytes)
 	       (type == MESSAGE_DATA && bytes >= KEEPALIVE_BYTES);
 }
 
-/* (wg, skb), whose data begins with the UDP header. */
+/* (wg, skb); the data begins with the UDP header. */
 static __noinline int on_receive(u64 wg, u64 datagram)
 {
 	const struct sk_buff *skb = (const struct sk_buff *)datagram;
@@ -264,7 +263,7 @@ static __noinline int on_receive(u64 wg, u64 datagram)
 }
 ON_ENTRY_OF_2(wg_packet_receive, receive, on_receive)
 
-/* (table, type_mask, index, peer): the device is the one whose datagram this thread has. */
+/* (table, type_mask, index, peer). The device is that of the datagram that this thread handles. */
 static __noinline int on_lookup_index(u64 table, u64 mask, u64 found)
 {
 	struct wireguard_task *t = task(false);
@@ -325,7 +324,7 @@ static __noinline int on_data(u64 peer)
 }
 ON_ENTRY_OF(wg_timers_data_received, data, on_data)
 
-/* (table, skb): whose address is it that the packet came from? */
+/* (table, skb): the owner of the packet's source address. */
 static __noinline int on_source(u64 table, u64 skb, u64 owner)
 {
 	struct wireguard_task *t = task(false);
@@ -362,7 +361,7 @@ static __noinline int on_xmit(u64 skb, u64 dev, u64 result)
 }
 ON_EXIT_OF(wg_xmit, xmit, 2, CALL_XMIT, on_xmit)
 
-/* (table, skb): the peer of a packet that is to be sent, before it is queued. */
+/* (table, skb): the peer of a packet to send, before it is queued. */
 static __noinline int on_target(u64 table, u64 skb, u64 peer)
 {
 	struct wireguard_endpoint endpoint = {};
@@ -375,7 +374,7 @@ static __noinline int on_target(u64 table, u64 skb, u64 peer)
 		ADD(peer_packets(peer), no_endpoint, 1);
 		return 0;
 	}
-	/* wg_xmit throws the oldest away before it adds one. */
+	/* wg_xmit drops the oldest before it adds one. */
 	staged = BPF_CORE_READ(
 		(const struct sk_buff_head *)(peer + OFFSET_OF(wg_peer, staged_packet_queue)),
 		qlen);
@@ -385,7 +384,7 @@ static __noinline int on_target(u64 table, u64 skb, u64 peer)
 }
 ON_EXIT_OF(wg_allowedips_lookup_dst, lookup_target, 2, CALL_LOOKUP_TARGET, on_target)
 
-/* (queue, skb): a peer's queue of packets that wait for encryption, or are decrypted. */
+/* (queue, skb): a peer's queue of packets that wait for encryption or decryption. */
 static __noinline int on_enqueued(u64 queue, u64 message, u64 done)
 {
 	u64 cb = (u64)message + bpf_core_field_offset(struct sk_buff, cb), peer;

@@ -3,12 +3,12 @@
 #define __WIREGUARD_CALLS_BPF_H
 
 /*
- * Programs at the entry or exit of a function of the module, by either kind of hook, and what
- * has to be remembered in between.
+ * Programs at the entry or exit of a function of the module, for both kinds of hook, and the state
+ * kept in between.
  *
- * Nothing is kept per CPU between the entry of a function and its exit, which may be on
- * another CPU: it is kept by thread, and for the idle threads, which all have number 0, by
- * CPU, as only softirqs run there, which do not move.
+ * State between entry and exit is not per CPU, because the exit may run on another CPU. It is per
+ * thread; for the idle threads, which all have id 0, it is per CPU: only softirqs run there, and
+ * these do not migrate.
  */
 #include "events.bpf.h"
 #include "task_slots.bpf.h"
@@ -30,7 +30,7 @@ enum wireguard_call {
 	CALL_DESTRUCT,
 };
 
-/* Where arguments wait for the result: only for kretprobes, which are not told them. */
+/* Arguments kept for the exit: only for kretprobes, which do not get them. */
 struct wireguard_frame {
 	u32 tid;
 	u32 call; /* enum wireguard_call */
@@ -44,14 +44,14 @@ struct wireguard_arguments {
 };
 
 /*
- * A call that is begun while the thread's last one of the same function has not ended: that one's
- * arguments are lost. Either its exit comes still, as the new call interrupts it, or never, as the
- * kernel passed over it. It is counted now, and not again where its exit comes.
+ * A call that starts while the thread's last call of the same function has not ended. The arguments
+ * of that call are lost. Its exit either still comes, because the new call interrupts it, or never,
+ * because the kernel skipped it. The loss is counted now, and not again at that exit.
  */
 enum wireguard_kept {
 	KEPT,
-	KEPT_OVER, /* in the place of such a call */
-	LOST,	   /* which may end now */
+	KEPT_OVER, /* replaced the arguments of such a call */
+	LOST,	   /* lost arguments; the call may still end */
 };
 
 struct {
@@ -63,12 +63,12 @@ struct {
 
 struct wireguard_task {
 	struct task_slot slot;
-	u64 is_keepalive; /* what it sends */
+	u64 is_keepalive; /* whether it sends a keepalive */
 	u64 sends;	  /* the peer that it sends to; 0: none */
-	u64 depth;	  /* calls below that kprobes saw begin, since that for its message */
+	u64 depth;	  /* nested calls that kprobes saw start, from the one for its message on */
 	u64 dropped;	  /* whether the host dropped it below the tunnel */
-	u64 receives;	  /* the device whose datagram it looks at */
-	u64 accepts;	  /* the peer whose packet it has taken last */
+	u64 receives;	  /* the device whose datagram it handles */
+	u64 accepts;	  /* the peer whose packet it accepted last */
 };
 TASK_SLOTS(tasks, struct wireguard_task);
 

@@ -3,12 +3,11 @@
 #define __WIREGUARD_INTERFACES_BPF_H
 
 /*
- * Interfaces of WireGuard: where each one is, and what is counted of it.
+ * WireGuard interfaces: where each one is, and what is counted of it.
  *
- * An interface is known by the address of its net_device. Neither the inode of a namespace nor
- * an index in it would do: the kernel gives both to others once the namespace is gone, and an
- * interface takes neither along when it moves. The address is given to nobody else before
- * wg_destruct() has removed what is here.
+ * The key of an interface is the address of its net_device. A namespace's inode number and an
+ * interface index would not do: the kernel reuses both, and an interface that moves gets others.
+ * The address is not reused before wg_destruct() has removed the entries here.
  */
 #include "events.bpf.h"
 #include "hist.bpf.h"
@@ -21,8 +20,8 @@ MEMBER(wg_device, dev);
 #define WIREGUARD_NAME_BYTES 16 /* IFNAMSIZ */
 
 /*
- * What is counted of all that find no room, and of all in namespaces of other users that nobody
- * asked for: no interface has such an address, no peer such a number.
+ * Keys of the shared entries: for all that found no room, and for all in network namespaces of
+ * other users that userland did not ask for. No interface has such an address, no peer such an id.
  */
 #define WIREGUARD_OTHER 0ULL
 #define WIREGUARD_FOREIGN (~0ULL)
@@ -35,11 +34,11 @@ struct wireguard_place {
 	char interface[WIREGUARD_NAME_BYTES];
 	u32 netns; /* inode number */
 	u32 ifindex;
-	u32 is_down; /* a move takes it down: it may be elsewhere by now */
+	u32 is_down; /* down: it may be moved, so its place may be out of date */
 	u32 zero;
 };
 
-/* As many as peers have by default: each may be of another interface. */
+/* As many as the default for peers: each peer may be on another interface. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
@@ -48,8 +47,8 @@ struct {
 } places SEC(".maps");
 
 /*
- * Inode numbers of namespaces that have a name: userland fills it. Only those of other users are
- * looked up: who may make a namespace of his own has no say in how full the maps are.
+ * Inode numbers of named namespaces, set by userland. Looked up only for namespaces of other users:
+ * a user who can create a namespace must not be able to fill the maps.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -114,7 +113,7 @@ static __always_inline void read_place(struct wireguard_place *to, const struct 
 	bpf_core_read_str(to->interface, sizeof(to->interface), &dev->name);
 }
 
-/* Whether there is room to say where an interface is. */
+/* Whether the interface has an entry in `places`, or room for one. */
 static __noinline bool has_place(const struct net_device *dev)
 {
 	struct wireguard_interface key = {.address = (u64)dev};
@@ -126,7 +125,7 @@ static __noinline bool has_place(const struct net_device *dev)
 	return map_lookup_or_init(&places, &key, &fresh) != NULL;
 }
 
-/* Whether an interface is in a namespace of another user that nobody asked for. */
+/* Whether an interface is in a network namespace of another user that userland did not ask for. */
 static __noinline bool is_foreign(const struct net_device *dev)
 {
 	const struct net *net = BPF_CORE_READ(dev, nd_net.net);
@@ -138,7 +137,7 @@ static __noinline bool is_foreign(const struct net_device *dev)
 	return !bpf_map_lookup_elem(&asked, &inode);
 }
 
-/* Under which address something is counted that has no entry yet. */
+/* The key for something that has no entry yet. */
 static __always_inline u64 owner_of(const struct net_device *dev)
 {
 	if (!dev)
@@ -148,7 +147,7 @@ static __always_inline u64 owner_of(const struct net_device *dev)
 	return has_place(dev) ? (u64)dev : WIREGUARD_OTHER;
 }
 
-/* The entry of an owner that has none yet, or the one that it shares, which userland has made. */
+/* A new entry for an owner, or the shared one that userland created. */
 static __always_inline void *stats_of_owner(void *map, u64 owner, const void *zero)
 {
 	u64 other = WIREGUARD_OTHER;
@@ -181,14 +180,14 @@ static __noinline struct wireguard_traffic *traffic_stats(const struct net_devic
 	return stats ? stats : stats_of_owner(&traffic, owner_of(dev), &zero_traffic);
 }
 
-/* After a move too, before anything is counted there: the move has taken it down. */
+/* Also after a move, which takes the interface down, and before anything is counted there. */
 static __noinline int on_opened(u64 dev)
 {
 	struct wireguard_interface key = {.address = dev};
 	struct wireguard_place now = {};
 
 	read_place(&now, (const struct net_device *)dev);
-	/* One that is not known yet is when something is counted of it. */
+	/* An interface without an entry gets one when something is counted. */
 	bpf_map_update_elem(&places, &key, &now, BPF_EXIST);
 	return 0;
 }
@@ -206,8 +205,8 @@ static __noinline int on_stopped(u64 dev)
 ON_ENTRY_OF(wg_stop, stopped, on_stopped)
 
 /*
- * wg_destruct() stops all that counts, then calls this, and frees the net_device before it
- * returns. It is called without an interface when one could not be made.
+ * wg_destruct() stops everything that counts, then calls this function, and frees the net_device
+ * before it returns. This function is also called without an interface, after a failed creation.
  */
 static __noinline int on_destroyed(void)
 {

@@ -3,8 +3,8 @@
 #define __WIREGUARD_PEERS_BPF_H
 
 /*
- * Peers of WireGuard, and what is counted of each. The module's own types are in no vmlinux.h,
- * so pointers to them are numbers here.
+ * WireGuard peers, and what is counted of each. vmlinux.h does not have the module's types, so
+ * pointers to them are numbers here.
  */
 #include "wireguard_interfaces.bpf.h"
 
@@ -34,7 +34,7 @@ MEMBER(packet_cb, keypair);
 
 #define WIREGUARD_KEY_BYTES 32
 
-/* wg_peer.internal_id: no other peer has it until the module is loaded anew. */
+/* wg_peer.internal_id: not reused until the module is loaded again. */
 struct wireguard_id {
 	u64 id;
 };
@@ -48,7 +48,7 @@ struct wireguard_endpoint {
 
 struct wireguard_peer {
 	u8 public_key[WIREGUARD_KEY_BYTES];
-	u64 device; /* address of its interface's net_device; 0: it stands for many peers */
+	u64 device; /* address of its interface's net_device; 0: an entry shared by many peers */
 	u64 attempts;
 	u64 completed;
 	u64 no_answer;
@@ -58,8 +58,8 @@ struct wireguard_peer {
 	u64 rotations;
 	u64 roamed;
 	u64 purged;
-	u64 asked;     /* when the last initiation was sent, monotonic; 0: it was answered */
-	u64 birthdate; /* of the key in use, boot time; 0: not known, or none */
+	u64 asked;     /* time of the last initiation, monotonic; 0: answered */
+	u64 birthdate; /* of the key in use, boot time; 0: unknown, or no key */
 	struct wireguard_endpoint endpoint;
 };
 
@@ -130,7 +130,7 @@ static __always_inline u64 birthdate_of(u64 peer)
 	return birthdate;
 }
 
-/* Whether an entry is one peer's, not one that many share. */
+/* Whether an entry belongs to one peer, not to many that share it. */
 static __always_inline bool is_one(const struct wireguard_peer *stats)
 {
 	return stats->device != 0;
@@ -157,7 +157,7 @@ static __noinline struct wireguard_peer *peer_stats(u64 peer)
 	stats = bpf_map_lookup_elem(&peers, &key);
 	if (stats)
 		return stats;
-	/* What is removed is flushed once more afterwards. */
+	/* A peer is flushed once more after its removal. */
 	READ_MEMBER(is_dead, peer, wg_peer, is_dead);
 	if (is_dead)
 		return NULL;
@@ -182,7 +182,10 @@ static __noinline struct wireguard_packets *peer_packets(u64 peer)
 	stats = bpf_map_lookup_elem(&packets, &key);
 	if (stats)
 		return stats;
-	/* It says whose they are; of one that shares its entry nobody could say it here. */
+	/*
+	 * The entry in `peers` says whose packets these are. A peer without its own entry there has
+	 * none here either.
+	 */
 	p = peer_stats(peer);
 	if (!p)
 		return NULL;
@@ -191,7 +194,7 @@ static __noinline struct wireguard_packets *peer_packets(u64 peer)
 	return stats_of_owner(&packets, key.id, &zero_packets);
 }
 
-/* Adds to a member of what a look-up found, if it found something. */
+/* Add to a member of a lookup's result, if there is one. */
 #define ADD(stats, member, n)                                  \
 	do {                                                   \
 		typeof(stats) __s = (stats);                   \

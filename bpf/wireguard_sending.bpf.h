@@ -5,9 +5,9 @@
 /*
  * Messages to peers: which are sent, and which the host drops below the tunnel.
  *
- * wg_socket_send_skb_to_peer() returns success of what is dropped further down, as
- * udp_tunnel_xmit_skb() returns nothing. What it calls for the packet is ip_local_out() or
- * ip6_local_out(), whose result makes the interface count it as sent or not.
+ * wg_socket_send_skb_to_peer() returns success even if the packet is dropped further down, because
+ * udp_tunnel_xmit_skb() returns nothing. It calls ip_local_out() or ip6_local_out() for the packet.
+ * Their result decides whether the interface counts it as sent.
  */
 #include "wireguard_peers.bpf.h"
 
@@ -15,7 +15,7 @@
 
 #define USER_DATA_FLAGS 7ULL /* include/net/sock.h: SK_USER_DATA_PTRMASK */
 
-/* (peer, skb, ds): the message is read before it is gone. */
+/* (peer, skb, ds): read the message before it is freed. */
 static __noinline int on_send(u64 peer, u64 message)
 {
 	const struct sk_buff *skb = (const struct sk_buff *)message;
@@ -74,8 +74,8 @@ static __always_inline bool is_dropped(int result)
 }
 
 /*
- * The record of this thread when it sends a message by that socket. What else it sends meanwhile is
- * not by its device's socket, as the answer that the other end of a cable gives in a softirq.
+ * The record of this thread, if it is sending a message through this socket. Other packets that it
+ * sends meanwhile use another socket, such as a reply of the other end of a veth in a softirq.
  */
 static __noinline struct wireguard_task *sends_by(const struct sock *sk)
 {
@@ -92,7 +92,7 @@ static __always_inline int on_sent_below(u64 sk, int result)
 {
 	struct wireguard_task *t;
 
-	/* For each packet of the host. */
+	/* This runs for each packet of the host. */
 	if (!is_dropped(result))
 		return 0;
 	t = sends_by((const struct sock *)sk);
@@ -101,7 +101,7 @@ static __always_inline int on_sent_below(u64 sk, int result)
 	return 0;
 }
 
-/* A kretprobe is not told the socket, and a tunnel below calls the same function inside. */
+/* A kretprobe does not get the socket, and a tunnel below calls the same function nested. */
 static __noinline int on_send_below(u64 sk)
 {
 	struct wireguard_task *t = task(false);

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Does ZFS's cache (ARC) hit, what is evicted from it, how long does a read take?
+ * Does the ARC, the cache of ZFS, hit; what is evicted; how long does a read take?
  *
- * Hooks: kprobes on the empty functions at ZFS's static probe points arc__hit, arc__iohit,
- * arc__miss, arc__evict, l2arc__hit, l2arc__miss (exported, never inlined; they stand where
- * arcstats counts), on arc_access from 2.2 on, on arc_read, arc_read_done and arc_buf_access.
- * Cost: two reads of memory and an increment for each look-up; two clock reads for one that
- * passes arc_read, a hash entry for a miss.
- * Not seen: look-ups in the dbuf cache above; latency of hits that do not pass arc_read
- * (two thirds of them, blocks that are in use anyway) and of I/O hits; blocks that are in
- * their pointer (embedded), which arcstats does not count either.
+ * Hooks: kprobes on the empty functions of ZFS's static probe points arc__hit, arc__iohit,
+ * arc__miss, arc__evict, l2arc__hit and l2arc__miss (exported, never inlined, called where arcstats
+ * counts); on arc_access from 2.2 on; on arc_read, arc_read_done and arc_buf_access.
+ * Cost: two memory reads and an increment for each lookup; two clock reads for a lookup that passes
+ * arc_read; a hash entry for a miss.
+ * Not seen: lookups in the dbuf cache above the ARC; latency of hits that do not pass arc_read (two
+ * thirds of them: blocks already in use) and of I/O hits; embedded blocks (stored in their block
+ * pointer), which arcstats does not count either.
  *
- * arc_read()'s return value says nothing: it is 0 for misses too.
+ * arc_read()'s return value is of no use: it is 0 for misses too.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

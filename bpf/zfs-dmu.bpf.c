@@ -2,14 +2,14 @@
 /*
  * Which dataset reads and writes, how much?
  *
- * Hooks: kprobes on dataset_kstats_update_read_kstats and _write_kstats, which ZFS calls
- * once for each read(2), write(2), page fault and volume request with the bytes moved,
- * whichever of the DMU's many entries served it (dmu_read, dmu_read_uio, dmu_assign_arcbuf,
- * direct I/O). The DMU's own functions also see copies for the intent log and block
- * cloning, which moves no data, and count a request once for each record.
- * Cost: three reads of memory and a hash look-up for each request.
- * Not seen: zfs send and receive, snapshots, datasets that are not mounted; with ZFS 2.0
- * mapped files. That is what the kernel's own numbers (kstat objset-ID) do not have either.
+ * Hooks: kprobes on dataset_kstats_update_read_kstats and _write_kstats. ZFS calls them once for
+ * each read(2), write(2), page fault and volume request with the bytes moved, whichever DMU entry
+ * point served it (dmu_read, dmu_read_uio, dmu_assign_arcbuf, direct I/O). The DMU functions
+ * themselves also see copies for the intent log and block cloning, which moves no data, and count a
+ * request once for each record.
+ * Cost: three memory reads and a hash lookup for each request.
+ * Not seen: zfs send and receive, snapshots, unmounted datasets; with ZFS 2.0 mapped files. The
+ * kernel's own counters (kstat objset-ID) do not include these either.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

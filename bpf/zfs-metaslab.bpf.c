@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * How long does allocating space in a pool take, how often does it fail; how full is it.
+ * How long does allocating space in a pool take, how often does it fail, how full is the pool?
  *
- * Hooks: kprobe and kretprobe on metaslab_alloc_range (2.4), else metaslab_alloc; a
- * kprobe on the empty function at txg__synced for the fill of the pool.
- * Cost: one kprobe, one kretprobe and a hash look-up for each allocation, which is one for
- * each block written.
- * Failures: ENOSPC of the log classes is normal without a log device: each block of the
- * intent log tries them first. Only that of class "normal" is one: the block is then made
- * of smaller ones (ganged), or the write fails.
+ * Hooks: kprobe and kretprobe on metaslab_alloc_range (2.4) or metaslab_alloc; a kprobe on the
+ * empty function of txg__synced for the space used in the pool. Cost: one kprobe, one kretprobe and
+ * a hash lookup for each allocation, that is for each block written. Failures: ENOSPC of the log
+ * classes is normal without a log device, because each block of the intent log tries them first.
+ * Only ENOSPC of class "normal" is a failure: then the block is split into smaller ones (ganged),
+ * or the write fails.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

@@ -2,13 +2,13 @@
 /*
  * How long do transaction groups take, per pool and phase; dirty data and delayed writers.
  *
- * Hooks: kprobes on the empty functions at ZFS's static probe points: txg__opened,
- * _quiescing, _quiesced, _syncing, _synced (dsl_pool, txg) and delay__mintime (dmu_tx,
- * dirty, ns), exported and never inlined in 2.0 to 2.4. A pool's name needs no layout.
- * Cost: five hash look-ups for each transaction group, of which a pool has one in 5 s.
- * Not seen: groups that were open when it started, except for the phases that begin later.
- * The phases are those of /proc/spl/kstat/zfs/POOL/txgs; sync includes what ZFS does for
- * that very table (two walks over the vdevs' statistics).
+ * Hooks: kprobes on the empty functions of ZFS's static probe points txg__opened, _quiescing,
+ * _quiesced, _syncing, _synced (dsl_pool, txg) and delay__mintime (dmu_tx, dirty, ns); exported and
+ * never inlined in 2.0 to 2.4. The name of a pool needs no layout.
+ * Cost: five hash lookups for each transaction group; a pool has one every 5 s.
+ * Not seen: phases that began before attaching.
+ * The phases are those of /proc/spl/kstat/zfs/POOL/txgs. sync includes the work of ZFS for that
+ * table itself (two walks over the vdev statistics).
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * How long do ZIOs take, by type and device? How goes the scrub?
+ * How long do ZIOs take, by type and device? How far is the scrub?
  *
- * Hooks: kprobes on zio_wait and zio_nowait (the start of every ZIO), vdev_stat_update
- * (once for each that is done), zio_destroy (cleans up those that are not),
- * zfs_ereport_post_checksum (each bad column of a raidz or dRAID, whose ZIOs have no
- * checksum of their own),
- * dsl_scan_scrub_done (each block scrubbed) and the empty function at txg__synced (state of
- * the scan).
- * Cost: a hash insert, look-up and delete for each logical ZIO, flush and trim; those of
- * devices, of which a block has a few, bring their time along.
- * Not seen: ZIOs of type null, which only wait for others; ZIOs of a mirror or raidz, which
- * are neither logical nor at a device; plain frees, which make no ZIO.
+ * Hooks: kprobes on zio_wait and zio_nowait (start of every ZIO), vdev_stat_update (once for each
+ * completed ZIO), zio_destroy (removes the rest), zfs_ereport_post_checksum (each bad column of a
+ * raidz or dRAID, whose ZIOs have no checksum of their own), dsl_scan_scrub_done (each block
+ * scrubbed) and the empty function of txg__synced (state of the scan).
+ * Cost: a hash insert, lookup and delete for each logical ZIO, flush and trim. Device ZIOs, of
+ * which a block has a few, carry their time with them. Not seen: ZIOs of type null, which only wait
+ * for others; ZIOs of a mirror or raidz, which are neither logical nor at a device; plain frees,
+ * which make no ZIO.
  *
- * zio_execute is no start (a ZIO passes it many times or never) and zio_done no end (it
- * returns early while children are outstanding, and comes again).
+ * zio_execute cannot serve as start: a ZIO passes it many times or never. zio_done cannot serve as
+ * end: it returns early while children are outstanding, and is called again.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

@@ -3,15 +3,15 @@
 #define __ZFS_BPF_H
 
 /*
- * ZFS's module: its own types are in no vmlinux.h, so pointers to them are numbers here,
- * and members are read by MEMBER() and READ_MEMBER().
+ * The ZFS module. vmlinux.h does not have its types, so pointers to them are numbers here and
+ * members are read with MEMBER() and READ_MEMBER().
  *
- * Probes are kprobes: a module keeps being unloadable with these on it, which with fentry
- * and kprobe.multi (a reference on the module) it would not.
+ * All probes are kprobes: a module can be unloaded while these are attached. fentry and
+ * kprobe.multi hold a reference on the module.
  */
 #include "offsets.bpf.h"
 
-/* A pool's name in a key, cut if it is longer; ZFS allows 255. */
+/* A pool's name in a key, truncated if longer; ZFS allows 255 bytes. */
 #define ZFS_POOL_BYTES 64
 
 /* struct spa begins with spa_name, struct dsl_pool with dp_spa: in all of 2.0 to 2.4. */

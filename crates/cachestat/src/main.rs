@@ -15,7 +15,7 @@ common::skeleton!();
 /// In the order of `enum cachestat_content`.
 const CONTENTS: &[&str] = &["file", "metadata"];
 
-/// The flag of a folio of several pages.
+/// The flag of a large folio.
 const HEAD: &str = "PG_head";
 
 #[derive(Default)]
@@ -30,13 +30,16 @@ impl Exporter for Cachestat {
             .counter(
                 "ebpf_page_cache_hits_total",
                 "hits",
-                "Look-ups in the page cache that found their page: pages of reads, and faults on mapped files.",
+                "Page cache lookups that found the page cached. One lookup is one page of a buffered read, \
+                 or one page fault on a mapped file; reads of tmpfs, O_DIRECT and access to pages already \
+                 mapped are not counted.",
             )
             .counter(
                 "ebpf_page_cache_misses_total",
                 "misses",
-                "Look-ups of pages that had to be read for it, also when readahead had just read them; \
-                 hits and misses are all look-ups.",
+                "Page cache lookups of a page that had to be read in, by the lookup itself or by readahead \
+                 just before it. Readahead pages that nobody looks up are not counted; hits plus misses \
+                 are all lookups.",
             );
         Spec::new("cachestat", 9106, "does the page cache hit?")
             .events(&[
@@ -63,18 +66,21 @@ impl Exporter for Cachestat {
             .map(pages("adds").counter(
                 "ebpf_page_cache_adds_total",
                 "pages",
-                "Pages added to the page cache, for reading and for writing; metadata: of a block device.",
+                "Pages added to the page cache, for reads (readahead included) and for writes. content=\"metadata\" are \
+                 pages of a block device, content=\"file\" all others.",
             ))
             .map(pages("dirties").counter(
                 "ebpf_page_cache_dirties_total",
                 "pages",
-                "Pages that were clean and became dirty; metadata: of a block device.",
+                "Clean pages in the page cache that became dirty. Another write to a page that is already \
+                 dirty is not counted; content=\"metadata\" are pages of a block device.",
             ))
             .ratio(
                 "ebpf_page_cache_hit_ratio",
                 "ebpf_page_cache_hits_total",
                 "ebpf_page_cache_misses_total",
-                "Share of hits in the look-ups of the last 60 seconds; absent when nothing was looked up.",
+                "Page cache hits divided by lookups over the last 60 seconds, independent of scrape times. \
+                 Absent when there was no lookup.",
             )
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Map contents that a test makes up: what golden tests render instead of a kernel's.
+//! Map contents for tests: golden tests render these instead of a kernel's maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,7 +37,7 @@ impl Fixture {
         Self { layouts, maps: BTreeMap::new() }
     }
 
-    /// The bytes of a key that is given by its members.
+    /// The bytes of a key, from its members.
     ///
     /// # Errors
     /// When there is no such map or member, or contents do not fit.
@@ -45,8 +45,8 @@ impl Fixture {
         self.layouts.get(map).with_context(|| format!("no map `{map}`"))?.key.bytes(members)
     }
 
-    /// Sets members of the value under a key that is given by its members; what is not
-    /// named is zero, or stays as it was.
+    /// Sets members of the value under a key, which is given by its members. Members that are not
+    /// named are zero, or keep their value.
     ///
     /// # Errors
     /// When a map or member is not in the object, or contents do not fit.
@@ -63,7 +63,7 @@ impl Fixture {
         Ok(self)
     }
 
-    /// An entry as it lies in the kernel.
+    /// An entry with the bytes that the kernel would have.
     pub fn insert(&mut self, map: &str, key: Vec<u8>, value: Vec<u8>) {
         self.maps.entry(map.to_owned()).or_default().insert(key, value);
     }
@@ -85,8 +85,8 @@ impl MapSource for Fixture {
     }
 }
 
-/// What exporter `E` would expose with these flags and the map contents that `fill` makes
-/// up: its own metrics, as text. Needs no kernel and no privileges.
+/// The metrics that exporter `E` exports with these flags and the map contents that `fill` sets, as
+/// text and without self metrics. Needs no kernel and no privileges.
 ///
 /// # Errors
 /// When `fill` fails, or the spec names something that the object does not have.
@@ -97,7 +97,7 @@ pub fn render<E: Exporter>(
     render_named::<E>(flags, |fixture| fill(fixture).map(|()| Rosters::new()))
 }
 
-/// As [`render`]; `fill` also says who the entries are.
+/// Like [`render`], but `fill` also returns the labels of entries.
 ///
 /// # Errors
 /// As there.
@@ -136,8 +136,8 @@ fn add_ratios(spec: &Spec, families: &mut Families) {
     }
 }
 
-/// Compares what exporter `E` shows and its manual page with the files in `tests/golden` of
-/// its crate, which are written anew when the environment has `UPDATE_GOLDEN`.
+/// Compares the metrics of exporter `E` and its manual page with the files in `tests/golden` of its
+/// crate. Rewrites these files if `UPDATE_GOLDEN` is set in the environment.
 ///
 /// # Errors
 /// When they differ, which names the first line that does, or when what has each event once
@@ -149,16 +149,16 @@ pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     let has = |kind: &str, name: &str| metrics.contains(&format!("# TYPE {name} {kind}\n"));
     let lacks = |name: &&Text| !has("counter", name) && !has("histogram", name);
     if let Some(name) = spec.events.iter().find(lacks) {
-        bail!("{name}, which has events once, is no counter or histogram");
+        bail!("{name} is listed in Spec::events and is neither a counter nor a histogram");
     }
     if spec.events.is_empty() {
-        bail!("{} does not say which metrics have each event once: see Spec::events", spec.name);
+        bail!("{} lists no metrics in Spec::events", spec.name);
     }
     same(&folder.join(format!("ebpf-{}-exporter.8", spec.name)), &manual::<E>(&spec)?)
 }
 
-/// Compares what exporter `E` shows without eBPF with the file `tests/golden/fallback.prom`,
-/// as [`golden`]; and with what it shows otherwise: it is the same families, or some of them.
+/// Compares the metrics of exporter `E` without eBPF with the file `tests/golden/fallback.prom`, as
+/// [`golden`] does, and with its metrics with eBPF: they must be a subset with the same help.
 ///
 /// # Errors
 /// When they differ, or there is a family that is not shown otherwise.
@@ -170,19 +170,19 @@ pub fn golden_fallback<E: Exporter>(crate_folder: &str, mut families: Families) 
     let metrics = fs::read_to_string(folder.join("metrics.prom"))?;
     let known: BTreeSet<&str> = metrics.lines().filter(|line| line.starts_with("# ")).collect();
     match text.lines().find(|line| line.starts_with("# ") && !known.contains(line)) {
-        Some(line) => bail!("not as in metrics.prom: {line}"),
+        Some(line) => bail!("differs from metrics.prom: {line}"),
         None => Ok(()),
     }
 }
 
-/// The manual page, without version or date: those are the package's.
+/// The manual page, without version and date, which the package adds.
 fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
     let mut page = Vec::new();
     let command = cli::command::<E::Flags>(spec).after_help("");
     let manual =
         clap_mangen::Man::new(command).section("8").source("ebpf-exporters").manual("System Administration");
     manual.render(&mut page).context("failed to write a manual page")?;
-    let mut page = String::from_utf8(page).context("a manual page that is no text")?;
+    let mut page = String::from_utf8(page).context("a manual page that is not UTF-8")?;
     page += &format!(
         ".SH FILES\n.TP\n/etc/default/ebpf\\-{name}\\-exporter\n\
          Read by the unit: ARGS=\\-\\-log.level=debug adds flags.\n\
@@ -192,7 +192,7 @@ fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
          A number that the ports of all exporters count from instead of 9100, where no address is given: with\n\
          {example} this one listens on port {moved}. Units read it from /etc/default/ebpf\\-exporters.\n\
          .SH EXIT STATUS\n0: good. 1: cannot run here; the last message says why and what to do. 2: wrong usage.\n\
-         .SH SEE ALSO\nThe exporter listens on port {port} unless told otherwise. What it shows is described in\n\
+         .SH SEE ALSO\nThe exporter listens on port {port} by default. Its metrics are described in\n\
          /usr/share/doc/ebpf\\-exporters/METRICS.md; alerts, scrape jobs and a dashboard are in\n\
          /usr/share/ebpf\\-exporters.\n",
         name = spec.name.replace('-', "\\-"),
@@ -213,7 +213,7 @@ fn same(path: &Path, text: &str) -> Result<()> {
     let (got, want) = (lines(text), lines(&expected));
     if let Some(at) = (0..got.len().max(want.len())).find(|at| got.get(*at) != want.get(*at)) {
         bail!(
-            "{}:{}: expected {:?}, got {:?}; UPDATE_GOLDEN=1 writes it anew",
+            "{}:{}: expected {:?}, got {:?}; UPDATE_GOLDEN=1 rewrites the file",
             path.display(),
             at + 1,
             want.get(at),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an exporter is, as data: a built-in one states it in code, one that is
+//! The specification of an exporter, as data. A built-in exporter states it in code; one that is
 //! loaded at run time may read it from a file.
 //!
-//! Members are named as in the BPF object's C: the engine finds their offsets in
-//! the object's own BTF, so that no struct is written twice.
+//! Members have the names of the BPF object's C code. The engine finds their offsets in the
+//! object's own BTF, so that no struct is written twice.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use caps::Capability;
 
 use crate::exposition::hist::Unit;
 
-/// Text that is mostly known when compiling.
+/// A string, mostly a static one.
 pub type Text = Cow<'static, str>;
 
 /// An exporter.
@@ -24,97 +24,96 @@ pub struct Spec {
     pub port: u16,
     /// The question it answers, for `--help` and the landing page.
     pub summary: Text,
-    /// The kernel module without which there is nothing to attach to: the exporter waits
-    /// for it.
+    /// The kernel module that the probes attach to. The exporter waits until it is loaded.
     pub module: Option<Text>,
-    /// Capabilities that it needs for as long as it runs.
+    /// Capabilities that it needs while it runs.
     pub keeps: Vec<Capability>,
-    /// What is attached.
+    /// Probes to attach.
     pub probes: Vec<Probe>,
-    /// What is read.
+    /// Maps to read.
     pub maps: Vec<MapSpec>,
-    /// Kernel enumerators whose values [`crate::kernel::facts::Facts`] shall hold.
+    /// Kernel enumerators to look up for [`crate::kernel::facts::Facts`].
     pub enumerators: Vec<Text>,
-    /// What a program's hook must be like for the program to fit, by program.
+    /// Required shape of a program's hook, by program.
     pub shapes: BTreeMap<Text, Shape>,
-    /// Gauges made of two counters.
+    /// Ratios of two counters.
     pub ratios: Vec<Ratio>,
-    /// Families of which only the greatest series are shown.
+    /// Families that show only their largest series.
     pub tops: Vec<Top>,
-    /// Counters and histograms, full names, that have each event once: what lost ones are
-    /// compared with.
+    /// Full names of the counters and histograms that together count each event once. Lost events
+    /// are compared with their sum.
     pub events: Vec<Text>,
 }
 
-/// A gauge: the share of one counter in the sum of two, over the last
-/// [`crate::read::ratio::WINDOW`] whoever scrapes; absent when neither grew.
+/// Ratio of one counter to the sum of two over the last [`crate::read::ratio::WINDOW`], independent
+/// of scrape times. Absent if neither counter grew.
 #[derive(Clone, Debug)]
 pub struct Ratio {
     /// Full name.
     pub name: Text,
     /// One sentence.
     pub help: Text,
-    /// The counter whose share it is, such as hits.
+    /// The numerator, such as hits.
     pub part: Text,
-    /// The other counter, such as misses.
+    /// The counter that is added for the denominator, such as misses.
     pub rest: Text,
 }
 
-/// A family whose small series are added up under [`crate::read::decode::OTHER`].
+/// A family whose smaller series are added up under [`crate::read::decode::OTHER`].
 #[derive(Clone, Debug)]
 pub struct Top {
     /// Full name of a family with one label.
     pub family: Text,
-    /// How many series of each scrape have a place of their own.
+    /// Number of series that a scrape shows separately.
     pub n: usize,
 }
 
-/// A demand on a function or tracepoint.
+/// A required property of a function or tracepoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// It has so many arguments.
+    /// Number of arguments.
     Arguments(usize),
-    /// It returns something, or nothing.
+    /// Whether it returns a value.
     Returns(bool),
-    /// Its first argument is a pointer to that struct.
+    /// The first argument is a pointer to this struct.
     First(Text),
 }
 
-/// One question to the kernel, and the programs that can ask it, best first.
+/// One source of events, and the programs that can observe it, best first.
 #[derive(Clone, Debug)]
 pub struct Probe {
     /// Name in `--check` and messages: the kernel's name of the hook.
     pub name: Text,
-    /// Candidates; the first that the kernel takes is used. Each is a set of programs
-    /// that are attached together, such as those at a function's entry and exit.
+    /// Candidates; the first that the kernel accepts is used. Each is a set of programs that are
+    /// attached together, such as those at the entry and exit of a function.
     pub candidates: Vec<Vec<Text>>,
-    /// What the exporter itself has to be let see; programs' hooks say that by themselves.
+    /// What the exporter itself must be able to see. Programs state this by their hooks.
     pub view: Option<View>,
-    /// What it means when none can be used.
+    /// What to do if no candidate can be used.
     pub need: Need,
 }
 
-/// What of a machine may be hidden from a process.
+/// What may be hidden from a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum View {
-    /// Tasks, over which iterators walk.
+    /// Tasks, as iterators walk them.
     Tasks,
     /// Processes, as /proc shows them.
     Processes,
 }
 
-/// What the lack of a probe means.
+/// Whether an exporter can do without a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Nothing true can be said without it: the exporter does not start.
+    /// The exporter does not start without it.
     Required,
-    /// What the probe feeds is not exported; the rest is.
+    /// Its metrics are not exported without it.
     Optional {
-        /// Maps that would be wrong without this probe, or members of their values
-        /// (`MAP.MEMBER`); none when it adds what most do not use.
+        /// Maps, or members of their values (`MAP.MEMBER`), that would be wrong without this probe.
+        /// Empty if it adds something that most machines do not use.
         feeds: Vec<Text>,
     },
-    /// For kernels that have it; others do the same in another way, which is seen anyway.
+    /// For kernels that have this hook. On others, another probe sees the same events.
     WherePresent,
 }
 
@@ -125,39 +124,39 @@ pub struct MapSpec {
     pub map: Text,
     /// Whether `--max-series` sets its size.
     pub bounded: bool,
-    /// Whether entries that are zero throughout are left out.
+    /// Whether to leave out entries that are all zero.
     pub sparse: bool,
-    /// Whether the exporter knows who its entries are: see [`crate::read::roster`].
+    /// Whether the exporter supplies the labels of its entries: see [`crate::read::roster`].
     pub named: bool,
-    /// Labels of every metric below, from members of the key.
+    /// Labels of all metrics of the map, from members of the key.
     pub labels: Vec<Label>,
     /// Metrics from members of the value.
     pub metrics: Vec<Metric>,
 }
 
-/// A label and where in the key it comes from.
+/// A label, and the member that it is decoded from.
 #[derive(Clone, Debug)]
 pub struct Label {
     /// Label name.
     pub name: Text,
-    /// Where it is.
+    /// Key or value.
     pub side: Side,
     /// Member of that struct.
     pub member: Text,
-    /// How its bytes become a value.
+    /// How to decode it.
     pub decode: Decode,
 }
 
-/// A half of a map's entry.
+/// Key or value of a map entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// The key.
     Key,
-    /// The value; not of a per-CPU map, whose values are added up.
+    /// The value. Not for a per-CPU map, whose values are added up.
     Value,
 }
 
-/// How the bytes of a member become a label value.
+/// How to decode the bytes of a member into a label value.
 #[derive(Clone, Debug)]
 pub enum Decode {
     /// Bytes up to the first NUL.
@@ -166,17 +165,17 @@ pub enum Decode {
     Number,
     /// An unsigned number that indexes these words; others become `unknown:N`.
     Words(Vec<Text>),
-    /// A system call's slot, see `bpf/syscall.bpf.h`: its name, or `sys_N`.
+    /// The slot of a syscall, see `bpf/syscall.bpf.c`: its name, or `sys_N`.
     Syscall,
     /// The same slot: `native` or `compat`.
     SyscallAbi,
     /// An error number, positive: `ENOENT`.
     Errno,
-    /// As [`Decode::Errno`], with other names for some.
+    /// Like [`Decode::Errno`], with other names for some numbers.
     ErrnoOr(Vec<(u32, Text)>),
-    /// The id of a control group: its path.
+    /// A cgroup id, shown as its path.
     Cgroup,
-    /// Sixteen bytes: an IPv6 address, or an IPv4 one mapped into it.
+    /// Sixteen bytes: an IPv6 address, or an IPv4-mapped one.
     Address,
 }
 
@@ -185,9 +184,9 @@ pub enum Decode {
 pub struct Metric {
     /// Full name, with unit and `_total`.
     pub name: Text,
-    /// One sentence: what is counted, and what is not.
+    /// What one increment means, and when it is not incremented.
     pub help: Text,
-    /// Labels that are the same in every series, beside those of the map.
+    /// Constant labels, in addition to those of the map.
     pub labels: Vec<(Text, Text)>,
     /// Type and origin.
     pub kind: Kind,
@@ -200,20 +199,20 @@ pub enum Kind {
     Counter(Text),
     /// A member that only grows, in nanoseconds; shown in seconds.
     Seconds(Text),
-    /// A member that is what it is now; not of a per-CPU map, whose values are added up.
+    /// A member that holds the current value. Not for a per-CPU map, whose values are added up.
     Gauge(Text),
-    /// A gauge: how many entries have a member other than zero. Without a member none
-    /// do, which makes a series that another map adds to start at 0.
+    /// A gauge: the number of entries in which a member is not zero. Without a member the number is
+    /// 0: so a series that another map adds to starts at 0.
     Tally(Option<Text>),
     /// A member that is a `struct hist`.
     Histogram(Text, Unit),
-    /// A histogram of small whole numbers: element N of an array counts the value N, the
-    /// last one also all that is greater.
+    /// A histogram of small integers: element N of an array counts the value N; the last element
+    /// also counts all larger values.
     Steps(Text),
 }
 
 impl Kind {
-    /// The member of the value that it is made of.
+    /// The member that the metric is read from.
     pub fn member(&self) -> Option<&str> {
         match self {
             Self::Counter(member)
@@ -232,21 +231,21 @@ impl Spec {
         Self { name: name.into(), port, summary: summary.into(), ..Self::default() }
     }
 
-    /// Waits for a kernel module, see [`Spec::module`].
+    /// Sets the kernel module to wait for, see [`Spec::module`].
     #[must_use]
     pub fn of_module(mut self, module: &'static str) -> Self {
         self.module = Some(module.into());
         self
     }
 
-    /// Keeps a capability that is needed at every scrape.
+    /// Adds a capability that is needed at every scrape.
     #[must_use]
     pub fn keep(mut self, capability: Capability) -> Self {
         self.keeps.push(capability);
         self
     }
 
-    /// Adds a probe that must be there. Programs of one candidate are joined by `+`.
+    /// Adds a required probe. Programs of one candidate are joined by `+`.
     #[must_use]
     pub fn required(self, name: &'static str, programs: &[&'static str]) -> Self {
         self.probe(name, programs, Need::Required)
@@ -270,7 +269,7 @@ impl Spec {
         self
     }
 
-    /// Adds something that the exporter looks at without a program, and that may be hidden from it.
+    /// Adds something that the exporter reads without a program, and that may be hidden from it.
     #[must_use]
     pub fn sees(mut self, name: &'static str, view: View) -> Self {
         let need = Need::Optional { feeds: Vec::new() };
@@ -278,7 +277,7 @@ impl Spec {
         self
     }
 
-    /// Lets `program` be used only where its hook has that shape.
+    /// Uses `program` only if its hook has that shape.
     #[must_use]
     pub fn shape(mut self, program: &'static str, shape: Shape) -> Self {
         self.shapes.insert(program.into(), shape);
@@ -299,14 +298,14 @@ impl Spec {
         self
     }
 
-    /// Shows only the `n` greatest series of a family: see [`Top`].
+    /// Shows only the `n` largest series of a family: see [`Top`].
     #[must_use]
     pub fn top(mut self, family: &'static str, n: usize) -> Self {
         self.tops.push(Top { family: family.into(), n });
         self
     }
 
-    /// Names the families that have each event once, see [`Spec::events`].
+    /// Sets the families that count each event once, see [`Spec::events`].
     #[must_use]
     pub fn events(mut self, families: &[&'static str]) -> Self {
         self.events.extend(families.iter().map(|&family| Text::from(family)));
@@ -341,8 +340,7 @@ impl MapSpec {
         }
     }
 
-    /// Leaves out entries that are zero throughout, as of an array with a place for
-    /// everything that could be.
+    /// Leaves out entries that are all zero, as in an array with a slot for every possible value.
     #[must_use]
     pub fn sparse(mut self) -> Self {
         self.sparse = true;
@@ -469,7 +467,7 @@ impl MapSpec {
 }
 
 impl Decode {
-    /// [`Decode::Words`] of words known when compiling.
+    /// [`Decode::Words`] of static words.
     pub fn words(words: &[&'static str]) -> Self {
         Self::Words(texts(words))
     }

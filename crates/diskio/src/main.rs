@@ -13,8 +13,7 @@ use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::facts::Facts;
 use common::process::exporter::{Exporter, OpenOf};
 use common::read::decode::OTHER;
-use common::read::engine::Reader;
-use common::read::live::Live;
+use common::read::{engine::Reader, live::Live};
 use common::spec::{Decode, MapSpec, Side, Spec};
 use sysfs::Disk;
 
@@ -26,7 +25,7 @@ const OPERATIONS: &[&str] = &["read", "write", "flush", "discard", "other"];
 /// In-flight entries: enough for a small machine, and 5 MB at most.
 const START_ENTRIES: std::ops::RangeInclusive<u32> = 4096..=65536;
 
-/// What only the bio hooks feed.
+/// Maps that only the bio hooks feed.
 const BIO_MAPS: &[&str] = &["bio_stats", "bio_start"];
 
 #[derive(Default)]
@@ -42,14 +41,13 @@ impl Exporter for Diskio {
                 "ebpf_disk_io_queue_seconds",
                 "queue",
                 Unit::Seconds,
-                "Time from insertion into the I/O scheduler to the last issue to the device; 0 for a request \
-                 that is issued directly. Devices that take bios (dm, md, ...) have no such moment.",
+                "Time from insertion into the I/O scheduler to the last issue to the device; 0 for a request that bypasses the scheduler. Absent for bio-based devices (dm, md, ...), which have no issue step.",
             )
             .histogram(
                 "ebpf_disk_io_service_seconds",
                 "service",
                 Unit::Seconds,
-                "Time from the last issue to the device to completion. Not for devices that take bios.",
+                "Time from the last issue to the device to completion. Absent for bio-based devices (dm, md, ...).",
             );
         Spec::new("diskio", 9101, "how long do block I/Os take, per device and operation?")
             .events(&["ebpf_disk_io_latency_microseconds"])
@@ -116,18 +114,18 @@ impl Exporter for Diskio {
     }
 }
 
-/// What no map tells: where numbers come from, and what devices are called.
+/// Metrics that no map has: the source of the numbers, and names of devices.
 fn describe(disks: &[Disk], source: &str, families: &mut Families) {
     families.gauge(
         "ebpf_diskio_exporter_info",
-        "Always 1; the version, and where the numbers come from.",
+        "Always 1. The labels give the exporter's version and the source of its numbers.",
         Labels::of(&[("version", env!("CARGO_PKG_VERSION")), ("source", source)]),
         Value::Integer(1),
     );
     for disk in disks {
         families.gauge(
             "ebpf_disk_device_info",
-            "Always 1; what else a block device is called.",
+            "Always 1. The labels give other names of a block device: major:minor number, device mapper name and UUID, model.",
             Labels::of(&[
                 ("device", &disk.name),
                 ("number", &disk.number),
@@ -141,10 +139,9 @@ fn describe(disks: &[Disk], source: &str, families: &mut Families) {
 }
 
 const BYTES: &str = "ebpf_disk_io_bytes_total";
-const BYTES_HELP: &str = "Bytes that were read, written or discarded, also by requests that failed in the end. Zeroes that a \
-     disk writes by itself (write-zeroes) and secure erase are written.";
+const BYTES_HELP: &str = "Bytes of block I/O by operation, those of requests that finally failed included. Write-zeroes and secure erase count as write.";
 
-/// What the kernel counts of a disk itself; nothing of one that is not used.
+/// The kernel's own counters of a disk; none for a disk of size 0.
 fn moved(disk: &Disk, bytes: Option<[u64; 3]>, families: &mut Families) {
     for (operation, bytes) in ["read", "write", "discard"].into_iter().zip(bytes.into_iter().flatten()) {
         if disk.size > 0 {
@@ -154,7 +151,7 @@ fn moved(disk: &Disk, bytes: Option<[u64; 3]>, families: &mut Families) {
     }
 }
 
-/// The metrics that devices of both kinds have.
+/// Metrics of both request-based and bio-based devices.
 fn per_disk(map: &'static str) -> MapSpec {
     MapSpec::new(map)
         .bounded()
@@ -164,21 +161,26 @@ fn per_disk(map: &'static str) -> MapSpec {
             "ebpf_disk_io_latency_microseconds",
             "latency",
             Unit::Microseconds,
-            "Time from insertion into the I/O scheduler, or from issue where a request is issued directly, to \
-             completion. A request that is requeued or completes in parts counts once, a merged one with the \
-             one it was merged into; an empty flush counts as flush only. A bio of a stacked device (dm, md) \
-             counts once, however many I/Os the device splits it into and /proc/diskstats counts. Write-zeroes \
-             and secure erase count as write, zone management as other.",
+            "Time of a block I/O from insertion into the I/O scheduler, or from issue if it bypasses the \
+             scheduler, to completion. A request that is requeued or completes in parts counts once; a \
+             merged request counts with the one it was merged into; an empty flush counts as flush only. \
+             On bio-based devices (dm, md) a bio counts once, while /proc/diskstats counts every I/O it \
+             is split into. Write-zeroes and secure erase count as write, zone management as other. \
+             Passthrough commands are not counted.",
         )
         .counter(BYTES, "bytes", BYTES_HELP)
-        .counter("ebpf_disk_io_errors_total", "errors", "I/Os that ended with an error.")
+        .counter(
+            "ebpf_disk_io_errors_total",
+            "errors",
+            "Block I/Os that completed with an error. Passthrough commands are not counted.",
+        )
         .tally(IN_FLIGHT, None, IN_FLIGHT_HELP)
 }
 
 const IN_FLIGHT: &str = "ebpf_disk_io_inflight";
-const IN_FLIGHT_HELP: &str = "I/Os that were issued and have not completed.";
+const IN_FLIGHT_HELP: &str = "Block I/Os issued to the device and not yet completed; on bio-based devices (dm, md), bios submitted and not yet completed. Requests that still wait in the I/O scheduler are not counted.";
 
-/// Entries that are in flight, added to the zeros of [`per_disk`].
+/// I/Os in flight, added to the zeros of [`per_disk`].
 fn in_flight(map: &'static str, since: &'static str) -> MapSpec {
     MapSpec::new(map)
         .label_from(Side::Value, "device", "key.disk", Decode::Text)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Block devices as `/sys/block` tells of them.
+//! Block devices in `/sys/block`.
 
 use std::fs;
 use std::path::Path;
@@ -13,17 +13,17 @@ pub struct Disk {
     pub number: String,
     /// Size in sectors; 0 for an unused loop device or an empty drive.
     pub size: u64,
-    /// Whether its driver takes requests; else bios.
+    /// Whether its driver is request-based, not bio-based.
     pub takes_requests: bool,
     /// Name of a device mapper device, or empty.
     pub dm_name: String,
     /// UUID of a device mapper device, or empty.
     pub dm_uuid: String,
-    /// What the drive says of itself, or empty.
+    /// Model name that the drive reports, or empty.
     pub model: String,
 }
 
-/// All disks; none where sysfs is not mounted.
+/// All disks; none if sysfs is not mounted.
 pub fn disks() -> Vec<Disk> {
     disks_in(Path::new("/sys/block"))
 }
@@ -49,22 +49,21 @@ fn disks_in(folder: &Path) -> Vec<Disk> {
     disks
 }
 
-/// Bytes read, written and discarded since the disk came, as in /proc/diskstats
-/// (Documentation/admin-guide/iostats.rst); none of a disk that is gone.
+/// Bytes read, written and discarded since the disk appeared, as in /proc/diskstats
+/// (Documentation/admin-guide/iostats.rst); None if the disk is gone.
 pub fn bytes(disk: &Disk) -> Option<[u64; 3]> {
     let folder = Path::new("/sys/block").join(disk.name.replace('/', "!"));
     bytes_of(&line(&folder.join("stat")))
 }
 
-/// In sectors of 512 bytes, whatever the disk's own are. Kernels before 4.18 say nothing of
-/// discards.
+/// Counted in sectors of 512 bytes, whatever the disk's sector size. Kernels before 4.18 do not
+/// report discards.
 fn bytes_of(stat: &str) -> Option<[u64; 3]> {
     let fields: Vec<u64> = stat.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
     Some([2, 6, 13].map(|at| fields.get(at).copied().unwrap_or_default() * 512)).filter(|_| fields.len() > 6)
 }
 
-/// How many requests the present disks have: tags of each hardware queue, and the
-/// scheduler's own.
+/// Number of requests of all disks: tags of each hardware queue, and those of the scheduler.
 pub fn requests() -> u32 {
     requests_in(Path::new("/sys/block"))
 }
@@ -82,7 +81,7 @@ fn requests_in(folder: &Path) -> u32 {
     requests
 }
 
-/// The trimmed contents of a file; empty where it is not.
+/// The trimmed contents of a file; empty if it does not exist.
 fn line(path: &Path) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long do name look-ups take, how many fail?
+//! How long do DNS lookups take, how many fail?
 //!
 //! Hooks, cost and what is not seen: `bpf/dns.bpf.c`.
 
@@ -25,23 +25,24 @@ const TRANSPORTS: &[&str] = &["udp", "tcp"];
 /// In the order of `enum dns_type`.
 const TYPES: &[&str] = &["A", "AAAA", "PTR", "SRV", "MX", "TXT", "CNAME", "NS", "SOA", "HTTPS", "other"];
 
-/// Response codes by number (IANA's registry), and what userland and ICMP tell.
+/// Response codes by number (IANA registry), and what userland and ICMP report.
 const RCODES: &str = "NOERROR FORMERR SERVFAIL NXDOMAIN NOTIMP REFUSED YXDOMAIN YXRRSET NXRRSET NOTAUTH NOTZONE \
                       DSOTYPENI unassigned unassigned unassigned unassigned unreachable";
 
 const FAILURES: &str = "ebpf_dns_failures_total";
-const FAILURES_HELP: &str =
-    "Look-ups that failed: by response code, timeout (no answer in time), unreachable (ICMP said so).";
+const FAILURES_HELP: &str = "DNS lookups that failed, by reason: the response code if it is not NOERROR, timeout (no answer within \
+     --dns.timeout) or unreachable (ICMP error). Queries of local resolvers are not counted.";
 const UPSTREAM_FAILURES: &str = "ebpf_dns_upstream_failures_total";
-const UPSTREAM_FAILURES_HELP: &str = "Questions of local resolvers that failed, for any of these reasons.";
+const UPSTREAM_FAILURES_HELP: &str = "Queries of local resolvers to other name servers that failed: \
+                                      response code other than NOERROR, timeout or unreachable.";
 
-/// How often questions without an answer are looked for.
+/// How often to look for queries without an answer.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Flags of this exporter.
 #[derive(Args, Clone, Debug)]
 struct Flags {
-    /// After so long without an answer a look-up has failed.
+    /// Count a query as failed (timeout) when no answer has come for this long since it was last sent.
     #[arg(long = "dns.timeout", value_name = "DURATION", default_value = "5s", value_parser = duration)]
     timeout: Duration,
 }
@@ -55,7 +56,7 @@ impl Default for Flags {
 #[derive(Default)]
 struct Dns {
     timeout_ns: u64,
-    /// Look-ups, and questions of local resolvers, that nobody answered in time.
+    /// Lookups, and queries of local resolvers, that timed out.
     timed_out: [u64; 2],
 }
 
@@ -70,52 +71,59 @@ impl Exporter for Dns {
             .counter(
                 "ebpf_dns_queries_total",
                 "value",
-                "Questions sent to a name server, repeated ones included; not those that a local resolver \
-                 asks in turn.",
+                "DNS queries sent to a name server, retries included. Queries that a local resolver sends \
+                 on to other servers are not counted: see ebpf_dns_upstream_queries_total.",
             );
         let counts = MapSpec::new("counts")
             .histogram(
                 "ebpf_dns_latency_microseconds",
                 "latency",
                 Unit::Microseconds,
-                "Time from when a question was sent first until its answer came to the socket.",
+                "Time from the first send of a DNS query to the arrival of its answer at the socket. \
+                 Queries without an answer and queries of local resolvers are not observed.",
             )
             .histogram(
                 "ebpf_dns_upstream_latency_microseconds",
                 "upstream_latency",
                 Unit::Microseconds,
-                "The same for questions that a local resolver asks in turn.",
+                "Time from the first send of a query by a local resolver to the arrival of its answer. \
+                 Queries without an answer are not observed.",
             )
             .counter(
                 "ebpf_dns_upstream_queries_total",
                 "upstream_queries",
-                "Questions that local resolvers asked.",
+                "DNS queries that local resolvers sent to other name servers, retries included.",
             )
             .counter(UPSTREAM_FAILURES, "upstream_failures", UPSTREAM_FAILURES_HELP)
             .counter(
                 "ebpf_dns_retries_total",
                 "retries",
-                "Questions that were sent again before an answer came.",
+                "DNS queries sent again before an answer came, by clients and local resolvers. Only a \
+                 query with the same server, port, ID and question is a retry.",
             )
             .counter(
                 "ebpf_dns_unmatched_responses_total",
                 "unmatched",
-                "Answers to no question that was seen, or that came too late.",
+                "DNS answers that match no outstanding query: the query was not seen, was already \
+                 answered, or timed out.",
             )
             .counter(
                 "ebpf_dns_cache_hits_total",
                 "cache_hits",
-                "Answers of a local resolver that needed no question of its own; over UDP.",
+                "Answers that a local resolver gave without asking another server. UDP only; servers that \
+                 never ask others are not counted.",
             )
             .counter(
                 "ebpf_dns_cache_misses_total",
                 "cache_misses",
-                "Answers of a local resolver for which it, or a look-up at the same time, asked others.",
+                "Answers of a local resolver for which it, or a concurrent lookup of the same question, \
+                 asked another server. UDP only.",
             )
             .counter(
                 "ebpf_dns_unparsed_total",
                 "unparsed",
-                "Datagrams from or to port 53 that are no message, or cannot be read.",
+                "Messages to or from port 53 that could not be parsed as DNS: malformed, or in fragments \
+                 that the program cannot read.",
             );
         let receive = [
             "tcp_send_fentry+tcp_receive_fentry+tcp_receive_five_fexit",
@@ -138,7 +146,8 @@ impl Exporter for Dns {
             .map(MapSpec::new("responses").sparse().label("rcode", "", rcode()).counter(
                 "ebpf_dns_responses_total",
                 "value",
-                "Answers to look-ups, by response code.",
+                "Answers to DNS lookups, by response code. Answers to queries of local resolvers and \
+                 unmatched answers are not counted.",
             ))
             .map(MapSpec::new("failures").sparse().label("reason", "", rcode()).counter(
                 FAILURES,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Questions that nobody answers in time.
+//! Queries that time out.
 
 use anyhow::{Context, Result};
 use common::kernel::facts::monotonic_ns;
@@ -9,8 +9,8 @@ use common::read::maps::MapSource;
 
 const OUTSTANDING: &str = "outstanding";
 
-/// Removes questions that were sent last more than `timeout_ns` ago; how many of them were
-/// look-ups, and how many questions of local resolvers.
+/// Removes queries that were last sent more than `timeout_ns` ago. Returns how many of them were
+/// lookups, and how many were queries of local resolvers.
 ///
 /// # Errors
 /// When the map cannot be read or changed.
@@ -26,7 +26,7 @@ pub fn expired(live: &Live, timeout_ns: u64) -> Result<[u64; 2]> {
     })?;
     let mut expired = [0; 2];
     for (key, upstream) in late {
-        // An answer may have come this very moment.
+        // An answer may have come at this moment.
         if live.maps.delete(OUTSTANDING, &key)? {
             expired[usize::from(upstream)] += 1;
         }

@@ -20,12 +20,12 @@ common::skeleton!();
 /// Flags of this exporter.
 #[derive(Args, Clone, Debug, Default)]
 struct Flags {
-    /// Whether to measure how long reads and writes of files take, and count their errors:
-    /// auto does so where functions can be hooked cheaply.
+    /// Measure the latency of reads and writes of files, and count their errors: on, off, or auto
+    /// (only where fentry is available, which is cheap).
     #[arg(long = "fileops.latency", value_name = "MODE", value_enum, default_value_t = Latency::Auto)]
     latency: Latency,
 
-    /// Also tell control groups apart; of those that are gone series end when others need the room.
+    /// Add the label cgroup. Series of removed cgroups end when other cgroups need their room.
     #[arg(long = "fileops.cgroup")]
     cgroup: bool,
 }
@@ -55,12 +55,14 @@ impl Exporter for Fileops {
             .counter(
                 "ebpf_file_read_bytes_total",
                 "read_bytes",
-                "Bytes read, from memory or from a device (rchar of /proc/PID/io); not those of aio and io_uring.",
+                "Bytes read by process, from the page cache, a device or any other descriptor (rchar of \
+                 /proc/PID/io, plus splice). Bytes of aio and io_uring are not counted.",
             )
             .counter(
                 "ebpf_file_write_bytes_total",
                 "write_bytes",
-                "Bytes written (wchar of /proc/PID/io); not those of aio and io_uring.",
+                "Bytes written by process, to any descriptor (wchar of /proc/PID/io, plus splice). Bytes \
+                 of aio and io_uring are not counted.",
             );
         let opens = by_process("opens", flags).counter_of(OPS, &[("operation", "open")], "value", OPS_HELP);
         let aio = &["aio_read_fexit+aio_write_fexit", "aio_read_kretprobe+aio_write_kretprobe"];
@@ -78,7 +80,7 @@ impl Exporter for Fileops {
                 &["open_fexit", "open_kretprobe", "open_exit_btf"],
                 &["opens", "open_errors"],
             )
-            // What these add to is right for all that use none of them.
+            // Their counters are right for all processes that use none of these.
             .optional("aio", aio, &[])
             .optional("io_uring", uring, &[])
             .optional("splice", &["splice_fexit", "splice_kretprobe"], &[])
@@ -128,8 +130,9 @@ impl Exporter for Fileops {
 }
 
 const OPS: &str = "ebpf_file_ops_total";
-const OPS_HELP: &str = "Opens, reads and writes that were asked for, failed ones included, by process; reads \
-                        and writes of any descriptor.";
+const OPS_HELP: &str = "Opens, reads and writes by process, failed ones included. Reads and writes are \
+                        those of any descriptor (syscr and syscw of /proc/PID/io, plus aio, io_uring and \
+                        splice), without recv and send. Opens by io_uring are not counted.";
 
 fn by_process(map: &'static str, flags: &Flags) -> MapSpec {
     let map = MapSpec::new(map).bounded().label("process", "comm", Decode::Text);
@@ -141,11 +144,12 @@ fn errors(map: &'static str, operation: &'static str) -> MapSpec {
         "ebpf_file_errors_total",
         &[("operation", operation)],
         "value",
-        "Operations that failed, by error; reads and writes those of files and folders.",
+        "File operations that failed, by errno. Reads and writes count for regular files and directories \
+         only; those of aio and io_uring are not counted.",
     )
 }
 
-/// Entry and exit of the functions; breakpoints cost too much to use them unasked.
+/// Adds latency probes. Kprobes are too expensive to use unless asked for.
 fn with_latency(spec: Spec, mode: Latency) -> Spec {
     let candidates = [
         ("vfs_read", ["read_fentry+read_fexit", "read_kprobe+read_kretprobe"], "read_latency", "read_errors"),
@@ -176,12 +180,14 @@ fn with_latency(spec: Spec, mode: Latency) -> Spec {
     spec.map(latency(
         "read_latency",
         "ebpf_file_read_latency_microseconds",
-        "Time that reads of regular files took, from memory or from a device; not those of aio and io_uring.",
+        "Time of reads of regular files, from the page cache or from a device. Other descriptors, aio and \
+         io_uring are not observed.",
     ))
     .map(latency(
         "write_latency",
         "ebpf_file_write_latency_microseconds",
-        "Time that writes to regular files took, most of them to memory; not those of aio and io_uring.",
+        "Time of writes to regular files; most end in the page cache. Other descriptors, aio and io_uring \
+         are not observed.",
     ))
     .map(errors("read_errors", "read"))
     .map(errors("write_errors", "write"))

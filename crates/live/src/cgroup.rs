@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Control groups of a test's own.
+//! Cgroups for tests.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use crate::machine::comes_true;
 
-/// Where control groups of version 2 are mounted.
+/// Mount point of the cgroup2 file system.
 pub fn root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     fields.into_iter().find(|fields| fields[2] == "cgroup2").map(|fields| fields[1].into())
 }
 
-/// A group below the root. When this is dropped, what runs in it is killed and the group is gone.
+/// A cgroup below the root. When this is dropped, its processes are killed and it is removed.
 #[derive(Debug)]
 pub struct Group {
     name: String,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs an exporter that is in `PATH`, and asks it.
+//! Runs an exporter that is in `PATH`, and scrapes it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,13 +15,13 @@ use crate::exposition::Exposition;
 use crate::harness::tell;
 use crate::machine::{comes_true, sh};
 
-/// For what a unit does under emulation on a busy machine.
+/// Time limit for a unit, under emulation on a busy machine.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// For an answer.
+/// Time limit for a response.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// How often an answer is waited for.
+/// Number of attempts to get a response.
 const ATTEMPTS: u32 = 3;
 
 /// A running exporter; it is killed when this is dropped.
@@ -41,8 +41,8 @@ impl Exporter {
         Self::spawn(Command::new(format!("ebpf-{name}-exporter")).args(arguments))
     }
 
-    /// One without flags that all tests of this process share, as starting it takes longer than
-    /// most of what they do: for what is counted between two scrapes.
+    /// An exporter without flags that all tests of this process share, because starting one takes
+    /// longer than most tests. For counts between two scrapes.
     ///
     /// # Panics
     /// As [`Exporter::start`].
@@ -80,7 +80,7 @@ impl Exporter {
         exporter
     }
 
-    /// As [`Exporter::spawn`], with what it said until it listened.
+    /// Like [`Exporter::spawn`], with its log until it listened.
     ///
     /// # Panics
     /// When it ends instead; shows what it said.
@@ -143,8 +143,8 @@ impl Drop for Exporter {
     }
 }
 
-/// As [`try_get`]; asks again where an answer does not come in time, and says so with what the
-/// exporter does instead: a guest under emulation may stand still for a while.
+/// Like [`try_get`], but retries after a timeout and prints what the exporter is doing: a guest
+/// under emulation may stall for a while.
 ///
 /// # Panics
 /// When there is no answer, or none in time again and again.
@@ -196,8 +196,8 @@ pub fn try_get(port: u16, path: &str) -> io::Result<(u16, String)> {
     parsed.ok_or_else(|| io::Error::other(format!("no whole answer: {answer:?}")))
 }
 
-/// Waits until an exporter shows what `condition` asks for; it may start over meanwhile, when
-/// nobody listens for a moment.
+/// Polls an exporter until `condition` is true for its metrics. The exporter may restart meanwhile,
+/// and not listen for a moment.
 ///
 /// # Panics
 /// When it does not within three minutes.
@@ -239,8 +239,9 @@ pub fn unit_becomes(unit: &str, state: &str) {
     }
 }
 
-/// Waits until the unit of an exporter whose module went is skipped. From version 254 on systemd
-/// restarts a service without asking for its conditions again: then it has to wait for the module.
+/// Waits until the unit of an exporter is skipped after its module was unloaded. From version 254
+/// on, systemd restarts a service without checking its conditions again: then the exporter waits
+/// for the module.
 ///
 /// # Panics
 /// When it is not within three minutes, with what systemd knows of it.

@@ -27,8 +27,8 @@ impl Exposition {
         exposition
     }
 
-    /// The value of a sample, by name and some of its labels; added up when several fit,
-    /// none when none does.
+    /// The value of a sample, by name and some of its labels. The sum if several match, None if
+    /// none does.
     pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let fits = |(n, l, _): &&(String, BTreeMap<String, String>, f64)| {
             n == name && labels.iter().all(|(name, value)| l.get(*name).is_some_and(|v| v == value))
@@ -54,8 +54,8 @@ impl Exposition {
     }
 }
 
-/// What was counted between two scrapes. Printed without what stayed the same and without buckets:
-/// of a whole exposition nobody sees what is amiss.
+/// The difference between two scrapes. Printed without unchanged samples and without buckets,
+/// because nobody finds the error in a whole exposition.
 pub struct Delta(pub Exposition, pub Exposition);
 
 impl Delta {
@@ -69,7 +69,7 @@ impl Delta {
         self.of(LOST, &[])
     }
 
-    /// That no event was lost and no counter went down.
+    /// Asserts that no event was lost and no counter went down.
     ///
     /// # Panics
     /// Otherwise; says which.
@@ -79,7 +79,7 @@ impl Delta {
         self.assert_nothing_down();
     }
 
-    /// That no event was lost.
+    /// Asserts that no event was lost.
     ///
     /// # Panics
     /// When some were; says for what reasons.
@@ -89,7 +89,7 @@ impl Delta {
         assert!(lost.is_empty(), "{}", lost.join("\n"));
     }
 
-    /// That no counter and no histogram went down, or is gone.
+    /// Asserts that no counter or histogram went down or vanished.
     ///
     /// # Panics
     /// When some did; says which.
@@ -99,7 +99,7 @@ impl Delta {
         assert!(down.is_empty(), "less than before, or gone:\n{}", down.join("\n"));
     }
 
-    /// Samples that are not what they were, and by how much; buckets left out.
+    /// Samples that changed, and by how much, without buckets.
     fn grown(&self) -> Vec<String> {
         let before: BTreeMap<_, _> =
             self.0.0.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();

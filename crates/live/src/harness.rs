@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs the tests of a program one after the other, those of which the machine has what they need.
+//! Runs the tests of a program one after the other, if the machine has what they need.
 
 use std::any::Any;
 use std::env;
@@ -25,7 +25,7 @@ pub struct Test {
 }
 
 impl Test {
-    /// For what the attribute writes.
+    /// For the code that the attribute generates.
     pub const fn new(path: &'static str, function: fn(), terms: &'static [Term]) -> Self {
         Self { path, function, terms }
     }
@@ -35,7 +35,7 @@ impl Test {
         self.path.split_once("::").map_or(self.path, |(_, name)| name)
     }
 
-    /// By this and the name tests are ordered.
+    /// Tests are sorted by this and the name.
     fn rank(&self) -> u8 {
         let rank = |term: &Term| match term {
             Term::LastOfAll => 2,
@@ -73,29 +73,31 @@ impl Test {
 
 inventory::collect!(Test);
 
-/// Whether an exporter has said that the kernel passed over a program of it, as it ran already.
+/// Whether an exporter reported that the kernel skipped one of its programs because it was already
+/// running.
 static PASSED_OVER: AtomicBool = AtomicBool::new(false);
 
-/// Notes that events were lost by recursion. On a kernel that preempts programs that happens now
-/// and then, and makes numbers wrong: a test that fails after it is run anew, at most a few times.
+/// Records that events were lost with reason recursion. On a kernel that preempts programs this
+/// happens now and then and makes numbers wrong: a test that fails afterwards is repeated, a few
+/// times at most.
 pub(crate) fn passed_over() {
     PASSED_OVER.store(true, Ordering::Relaxed);
 }
 
-/// How often a test is run that others disturb.
+/// Maximum number of runs of a test that others disturb.
 const ATTEMPTS: u32 = 6;
 
-/// Why a test ends that cannot tell what it caused from what others did.
+/// Panic message of a test that cannot tell its own events from those of others.
 struct Disturbed(String);
 
-/// Ends this test, which is run anew, at most a few times: others did more meanwhile than it
-/// allows for. That is for what is counted for the whole machine, and only where there is too much
-/// of it: too little is a failure at once, and so is too much each time.
+/// Ends this test and repeats it, a few times at most: other processes did more than it allows for.
+/// Only for machine-wide counts, and only if they are too high. A count that is too low fails at
+/// once, and so does one that is too high every time.
 pub fn disturbed(what: String) -> ! {
     resume_unwind(Box::new(Disturbed(what)))
 }
 
-/// That all of what was caused was counted, and of others at most `others`.
+/// Asserts that all caused events were counted, and at most `others` of other processes.
 ///
 /// # Panics
 /// When it is less. When it is more, the test is run anew: see [`disturbed`].
@@ -107,7 +109,7 @@ pub fn assert_nearly(what: &str, ours: f64, exact: f64, others: f64) {
     }
 }
 
-/// Runs the tests of this program that its arguments ask for; `main` of every live test.
+/// Runs the tests of this program that match its arguments; the `main` of every live test.
 ///
 /// Where `LIVE_ONCE` is 0, tests marked `once` are left out; where `LIVE_WAITS` is 0, those marked
 /// `waits` are, and where it is 1 all others.
@@ -135,8 +137,7 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("not with a text")
 }
 
-/// Prints a line past what captures the output of tests: facts that are kept, and how far a long
-/// test is.
+/// Prints a line past the output capture: facts to keep, and the progress of a long test.
 ///
 /// # Panics
 /// When standard output is closed.
@@ -157,7 +158,7 @@ fn out() -> &'static File {
     })
 }
 
-/// What a test and the programs that it starts print goes into memory, and is shown when it fails.
+/// Captures the output of a test and its child processes, and shows it if the test fails.
 struct Captured(File);
 
 impl Captured {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What live tests need: a harness, devices, workloads, the kernel's own counters.
+//! Support for live tests: a harness, devices, workloads, the kernel's own counters.
 //!
-//! A live test runs as root, here or in a guest. It states what it needs of the machine, and is
-//! ignored where that is missing:
+//! A live test runs as root, on this machine or in a guest. It states what it needs of the machine,
+//! and is ignored if that is missing:
 //!
 //! ```ignore
 //! #[live::test(functions, module("null_blk"), last)]
@@ -18,8 +18,7 @@
 //! - events to cause: [`work`], [`threads`]
 //! - what was counted, by an exporter and by the kernel: [`exporter`], [`exposition`], [`truth`]
 //!
-//! Everything here leaves the machine as it was, and panics with a message where a test has no use
-//! for an error.
+//! Everything here restores the machine, and panics with a message if a test cannot use an error.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's way to fail")]
 
 pub mod block;
@@ -41,7 +40,7 @@ pub use inventory;
 pub use live_macros::test;
 pub use machine::{Folder, PAYLOAD, WithoutUdev, bpf_programs, has_module, sh, udev_settles, wait_until};
 
-/// The `main` of a program of live tests.
+/// The `main` function of a program of live tests.
 #[macro_export]
 macro_rules! main {
     () => {

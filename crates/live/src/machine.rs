@@ -26,7 +26,7 @@ pub fn sh(line: &str) -> String {
     text(&output.stdout).trim_end().to_owned()
 }
 
-/// Asks `condition` again and again until it is true: for what no event tells of.
+/// Polls `condition` until it is true: for what no event reports.
 ///
 /// # Panics
 /// When it is not within `limit`; names `what`.
@@ -55,8 +55,8 @@ pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -
     true
 }
 
-/// Takes back what a test made, by a shell line that may be refused at first: udev has a device
-/// open that was written to, a process that was killed still ends.
+/// Undoes what a test created, with a shell line that may fail at first: udev has a device open
+/// that was written to, or a killed process is still ending.
 ///
 /// # Panics
 /// When it is still refused after half a minute: the next test needs the place. Where a test has
@@ -77,7 +77,7 @@ pub(crate) fn undo(line: &str) {
     }
 }
 
-/// Lets udev finish what it has to do, where there is one.
+/// Waits until udev is idle, if there is one.
 ///
 /// # Panics
 /// When it does not finish.
@@ -88,13 +88,13 @@ pub fn udev_settles() {
     }
 }
 
-/// Keeps udev from looking at devices, as it does at those that are new or were open for
-/// writing, for as long as this lives. Where there is no udev, that is so anyway.
+/// Keeps udev from opening new devices, and devices that were open for writing, while this lives.
+/// Without udev there is nothing to do.
 #[derive(Debug)]
 pub struct WithoutUdev(());
 
 impl WithoutUdev {
-    /// Lets it finish what it has to do, and stops it.
+    /// Waits until udev is idle, and stops it.
     ///
     /// # Panics
     /// When it cannot be stopped.
@@ -114,12 +114,12 @@ impl Drop for WithoutUdev {
     }
 }
 
-/// A folder for small files of a test; it goes, with what is in it, when this is dropped.
+/// A directory for small files of a test. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// One in memory, or wherever temporary files are.
+    /// A directory in memory, or in the directory for temporary files.
     ///
     /// # Panics
     /// When it cannot be made.
@@ -128,7 +128,7 @@ impl Folder {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
-    /// One on the disk.
+    /// A directory on disk.
     ///
     /// # Panics
     /// When it cannot be made.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a test states of itself: what it needs of a machine, and when it runs.
+//! What a test states about itself: what it needs of a machine, and when it runs.
 //!
-//! These are the arguments of `#[live::test(...)]`. A test whose needs are not all met is ignored
-//! and the first of them that is not is printed. Every test needs root.
+//! These are the arguments of `#[live::test(...)]`. A test is ignored if one of its needs is not
+//! met; the first such need is printed. Every test needs root.
 #![allow(non_upper_case_globals, reason = "words of an attribute")]
 
 use std::ffi::{CString, c_char};
@@ -18,13 +18,13 @@ use crate::machine::has_module;
 pub enum Term {
     /// The machine has this, or the test is ignored.
     Need(Need),
-    /// It leaves the machine in a state of no use to others, and runs after them.
+    /// It leaves the machine unusable for other tests, and runs after them.
     Last,
     /// It runs after those that are last.
     LastOfAll,
-    /// It asks what no kernel changes: of several guests one is enough.
+    /// Its result is the same on all kernels: one of several guests is enough.
     Once,
-    /// It waits most of its time: a machine of its own runs it beside others.
+    /// It waits most of the time: it runs on a machine of its own, beside others.
     Waits,
 }
 
@@ -74,7 +74,7 @@ pub const own_machine: Term = Term::Need(Need::OwnMachine);
 /// The disks that pools are made of.
 pub const spare_disks: Term = Term::Need(Need::SpareDisks);
 
-/// Control groups of version 2 are mounted.
+/// The cgroup2 file system is mounted.
 pub const cgroup2: Term = Term::Need(Need::Cgroup2);
 
 /// The module is loaded, built in, or there to be loaded; the test loads it.
@@ -92,18 +92,18 @@ pub const fn file(path: &'static str) -> Term {
     Term::Need(Need::File(path))
 }
 
-/// What is in that folder is on one disk, which counts what is read.
+/// The directory is on a single disk, which counts its reads.
 pub const fn disk(folder: &'static str) -> Term {
     Term::Need(Need::Disk(folder))
 }
 
-/// It leaves the machine in a state of no use to others, and runs after them.
+/// It leaves the machine unusable for other tests, and runs after them.
 pub const last: Term = Term::Last;
 
 /// It runs after those that are last.
 pub const last_of_all: Term = Term::LastOfAll;
 
-/// It asks what no kernel changes: it runs in one guest only.
+/// Its result is the same on all kernels: it runs in one guest only.
 pub const once: Term = Term::Once;
 
 /// It waits most of its time, for what the kernel or a program does after so many seconds: where
@@ -122,7 +122,7 @@ pub(crate) fn missing(terms: &[Term]) -> Option<String> {
 }
 
 impl Need {
-    /// Why it is not met.
+    /// Why the need is not met.
     pub(crate) fn missing(self) -> Option<String> {
         let (met, said) = match self {
             Self::Fentry => (has_fentry(), "needs fentry: this kernel attaches none".to_owned()),
@@ -165,8 +165,8 @@ fn has_kprobes() -> bool {
     Path::new("/sys/bus/event_source/devices/kprobe").exists()
 }
 
-/// Whether [`fentry`] is met, for tests that do without. Some kernels load such a program and refuse
-/// to attach it: only doing it tells.
+/// Whether [`fentry`] is met, for tests that can do without. Some kernels load such a program and
+/// refuse to attach it, so it has to be tried.
 pub fn has_fentry() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| attach_to_function().is_some())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Two network namespaces with a cable between them.
+//! Two network namespaces connected by a veth pair.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use crate::machine::{sh, undo};
 use crate::work::Running;
 
-/// Namespaces `left` (10.99.0.1, fd99::1) and `right` (10.99.0.2, fd99::2); they go when
-/// this is dropped.
+/// Network namespaces `left` (10.99.0.1, fd99::1) and `right` (10.99.0.2, fd99::2). They are
+/// removed when this is dropped.
 #[derive(Debug)]
 pub struct Cable {
     /// A namespace is looked into by its processes.
@@ -87,8 +87,8 @@ pub fn inside<R: Send>(namespace: &str, work: impl FnOnce() -> R + Send) -> R {
     })
 }
 
-/// Numbers of /proc/net/snmp and /proc/net/netstat, such as `Tcp RetransSegs`, each added
-/// up over the machine's own namespace (that of process 1) and those of a cable.
+/// Counters of /proc/net/snmp and /proc/net/netstat, such as `Tcp RetransSegs`, each summed over
+/// the machine's own network namespace (that of process 1) and those of a cable.
 ///
 /// # Panics
 /// When there is none of a name.
@@ -99,7 +99,7 @@ pub fn snmp<const N: usize>(names: [&str; N]) -> [f64; N] {
     std::array::from_fn(|n| here[n] + there[n])
 }
 
-/// As [`snmp`], of the namespaces of a cable alone.
+/// Like [`snmp`], for the namespaces of a cable only.
 ///
 /// # Panics
 /// When there is none of a name.

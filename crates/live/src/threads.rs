@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Threads whose ids are what a test is about.
+//! Threads with chosen ids.
 
 use std::ffi::CStr;
 use std::fs;
@@ -48,7 +48,7 @@ pub fn second_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) 
     });
 }
 
-/// Does `work` in a process of that name, which ends then.
+/// Runs `work` in a process of that name, which then exits.
 ///
 /// # Panics
 /// When it cannot be started, or `work` panics.
@@ -87,8 +87,7 @@ impl Drop for Raised {
     }
 }
 
-/// Runs `work`, told its number, in `count` threads at the same time whose ids are `distance`
-/// apart.
+/// Runs `work` with its number in `count` concurrent threads whose ids are `distance` apart.
 ///
 /// # Panics
 /// When the kernel gives no such ids, or `work` does.
@@ -96,9 +95,9 @@ impl Drop for Raised {
 pub fn with_ids_apart(count: u32, distance: u32, work: impl Fn(u32) + Sync) {
     /// Above those of a machine with the kernel's default limit.
     const FIRST: u32 = 1 << 20;
-    /// Somebody has one of the ids.
+    /// One of the ids is in use.
     const FIRSTS: u32 = 1000;
-    /// Somebody else starts a thread in between.
+    /// Another process started a thread in between.
     const TRIES: u32 = 20;
     let raised = Raised::now();
     let (barrier, work) = (&Barrier::new(count as usize), &work);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the kernel counts by itself, and how to compare with it.
+//! The kernel's own counters, and how to compare with them.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -7,9 +7,9 @@ use std::ops::RangeInclusive;
 use crate::exporter::Exporter;
 use crate::exposition::Delta;
 
-/// Runs `work` between two scrapes, and reads `truth` right before and after each: what
-/// was counted meanwhile, and for each of the truth's numbers the least and the most that
-/// it can have been between the scrapes.
+/// Runs `work` between two scrapes, and reads `truth` right before and after each. Returns the
+/// difference of the scrapes, and for each number of `truth` the minimum and maximum of its change
+/// between the scrapes.
 ///
 /// # Panics
 /// When `truth` does.

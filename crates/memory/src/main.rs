@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Page faults (minor, major), how long they take, and page allocations by order.
+//! Page faults (minor, major), their latency, and page allocations by order.
 //!
 //! Hooks, cost and what is not seen: `bpf/memory.bpf.c`.
 
@@ -31,7 +31,7 @@ const VMSTAT: &str = "/proc/vmstat";
 /// Flags of this exporter.
 #[derive(Args, Clone, Debug)]
 struct Flags {
-    /// Whether to measure how long page faults take; costs two clock reads for each.
+    /// Measure the latency of page faults. Costs two clock reads for each fault.
     #[arg(long = "memory.fault-latency", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     fault_latency: bool,
 }
@@ -56,25 +56,27 @@ impl Exporter for Memory {
             .steps(
                 "ebpf_page_alloc_order",
                 "orders",
-                "Allocations of physical pages by order: 2^order pages each. Without those in bulk, for which \
-                 some kernels have no event: ebpf_page_allocated_pages_total has them.",
+                "Page allocations by order; an allocation of order N has 2^N pages. Bulk allocations are \
+                 not counted where the kernel has no event for them; ebpf_page_allocated_pages_total \
+                 includes them.",
             )
             .counter(
                 "ebpf_page_allocations_total",
                 "orders",
-                "Allocations of physical pages of any order, as in ebpf_page_alloc_order.",
+                "Page allocations of any order: the same events as ebpf_page_alloc_order. Failed \
+                 allocations are not counted.",
             )
             .counter(
                 "ebpf_page_allocation_failures_total",
                 "failures",
-                "Allocations of physical pages that the page allocator had to refuse.",
+                "Page allocations that failed because the page allocator had no page to give.",
             );
         let reclaims = MapSpec::new("reclaims").histogram(
             "ebpf_direct_reclaim_seconds",
             "duration",
             Unit::Seconds,
-            "Time that tasks spent reclaiming memory themselves because none was free; not for the limit of \
-             a control group.",
+            "Time that tasks spent in direct reclaim: freeing memory themselves because none was free. \
+             Reclaim for the memory limit of a cgroup is not observed.",
         );
         let reclaim = &["reclaim_begin_btf+reclaim_end_btf", "reclaim_begin_raw+reclaim_end_raw"];
         let spec = Spec::new("memory", 9108, "page faults, page allocations by order, direct reclaim")
@@ -96,13 +98,15 @@ impl Exporter for Memory {
                 LATENCY,
                 "latency",
                 Unit::Seconds,
-                "Time in the kernel's fault handler from the first try of a fault to its end. populate: pages \
-                 that the kernel faulted in itself, which are neither minor nor major; failed: ended in a signal.",
+                "Time of a page fault in the kernel's fault handler, from its first attempt to its end. \
+                 kind=\"populate\": the kernel faulted the page in itself, neither minor nor major; \
+                 kind=\"failed\": the fault ended in a signal.",
             ))
             .map(MapSpec::new("retries").counter(
                 "ebpf_page_fault_retries_total",
                 "retries",
-                "Tries of a page fault that had to be repeated; the fault itself is counted once.",
+                "Attempts of page faults that had to be repeated. The fault itself counts once, in \
+                 ebpf_page_fault_latency_seconds.",
             ))
     }
 
@@ -125,7 +129,7 @@ impl Exporter for Memory {
     }
 }
 
-/// What the kernel counts itself.
+/// The kernel's own counters.
 fn without_programs(totals: &mut Totals, families: &mut Families) -> Result<()> {
     totals.add(families);
     let text = fs::read_to_string(VMSTAT).with_context(|| format!("failed to read {VMSTAT}"))?;
@@ -133,14 +137,15 @@ fn without_programs(totals: &mut Totals, families: &mut Families) -> Result<()> 
     Ok(())
 }
 
-/// What the kernel counts since it booted.
+/// The kernel's counters since boot.
 fn from_vmstat(text: &str, families: &mut Families) {
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     for (name, value) in lines.filter_map(|(name, value)| Some((name, value.parse().ok()?))) {
         if let Some(zone) = name.strip_prefix("pgalloc_") {
             families.counter(
                 "ebpf_page_allocated_pages_total",
-                "Physical pages allocated since boot, by zone (/proc/vmstat); those in bulk included.",
+                "Pages allocated since boot, by zone (pgalloc_* of /proc/vmstat). Bulk allocations are \
+                 included.",
                 Labels::of(&[("zone", zone)]),
                 Value::Integer(value),
             );
@@ -148,7 +153,7 @@ fn from_vmstat(text: &str, families: &mut Families) {
         if name == "oom_kill" {
             families.counter(
                 "ebpf_oom_kills_total",
-                "Processes killed because memory ran out, since boot (/proc/vmstat).",
+                "Processes killed by the OOM killer since boot (oom_kill of /proc/vmstat).",
                 Labels::none(),
                 Value::Integer(value),
             );

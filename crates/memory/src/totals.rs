@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many page faults there were.
+//! Numbers of page faults.
 
 use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::perf::{Counter, Event};
@@ -9,33 +9,36 @@ use crate::LATENCY;
 /// Minor and major faults.
 type Faults = [u64; 2];
 
-/// Who counts minor and major faults: the kernel, at no cost, and where it cannot the probe
-/// that measures their latency.
+/// Counts minor and major faults: by the kernel's own counters, at no cost, or by the latency probe
+/// if the kernel refuses.
 #[derive(Default)]
 pub struct Totals {
-    /// None where the kernel refuses.
+    /// None if the kernel refuses.
     kernel: Option<[Counter; 2]>,
-    /// What the kernel said last.
+    /// The last reading of the kernel's counters.
     counted: Faults,
-    /// What the probe said last; none where it says nothing.
+    /// The last reading of the probe; None if there is none.
     measured: Option<Faults>,
-    /// None when nobody has counted for a time: a number without that would be wrong.
+    /// None once faults were not counted for a while: the total would be wrong.
     shown: Option<Faults>,
 }
 
 impl Totals {
-    /// Asks the kernel to count; `measured`: the probe is wanted.
+    /// Asks the kernel to count. `measured`: whether the probe is wanted.
     pub fn new(measured: bool) -> Self {
         let open = || Ok([Counter::open(Event::MinorFaults)?, Counter::open(Event::MajorFaults)?]);
         let kernel: Result<_, anyhow::Error> = open();
         match &kernel {
             Ok(_) => {}
             Err(refused) if measured => {
-                log::info!("page faults are counted by the probe that measures them: {refused:#}");
+                log::info!(
+                    "page faults are counted by the probe that measures their latency, not by \
+                     the kernel: {refused:#}"
+                );
             }
             Err(refused) => log::warn!(
                 "page faults are not counted: {refused:#}; set kernel.perf_event_paranoid to 2, add \
-                 CAP_SYS_ADMIN, or let --memory.fault-latency be true"
+                 CAP_SYS_ADMIN, or set --memory.fault-latency=true"
             ),
         }
         Self {
@@ -52,7 +55,7 @@ impl Totals {
             Ok(reading) => reading,
             Err(error) => {
                 self.kernel = None;
-                log::warn!("the kernel counts page faults no longer: {error:#}");
+                log::warn!("failed to read the kernel's page fault counters: {error:#}");
                 None
             }
         };
@@ -65,8 +68,8 @@ impl Totals {
         }
     }
 
-    /// What to show, from what the kernel has counted, and whether on all CPUs, and what the
-    /// probe has.
+    /// The totals to show, from the kernel's counters, whether these cover all CPUs, and the
+    /// probe's.
     fn next(&mut self, kernel: Option<(Faults, bool)>, measured: Option<Faults>) -> Option<Faults> {
         let growth = |now: Faults, before: Faults| {
             [now[0].saturating_sub(before[0]), now[1].saturating_sub(before[1])]
@@ -76,7 +79,7 @@ impl Totals {
         let grown = match (by_kernel, by_probe) {
             (Some((grown, true)), _) | (_, Some(grown)) => Some(grown),
             (Some((grown, false)), None) => {
-                log::warn!("page faults were not counted on a CPU that came online, until now");
+                log::warn!("page faults on a CPU that came online were not counted until now");
                 Some(grown)
             }
             (None, None) => None,
@@ -84,21 +87,21 @@ impl Totals {
         self.counted = kernel.map_or(self.counted, |(now, _)| now);
         self.measured = measured;
         if self.shown.is_some() && grown.is_none() {
-            log::error!("page faults are no longer counted, restart to count them again");
+            log::error!("page faults are no longer counted: restart the exporter to count them again");
         }
         self.shown = self.shown.zip(grown).map(|(shown, grown)| [shown[0] + grown[0], shown[1] + grown[1]]);
         self.shown
     }
 }
 
-/// What the kernel has counted, and whether on all CPUs.
+/// The kernel's counters, and whether they cover all CPUs.
 fn read(counters: &mut [Counter; 2]) -> anyhow::Result<(Faults, bool)> {
     let [minor, major] = counters;
     let (minor, major) = (minor.read()?, major.read()?);
     Ok(([minor.total, major.total], minor.whole && major.whole))
 }
 
-/// How many faults of `kind` have a latency.
+/// The number of latencies observed for faults of `kind`.
 fn measured(kind: &str, families: &Families) -> Option<u64> {
     let labels = Labels::of(&[("kind", kind)]);
     let samples = &families.get(LATENCY)?.samples;
@@ -112,13 +115,15 @@ fn measured(kind: &str, families: &Families) -> Option<u64> {
 pub fn show(minor: u64, major: u64, families: &mut Families) {
     families.counter(
         "ebpf_page_faults_minor_total",
-        "Page faults that needed no I/O and did not wait for any.",
+        "Minor page faults: they needed no I/O and did not wait for any. A fault that the kernel retries \
+         counts once.",
         Labels::none(),
         Value::Integer(minor),
     );
     families.counter(
         "ebpf_page_faults_major_total",
-        "Page faults that needed I/O, or waited for it; none of them is also minor.",
+        "Major page faults: they needed I/O or waited for it, such as a read from a file or from swap. \
+         They are not counted as minor.",
         Labels::none(),
         Value::Integer(major),
     );

@@ -22,7 +22,8 @@ common::skeleton!();
 /// Flags of this exporter.
 #[derive(Args, Clone, Debug)]
 struct Flags {
-    /// Names with a series of their own for CPU time and memory; the rest is "other".
+    /// Number of process names with their own series of CPU time and memory. All others are added
+    /// up in "other".
     #[arg(long = "process.top", value_name = "N", default_value_t = 20)]
     top: usize,
 }
@@ -38,7 +39,7 @@ const RECORD: usize = 24;
 
 #[derive(Default)]
 struct Process {
-    /// What the last walk over all tasks found.
+    /// Result of the last walk over all tasks.
     memory: Vec<u8>,
 }
 
@@ -47,18 +48,23 @@ impl Exporter for Process {
     type Flags = Flags;
 
     fn spec(flags: &Flags) -> Spec {
-        let exits = "Processes that ended, when their last thread did: by themselves or by a signal.";
+        let exits = "Processes that ended, by exit or by a signal. Counted once, when the last thread \
+                     ends; the end of other threads is not counted.";
         let counts = MapSpec::new("counts")
             .counter(
                 "ebpf_process_forks_total",
                 "processes",
-                "Processes started; /proc/stat counts threads among them.",
+                "Processes started. Threads are not counted here, unlike in the processes line of /proc/stat.",
             )
-            .counter("ebpf_process_threads_total", "threads", "Threads started beside a process's first.")
+            .counter(
+                "ebpf_process_threads_total",
+                "threads",
+                "Threads started in a process. The first thread of each process is not counted.",
+            )
             .counter(
                 "ebpf_process_execs_total",
                 "execs",
-                "Programs started in a process; not those that failed.",
+                "Successful execs: a process began to run another program. Failed execs are not counted.",
             )
             .counter_of("ebpf_process_exits_total", &[("reason", "exit")], "exited", exits)
             .counter_of("ebpf_process_exits_total", &[("reason", "signal")], "killed", exits)
@@ -66,7 +72,8 @@ impl Exporter for Process {
                 "ebpf_process_lifetime_seconds",
                 "lifetime",
                 Unit::LongSeconds,
-                "Time from a process's start to its end.",
+                "Time from the start of a process to the end of its last thread. Processes that still run \
+                 are not observed.",
             );
         Spec::new("process", 9104, "what is started, what exits, what uses CPU and memory?")
             .events(&["ebpf_process_forks_total", "ebpf_process_execs_total", "ebpf_process_exits_total"])
@@ -84,17 +91,21 @@ impl Exporter for Process {
             .map(by_name("starts").counter(
                 "ebpf_process_starts_by_name_total",
                 "value",
-                "Programs started, by the process's name after that (at most 15 bytes of the file's).",
+                "Successful execs by the name of the process after the exec (at most 15 bytes). A fork \
+                 without an exec is not counted.",
             ))
             .map(by_name("cpu").seconds(
                 "ebpf_process_cpu_seconds_total",
                 "value",
-                "CPU time of processes by name, since this exporter started; those that have ended included.",
+                "CPU time used since the exporter started, by process name, ended processes included. Only \
+                 names that were once among the top --process.top have their own series; the rest is in \
+                 \"other\".",
             ))
             .map(MapSpec::new("exec_failures").sparse().label("errno", "", Decode::Errno).counter(
                 "ebpf_process_exec_failures_total",
                 "value",
-                "Calls of execve and execveat that failed, by error.",
+                "Calls of execve and execveat that failed, by errno. Calls by 32-bit programs are not \
+                 counted.",
             ))
             .top("ebpf_process_cpu_seconds_total", flags.top)
             .top(MEMORY, flags.top)
@@ -135,7 +146,7 @@ fn by_name(map: &'static str) -> MapSpec {
 
 const MEMORY: &str = "ebpf_process_memory_bytes";
 
-/// Adds up what the iterator wrote.
+/// Adds up the records that the iterator wrote.
 fn by_memory(records: &[u8], page: u64, families: &mut Families) {
     let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
     for record in records.chunks_exact(RECORD) {
@@ -146,7 +157,8 @@ fn by_memory(records: &[u8], page: u64, families: &mut Families) {
     for (name, bytes) in bytes {
         families.gauge(
             MEMORY,
-            "Resident memory of processes by name; what several of them share counts for each.",
+            "Resident memory by process name. Memory that several processes share counts for each of them; \
+             all but the top --process.top names are in \"other\".",
             Labels::of(&[("process", &name)]),
             Value::Integer(bytes),
         );

@@ -19,7 +19,7 @@ common::skeleton!();
 /// Flags of this exporter.
 #[derive(Args, Clone, Debug, Default)]
 struct Flags {
-    /// Also a histogram for each control group; --max-series bounds them.
+    /// Also export a histogram for each cgroup. --max-series limits their number.
     #[arg(long = "schedlat.cgroup")]
     cgroup: bool,
 }
@@ -42,8 +42,9 @@ impl Exporter for Schedlat {
                 "ebpf_sched_runqueue_latency_microseconds",
                 "latency",
                 Unit::Microseconds,
-                "Time from when a task could run (woken up, or preempted) to when it ran, by the scheduler's \
-                 own clock; a wait on several run queues in turn counts once.",
+                "Time that a task waited on a run queue, from wakeup or preemption until it ran, by the \
+                 scheduler's own clock. A wait during which the task was moved to another run queue \
+                 counts once; the idle task is not observed.",
             ));
         if !flags.cgroup {
             return spec;
@@ -55,8 +56,8 @@ impl Exporter for Schedlat {
             "ebpf_sched_cgroup_runqueue_latency_microseconds",
             "latency",
             Unit::Microseconds,
-            "As ebpf_sched_runqueue_latency_microseconds, by control group (version 2); when a group is \
-             removed its series ends, and what it waited is in the sum of all only.",
+            "The same as ebpf_sched_runqueue_latency_microseconds, by cgroup (version 2). When a cgroup is \
+             removed its series ends; its waits stay in the metric over all tasks.",
         ))
     }
 
@@ -82,14 +83,14 @@ impl Exporter for Schedlat {
         if !self.by_cgroup {
             return Ok(());
         }
-        // There may be room, or memory, that there was not when they were made. If not, more is folded,
-        // and the next scrape tries again rather than that this one fails.
+        // There may now be room or memory that was missing when the cgroups were created. If not,
+        // more waits are folded and the next scrape tries again; this scrape does not fail.
         let groups = self.groups.sweep(live, &[("cgroups", "")])?;
         insert(live, groups).or(Ok(()))
     }
 }
 
-/// Makes entries of groups that have none yet, as far as there is room: waits of others are folded.
+/// Inserts cgroups without an entry while there is room. Waits of the others are folded.
 fn insert(live: &Live, groups: impl IntoIterator<Item = u64>) -> Result<()> {
     for id in groups {
         if !live.maps.insert_zero("cgroups", &live.key("cgroups", &[("", id.into())])?)? {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which system calls run, how often, how long, with which errors?
+//! Which syscalls run, how often, how long, with which errors?
 //!
 //! Hooks, cost and what is not seen: `bpf/syscall.bpf.c`.
 
@@ -19,11 +19,11 @@ common::skeleton!();
 /// Flags of this exporter.
 #[derive(Args, Clone, Debug, Default)]
 struct Flags {
-    /// Also measure how long each call takes; costs more than counting.
+    /// Also measure the latency of each syscall. Costs more than counting.
     #[arg(long = "syscall.latency")]
     latency: bool,
 
-    /// Also count errors by call and number; costs more than counting.
+    /// Also count errors by syscall and errno. Costs more than counting.
     #[arg(long = "syscall.errors")]
     errors: bool,
 }
@@ -39,7 +39,9 @@ impl Exporter for Syscall {
         let counts = labelled("counts", "").sparse().counter(
             "ebpf_syscalls_total",
             "calls",
-            "System calls entered, by name; numbers that are no call are \"invalid\". With latencies or errors also those that a seccomp filter answered.",
+            "Syscalls entered, by name. Numbers that are no syscall, and x32 syscalls, count as \
+             \"invalid\". Syscalls that a seccomp filter answered are counted only with --syscall.latency \
+             or --syscall.errors.",
         );
         let mut spec =
             Spec::new("syscall", 9105, "which system calls run, how often, how long, with which errors?")
@@ -57,7 +59,8 @@ impl Exporter for Syscall {
                     "ebpf_syscall_latency_microseconds",
                     "latency",
                     Unit::Microseconds,
-                    "Time from entry to return of a system call, waiting included; calls that never return have none.",
+                    "Time from entry to return of a syscall, time spent blocked included. Syscalls that \
+                     never return (exit, exit_group) or that a seccomp filter answered are not observed.",
                 ));
             }
         }
@@ -66,7 +69,8 @@ impl Exporter for Syscall {
             spec = spec.map(errors.counter(
                 "ebpf_syscall_errors_total",
                 "calls",
-                "System calls that returned an error; ERESTART* is one that a signal interrupted.",
+                "Syscalls that returned an error, by errno. ERESTART* means that a signal interrupted the \
+                 syscall.",
             ));
         }
         spec

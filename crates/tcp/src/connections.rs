@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many connections there are: those of before, and what came and went since.
+//! Number of connections: those established earlier, plus those that came, minus those that went.
 
 use anyhow::Result;
 use common::exposition::metric::{Families, Labels, Value};
@@ -10,16 +10,16 @@ use common::spec::View;
 
 use crate::namespaces::established;
 
-/// Connections that are there now.
+/// Current connections.
 #[derive(Default)]
 pub struct Current {
-    /// Those of before; less than none when a namespace went with some. None where namespaces may
-    /// be hidden.
+    /// Connections established before attaching. Negative if a network namespace took some with it.
+    /// None if namespaces may be hidden.
     before: Option<i64>,
 }
 
 impl Current {
-    /// Looks at those that are there when programs have just been attached.
+    /// Counts the connections that exist right after attaching.
     ///
     /// # Errors
     /// When /proc or a map cannot be read.
@@ -28,7 +28,7 @@ impl Current {
         if why_not(View::Processes).is_some() {
             return Ok(Self { before });
         }
-        // Until nothing happens while the files are read; more often than not the first time.
+        // Repeat until nothing changes while the files are read; once is mostly enough.
         for _ in 0..100 {
             let now = come_and_gone(live)?;
             before = Some(established()? - now);
@@ -39,7 +39,7 @@ impl Current {
         Ok(Self { before })
     }
 
-    /// Adds how many there are, where that is known.
+    /// Adds the gauge, if the number is known.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -51,19 +51,19 @@ impl Current {
     }
 }
 
-/// Connections that came since we look, less those that went.
+/// Connections that came since attaching, minus those that went.
 fn come_and_gone(live: &Live) -> Result<i64> {
     Ok(live.total("counts", "established")? as i64 - live.total("counts", "left")? as i64)
 }
 
-/// Reads how many there are without programs.
+/// Reads the number of connections without programs.
 pub fn reader() -> Reader {
     let mut warned = false;
     Box::new(move |families| {
         match why_not(View::Processes) {
-            // Privileges that looked behind it may have been given up since.
+            // The privileges to see hidden processes may have been dropped since.
             Some(why) if !warned => {
-                log::warn!("connections cannot be counted: {why}");
+                log::warn!("cannot count connections: {why}");
                 warned = true;
             }
             Some(_) => {}
@@ -77,7 +77,7 @@ pub fn reader() -> Reader {
 pub fn active(connections: i64, families: &mut Families) {
     families.gauge(
         "ebpf_tcp_active_connections",
-        "Connections that are established, or whose other end has closed, in all network namespaces.",
+        "TCP connections now in state ESTABLISHED or CLOSE_WAIT, in all network namespaces (CurrEstab).",
         Labels::none(),
         Value::Integer(connections.try_into().unwrap_or_default()),
     );

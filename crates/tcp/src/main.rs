@@ -27,15 +27,13 @@ const TYPES: &[&str] = &["syn", "synack", "timeout", "slow_start", "fast", "loss
 /// In the order of `enum tcp_failure`.
 const FAILURES: &[&str] = &["refused", "timed_out", "unreachable", "aborted", "other"];
 
-/// Of the counters of a network namespace (include/uapi/linux/snmp.h).
+/// A counter of a network namespace (include/uapi/linux/snmp.h).
 const OVERFLOWS: &str = "LINUX_MIB_LISTENOVERFLOWS";
 
 const CONNECTIONS: &str = "ebpf_tcp_connections_total";
-const CONNECTIONS_HELP: &str =
-    "Connections opened: active ones from here (a SYN was sent), passive ones to here (a SYN was taken).";
+const CONNECTIONS_HELP: &str = "TCP connections opened: active when this host sent a SYN (ActiveOpens), passive when a listening socket of this host took a connection (PassiveOpens). An active connection counts even if it then fails.";
 const RESETS: &str = "ebpf_tcp_resets_total";
-const RESETS_HELP: &str =
-    "Segments with RST, sent in answer to a segment or to abort, and received by a socket.";
+const RESETS_HELP: &str = "TCP segments with RST: sent in reply to a segment or to abort a connection, or received by a socket. Resets that a firewall sends are not counted.";
 
 #[derive(Default)]
 struct Tcp {
@@ -52,32 +50,32 @@ impl Exporter for Tcp {
             .counter(
                 "ebpf_tcp_closes_total",
                 "closes",
-                "Connections that were established and whose socket is closed; what stays in TIME_WAIT counts.",
+                "TCP connections that were established and are now closed. A connection counts when it enters TIME_WAIT; connections that were never established are not counted.",
             )
             .counter_of(RESETS, &[("direction", "received")], "resets_received", RESETS_HELP)
             .histogram(
                 "ebpf_tcp_rtt_microseconds",
                 "rtt",
                 Unit::Microseconds,
-                "Smoothed round-trip time of connections, each once, when it is closed.",
+                "Smoothed round-trip time of a TCP connection, observed once, when it closes. Connections that are still open are not observed.",
             )
             .histogram(
                 "ebpf_tcp_connect_seconds",
                 "connect",
                 Unit::Seconds,
-                "Time from the first SYN of an active connection until it is established.",
+                "Time from the first SYN of an active TCP connection until it is established. Failed connections are not observed.",
             )
             .histogram(
                 "ebpf_tcp_connection_duration_seconds",
                 "duration",
                 Unit::LongSeconds,
-                "Time from when a connection was established until its socket was closed.",
+                "Time from establishment to close of a TCP connection. Connections established before the exporter started are not observed.",
             );
         let active = number("opens", CONNECTIONS, &[("direction", "active")], CONNECTIONS_HELP);
         let sent = number("resets_sent", RESETS, &[("direction", "sent")], RESETS_HELP);
-        let overflows = "Segments that ask for a connection or complete one, refused because the queue of the listening socket was full; also those sent again.";
-        let retransmitted = "Segments sent again, SYNs and SYN-ACKs included; also those that could not be sent, as in RetransSegs.";
-        let unsent = "Segments that were to be sent again and could not be sent, as when the queue of a device is full.";
+        let overflows = "Segments that open or complete a TCP connection, dropped because the accept queue of the listening socket was full (ListenOverflows). Each retransmitted segment counts again.";
+        let retransmitted = "TCP segments retransmitted, SYNs and SYN-ACKs included. Retransmits that could not be sent count too, as in RetransSegs.";
+        let unsent = "TCP segments that were to be retransmitted and could not be sent, for example because a device queue was full.";
         let syn = &["syn_fentry+syn_fexit", "syn_kprobe+syn_kretprobe"];
         let ack = &[
             "ack_v4_fentry+ack_v4_fexit+ack_v6_fentry+ack_v6_fexit",
@@ -128,7 +126,7 @@ impl Exporter for Tcp {
                     "retransmits",
                     "ebpf_tcp_retransmits_by_type_total",
                     &[],
-                    "Segments sent again, by reason.",
+                    "TCP segments retransmitted, by reason: the same segments as in ebpf_tcp_retransmits_total.",
                 )
                 .label("type", "", Decode::words(TYPES)),
             )
@@ -137,7 +135,7 @@ impl Exporter for Tcp {
                     "by_dest",
                     "ebpf_tcp_retransmits_by_dest_total",
                     &[],
-                    "Segments sent again, by destination.",
+                    "TCP segments retransmitted, by destination address. Addresses beyond --max-series count as \"other\".",
                 )
                 .bounded()
                 .sparse()
@@ -148,7 +146,7 @@ impl Exporter for Tcp {
                     "failures",
                     "ebpf_tcp_connect_failures_total",
                     &[],
-                    "Active connections that were never established; aborted: by the program itself.",
+                    "Active TCP connections that ended before they were established, by reason. reason=\"aborted\": the program itself closed the socket.",
                 )
                 .label("reason", "", Decode::words(FAILURES)),
             )

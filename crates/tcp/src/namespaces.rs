@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's own count of connections, over all network namespaces.
+//! The kernel's own number of connections, over all network namespaces.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,12 +8,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// `CurrEstab` of all network namespaces in which there is a process.
+/// The sum of `CurrEstab` over all network namespaces that have a process.
 ///
-/// A process's `/proc/PID/net` shows its namespace to everyone, and each namespace's
-/// files have inodes of their own: entering a namespace, or asking which one it is,
-/// would need more privileges. One that has sockets and no process is not seen. It is for who
-/// calls to know that no processes are hidden.
+/// `/proc/PID/net` shows the namespace of a process to everyone, and the files of each namespace
+/// have their own inodes. Entering a namespace, or asking for its identity, would need more
+/// privileges. A namespace with sockets but without a process is not seen. The caller must know
+/// that no processes are hidden.
 ///
 /// # Errors
 /// When /proc cannot be read.
@@ -22,7 +22,7 @@ pub fn established() -> Result<i64> {
     let mut total = 0;
     for entry in fs::read_dir("/proc").context("failed to read /proc")?.flatten() {
         let snmp = entry.path().join("net/snmp");
-        // No process, or one that is gone by now.
+        // Not a process, or already gone.
         let Ok(data) = fs::metadata(&snmp) else { continue };
         if seen.insert(data.ino()) {
             total += read(&snmp).unwrap_or_default();
@@ -35,7 +35,7 @@ fn read(snmp: &Path) -> Option<i64> {
     curr_estab(&fs::read_to_string(snmp).ok()?)
 }
 
-/// The number under the word `CurrEstab` of the two lines `Tcp:`.
+/// The value below the name `CurrEstab` in the two `Tcp:` lines.
 fn curr_estab(text: &str) -> Option<i64> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let at = lines.next()?.split(' ').position(|name| name == "CurrEstab")?;

@@ -65,7 +65,7 @@ impl RateLimit {
         let interval =
             humantime::parse_duration(text).with_context(|| format!("rate_limit: interval {text:?}"))?;
         if self.burst == 0 {
-            bail!("rate_limit: with an interval and a burst of 0 nobody could ask");
+            bail!("rate_limit: an interval with a burst of 0 would reject every request");
         }
         interval.as_nanos().try_into().context("rate_limit: interval")
     }
@@ -201,17 +201,14 @@ impl Config {
         config.tls_server_config = config.tls_server_config.filter(Tls::is_wanted);
         for (name, value) in &config.http_server_config.headers {
             if !HEADERS.contains(&name.as_str()) {
-                bail!(
-                    "http_server_config: header {name} cannot be set; those that can: {}",
-                    HEADERS.join(", ")
-                );
+                bail!("http_server_config: header {name} cannot be set; allowed are: {}", HEADERS.join(", "));
             }
             if value.contains(['\r', '\n']) {
                 bail!("http_server_config: header {name} has more than one line");
             }
         }
         if let Some(name) = config.basic_auth_users.keys().find(|name| name.contains([':', '\t', '\n'])) {
-            bail!("basic_auth_users: {name:?} cannot be the name of a user");
+            bail!("basic_auth_users: {name:?} is not a valid user name");
         }
         config.rate_limit.nanoseconds()?;
         if let Some(tls) = &config.tls_server_config {
@@ -253,8 +250,8 @@ impl Tls {
             (ClientAuth::NoClientCert, _, true) => bail!("client_ca without client_auth_type"),
             (auth, true, false) => bail!("client_auth_type {auth:?} without client_ca or client_ca_file"),
             (auth, false, _) => bail!(
-                "client_auth_type {auth:?} proves nothing and is not available; \
-                 RequireAndVerifyClientCert and VerifyClientCertIfGiven are"
+                "client_auth_type {auth:?} verifies nothing and is not supported; use \
+                 RequireAndVerifyClientCert or VerifyClientCertIfGiven"
             ),
         }
         if !self.client_allowed_sans.is_empty()
@@ -263,7 +260,7 @@ impl Tls {
             bail!("client_allowed_sans without client_auth_type RequireAndVerifyClientCert");
         }
         if self.max_version.is_some_and(|version| version < Version::TLS12) {
-            bail!("max_version: versions of TLS before 1.2 are not safe and not available");
+            bail!("max_version: TLS versions before 1.2 are not safe and not supported");
         }
         if self.min_version > self.max_version && self.max_version.is_some() {
             bail!("min_version is above max_version");
@@ -363,13 +360,13 @@ basic_auth_users:
             (tls("  certfile: c\n"), "certfile"),
             (tls("  client_ca_file: c\n"), "client_ca without client_auth_type"),
             (tls("  client_auth_type: RequireAndVerifyClientCert\n"), "without client_ca"),
-            (tls("  client_auth_type: RequireAnyClientCert\n"), "proves nothing"),
+            (tls("  client_auth_type: RequireAnyClientCert\n"), "verifies nothing"),
             (tls("  client_allowed_sans: [a]\n"), "client_allowed_sans without"),
             ("tls_server_config: {client_allowed_sans: [a]}".to_owned(), "neither cert nor cert_file"),
             (tls("  max_version: TLS11\n"), "before 1.2"),
             (tls("  min_version: TLS13\n  max_version: TLS12\n"), "above max_version"),
             ("http_server_config: {headers: {Server: x}}".to_owned(), "header Server"),
-            ("basic_auth_users: {\"a:b\": c}".to_owned(), "cannot be the name"),
+            ("basic_auth_users: {\"a:b\": c}".to_owned(), "not a valid user name"),
             ("rate_limit: {interval: often, burst: 1}".to_owned(), "interval \"often\""),
             ("rate_limit: {interval: 1s}".to_owned(), "burst of 0"),
             ("basic_auth_users: [a]".to_owned(), ""),

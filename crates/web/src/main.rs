@@ -59,9 +59,9 @@ fn main() -> ExitCode {
 
 fn run(file: &Path, exporter: &OsStr, limit: &OsStr) -> Result<()> {
     // An exporter that ends, however it does, takes this along: a line to nobody is an error.
-    set_parent_process_death_signal(Some(Signal::KILL)).context("failed to tie this to the exporter")?;
+    set_parent_process_death_signal(Some(Signal::KILL)).context("failed to set the parent death signal")?;
     // Not even by executing something, as root could.
-    set_no_new_privs(true).context("failed to give up privileges for good")?;
+    set_no_new_privs(true).context("failed to set no_new_privs")?;
     for set in [CapSet::Ambient, CapSet::Inheritable] {
         // Ambient capabilities are newer than some sandboxes' filters.
         if let Err(error) = caps::clear(None, set) {
@@ -69,11 +69,11 @@ fn run(file: &Path, exporter: &OsStr, limit: &OsStr) -> Result<()> {
         }
     }
     for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).context("failed to give up capabilities")?;
+        caps::clear(None, set).context("failed to drop capabilities")?;
     }
     // Signals to all of a unit or a terminal are for the exporter, with which this ends.
     for signal in [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
-        signal_hook::flag::register(signal, Arc::default()).context("failed to pass over signals")?;
+        signal_hook::flag::register(signal, Arc::default()).context("failed to ignore signals")?;
     }
     let config = Config::read(file).with_context(|| file.display().to_string())?;
     for (name, hash) in &config.basic_auth_users {
@@ -110,10 +110,10 @@ fn accept(listener: &TcpListener, mut terms: Terms, exporter: &str, limit: usize
             }
         };
         if let Err(error) = terms.renew() {
-            say("warn", &format!("certificates stay what they were: {error:#}"))?;
+            say("warn", &format!("keeping the old certificates: {error:#}"))?;
         }
         if let Err(error) = serve(&connections, client, number, &terms, exporter) {
-            say("warn", &format!("failed to take a connection: {error}"))?;
+            say("warn", &format!("failed to set up a connection: {error}"))?;
         }
     }
     Ok(())
@@ -144,5 +144,5 @@ fn serve(
 fn say(what: &str, text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     let line = text.replace('\n', " ");
-    writeln!(out, "{what} {line}").and_then(|()| out.flush()).context("failed to speak to the exporter")
+    writeln!(out, "{what} {line}").and_then(|()| out.flush()).context("failed to write to the exporter")
 }

@@ -46,7 +46,7 @@ pub fn relay(
     is_known();
     let exporter = UnixStream::connect_addr(&SocketAddr::from_abstract_name(exporter)?)?;
     if Some(socket_peercred(&exporter)?.pid) != getppid() {
-        return Err(io::Error::other("the exporter's socket is somebody else's"));
+        return Err(io::Error::other("the exporter's socket belongs to another process"));
     }
     exporter.set_nonblocking(true)?;
     let mut request = Request::default();

@@ -35,7 +35,8 @@ impl Terms {
         let names: Arc<[String]> = tls.client_allowed_sans.clone().into();
         if let Some(name) = names.iter().find(|name| name.contains('@') && !name.contains("://")) {
             bail!(
-                "client_allowed_sans: {name}: hosts, addresses and URIs are looked at, e-mail addresses are not"
+                "client_allowed_sans: {name}: only host names, addresses and URIs are supported, not \
+                 e-mail addresses"
             );
         }
         // Before reading: a change meanwhile is one more change.
@@ -100,14 +101,14 @@ fn server_config(tls: &Tls) -> Result<ServerConfig> {
             let (pem, name) = text(tls.client_ca.as_deref(), tls.client_ca_file.as_deref())?;
             let mut roots = RootCertStore::empty();
             for authority in certificates(&pem, &name)? {
-                roots.add(authority).with_context(|| format!("{name}: not an authority"))?;
+                roots.add(authority).with_context(|| format!("{name}: not a CA certificate"))?;
             }
             let builder = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
             let builder = match tls.client_auth_type {
                 ClientAuth::VerifyClientCertIfGiven => builder.allow_unauthenticated(),
                 _ => builder,
             };
-            builder.build().with_context(|| format!("{name}: no authorities"))?
+            builder.build().with_context(|| format!("{name}: no CA certificates"))?
         }
         _ => WebPkiClientVerifier::no_client_auth(),
     };
@@ -117,10 +118,10 @@ fn server_config(tls: &Tls) -> Result<ServerConfig> {
     let key = PrivateKeyDer::from_pem_slice(&pem).with_context(|| format!("{name}: no private key"))?;
     ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions(tls))
-        .context("no suite of cipher_suites is for these versions")?
+        .context("cipher_suites has no cipher suite for these TLS versions")?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
-        .with_context(|| format!("{name}: not the key of {cert_name}"))
+        .with_context(|| format!("{name}: does not match the certificate {cert_name}"))
 }
 
 /// PEM and where it is from.
@@ -167,7 +168,7 @@ fn provider(tls: &Tls) -> Result<CryptoProvider> {
             if !provider.cipher_suites.iter().any(|suite| is_old(suite) && name(suite) == *wanted) {
                 let known: Vec<String> =
                     provider.cipher_suites.iter().filter(|s| is_old(s)).map(name).collect();
-                bail!("cipher_suites: {wanted} is not available; those that are: {}", known.join(", "));
+                bail!("cipher_suites: {wanted} is not supported; supported are: {}", known.join(", "));
             }
         }
         provider.cipher_suites.retain(|suite| !is_old(suite) || tls.cipher_suites.contains(&name(suite)));
@@ -178,7 +179,7 @@ fn provider(tls: &Tls) -> Result<CryptoProvider> {
                 Curve::X25519 => Ok(kx_group::X25519),
                 Curve::CurveP256 => Ok(kx_group::SECP256R1),
                 Curve::CurveP384 => Ok(kx_group::SECP384R1),
-                Curve::CurveP521 => bail!("curve_preferences: CurveP521 is not available"),
+                Curve::CurveP521 => bail!("curve_preferences: CurveP521 is not supported"),
             }
         };
         provider.kx_groups = tls.curve_preferences.iter().map(group).collect::<Result<_>>()?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Counters of packets that are what one member of the map is more than others.
+//! Counters that are the difference of members of the map `packets`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use common::read::live::Live;
 use common::read::maps::MapSource;
 use common::read::roster::Roster;
 
-/// A counter that is made of several: `whole` less `parts`.
+/// A counter computed as `whole` minus `parts`.
 #[derive(Debug)]
 pub struct Difference {
     /// Full name.
@@ -21,11 +21,11 @@ pub struct Difference {
     pub labels: &'static [(&'static str, &'static str)],
     /// Member of the map `packets`.
     pub whole: &'static str,
-    /// Members that are taken away.
+    /// Members to subtract.
     pub parts: &'static [&'static str],
 }
 
-/// The greatest that was shown, by entry and `whole`.
+/// The highest value shown, by entry and `whole`.
 #[derive(Debug, Default)]
 pub struct Shown(BTreeMap<(Vec<u8>, &'static str), u64>);
 
@@ -35,8 +35,8 @@ impl Shown {
         self.0.retain(|(id, _), _| ids.contains(id));
     }
 
-    /// Adds a number whose parts are counted a moment apart: so it may seem to sink, and is not
-    /// shown to.
+    /// Adds a difference. Its parts are counted at different moments, so it may seem to go down;
+    /// the highest value is shown instead.
     ///
     /// # Errors
     /// When there is no such member, or the map cannot be read.

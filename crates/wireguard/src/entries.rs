@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the programs noted of peers and interfaces, and what they are told.
+//! Entries that the programs made for peers and interfaces, and what userland tells the programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,17 +12,17 @@ use common::read::maps::MapSource;
 
 use crate::netlink::{Device, Key};
 
-/// Maps of what is counted: each has two entries that many share.
+/// Maps with counters. Each has two shared entries.
 pub const COUNTED: [&str; 4] = ["peers", "packets", "devices", "traffic"];
 
-/// Of whom an entry is. The programs know a peer by a number and an interface by an address.
+/// The owner of an entry. The programs identify a peer by a number and an interface by an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
-    /// Of all that found no room: `WIREGUARD_OTHER`.
+    /// All that found no room: `WIREGUARD_OTHER`.
     Other,
-    /// Of all in namespaces of other users that nobody asked for: `WIREGUARD_FOREIGN`.
+    /// All in network namespaces of other users that userland did not ask for: `WIREGUARD_FOREIGN`.
     Foreign,
-    /// Of one.
+    /// One peer or interface.
     One(u64),
 }
 
@@ -36,12 +36,12 @@ impl Owner {
         }
     }
 
-    /// Whether many share it.
+    /// Whether the entry is shared.
     pub fn is_shared(self) -> bool {
         !matches!(self, Self::One(_))
     }
 
-    /// The labels of an entry that many share, those of an interface.
+    /// The interface labels of a shared entry.
     pub fn labels(self) -> Option<Labels> {
         match self {
             Self::Other => Some(Labels::of(&[("interface", OTHER)])),
@@ -51,16 +51,16 @@ impl Owner {
     }
 }
 
-/// Where an interface was when it was opened last.
+/// The place of an interface when it was last opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Inode number of its namespace.
+    /// Inode number of its network namespace.
     pub netns: u32,
     /// Index there.
     pub ifindex: u32,
     /// Name there.
     pub name: String,
-    /// Whether it was taken down, as a move does.
+    /// Whether it is down, as during a move.
     pub is_down: bool,
 }
 
@@ -72,20 +72,20 @@ pub type Places = BTreeMap<u64, Place>;
 pub struct Seen {
     /// Key of the entry.
     pub id: Vec<u8>,
-    /// Whose it is.
+    /// Owner.
     pub owner: Owner,
     /// Public key.
     pub key: Key,
     /// Address of the interface.
     pub device: u64,
-    /// When the key in use was made, boot time in nanoseconds; 0 for none.
+    /// Creation time of the key in use, boot time in nanoseconds; 0 if none.
     pub birthdate: u64,
     /// Whether nothing was counted.
     pub idle: bool,
 }
 
-/// Interfaces and peers of which there are entries that wait: whether they are those that netlink
-/// knows under other labels is not known either.
+/// Interfaces and peers with pending entries. They may be the same that netlink lists under other
+/// labels.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// Names of the interfaces.
@@ -95,13 +95,13 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Whether an interface may be one that waits.
+    /// Whether an interface may have a pending entry.
     pub fn may_be(&self, device: &Device) -> bool {
         self.names.contains(&device.name) || device.peers.iter().any(|peer| self.keys.contains(&peer.key))
     }
 }
 
-/// Makes the entries that many share.
+/// Creates the shared entries.
 ///
 /// # Errors
 /// When a map does not take them.
@@ -114,9 +114,9 @@ pub fn seed(live: &Live) -> Result<()> {
     Ok(())
 }
 
-/// Removes what was counted so far of packets, and under what many share. Programs are attached
-/// one after another, and what some count is taken from what others do: that begins once all of
-/// them count. Nor were they told before which namespaces somebody asked for.
+/// Removes the packet counters so far and the shared entries. Programs are attached one after
+/// another, and some counters are subtracted from others, so counting starts when all are attached.
+/// Before that the programs also do not know which namespaces userland asked for.
 ///
 /// # Errors
 /// When the map cannot be read or written.
@@ -135,8 +135,8 @@ pub fn forget(live: &Live) -> Result<()> {
     Ok(())
 }
 
-/// Tells the programs which namespaces have an entry for each of their peers whoever they belong
-/// to. Returns whether there was room.
+/// Tells the programs in which namespaces every peer gets an entry, whoever owns the namespace.
+/// Returns whether there was room.
 ///
 /// # Errors
 /// When the map cannot be read or written.
@@ -160,7 +160,7 @@ pub fn ask_for(live: &Live, namespaces: &BTreeSet<u32>) -> Result<bool> {
     Ok(room)
 }
 
-/// Where interfaces are.
+/// Places of interfaces.
 ///
 /// # Errors
 /// When the map cannot be read.
@@ -179,7 +179,7 @@ pub fn places(live: &Live) -> Result<Places> {
     Ok(places)
 }
 
-/// Peers of which something was counted, the newest first: numbers only grow.
+/// Peers with an entry, newest first: their numbers only grow.
 ///
 /// # Errors
 /// When the map cannot be read.

@@ -34,39 +34,39 @@ common::skeleton!();
 
 const MODULE: &str = "wireguard";
 
-/// For Debian's kernel 5.10; those after it have BTF of modules.
+/// For Debian's kernel 5.10. Later ones have BTF for modules.
 const TABLE: &str = include_str!("../layouts/5.10.txt");
 
-/// How much is counted, and what that costs.
+/// How much to count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Detail {
-    /// What netlink tells: bytes, handshakes' age. No programs; the module can be unloaded.
+    /// Bytes and handshake age, from netlink. Loads no programs; the module can be unloaded.
     Netlink,
-    /// Also handshakes, keys and endpoints: programs run at each handshake and each batch of
+    /// Also handshakes, keys and endpoints. Programs run for each handshake and each batch of
     /// received packets.
     #[default]
     Session,
-    /// Also packets and why they are lost: programs run for each packet.
+    /// Also packets and drop reasons. Programs run for each packet.
     Packet,
 }
 
 #[derive(Args, Clone, Debug, Default)]
 struct Flags {
-    /// How much is counted.
+    /// How much to count. More detail costs more.
     #[arg(long = "wireguard.detail", value_name = "LEVEL", default_value = "session")]
     detail: Detail,
 
-    /// Names of peers: a TOML file with lines "PUBLIC KEY" = "NAME", or a file for wg-quick with
-    /// comments # friendly_name=NAME; read again when it changes.
+    /// File with names of peers: TOML lines "PUBLIC KEY" = "NAME", or a wg-quick file with comments
+    /// # friendly_name=NAME. Read again when it changes.
     #[arg(long = "wireguard.peer-names", value_name = "FILE")]
     peer_names: Option<PathBuf>,
 
-    /// Label peers with their whole public keys, not only the first twelve characters.
+    /// Use the whole public key as label peer, not only its first twelve characters.
     #[arg(long = "wireguard.full-keys")]
     full_keys: bool,
 
-    /// Ask netlink in this process's network namespace only, not in those in /run/netns and
-    /// /run/docker/netns; then CAP_SYS_ADMIN is given up once everything is attached.
+    /// Query netlink only in the network namespace of this process, not in those of /run/netns and
+    /// /run/docker/netns. CAP_SYS_ADMIN is then dropped after attaching.
     #[arg(long = "wireguard.own-namespace")]
     own_namespace: bool,
 }
@@ -94,7 +94,7 @@ impl Exporter for Wireguard {
                 .of_module(MODULE)
                 .keep(Capability::CAP_NET_ADMIN);
         if !flags.own_namespace {
-            // The second for folders that are root's alone; the unit does not have it.
+            // The second is for directories that only root may read; the unit does not have it.
             spec = spec.keep(Capability::CAP_SYS_ADMIN).keep(Capability::CAP_DAC_READ_SEARCH);
         }
         for (level, rows, maps) in [
@@ -119,7 +119,7 @@ impl Exporter for Wireguard {
         };
         let unproven = matches!(layout, Some(Layout::Table(_)));
         let mut view = View::new(names, flags.full_keys, !flags.own_namespace, unproven);
-        // What will be asked at every scrape is better refused now.
+        // Fail now rather than at every scrape.
         view.look()?;
         Ok(Self { view, layout, unknown })
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Names that people gave to peers: a TOML file of public keys and names, or the comments
-//! of a file for wg-quick(8).
+//! Configured names of peers: a TOML file of public keys and names, or the comments of a
+//! wg-quick(8) file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Those in the file at `path`; none without one.
+    /// Reads the names from the file at `path`; none without a path.
     ///
     /// # Errors
     /// When it cannot be read, or is neither TOML nor for wg-quick.
@@ -46,14 +46,14 @@ impl Names {
         Ok(())
     }
 
-    /// Reads the file again if it has changed; one that is no good any more changes nothing.
+    /// Reads the file again if it has changed. If it is invalid, keeps the old names.
     pub fn refresh(&mut self) {
         if let Err(error) = self.read() {
-            log::warn!("{error:#}: keeping the names of before");
+            log::warn!("{error:#}: keeping the old peer names");
         }
     }
 
-    /// The name of a peer; empty when it has none.
+    /// The name of a peer; empty if it has none.
     pub fn of(&self, key: &Key) -> &str {
         self.names.get(key).map_or("", String::as_str)
     }
@@ -88,7 +88,7 @@ fn of_toml(text: &str) -> Result<BTreeMap<Key, String>> {
     for (number, (key, name)) in table.iter().enumerate() {
         let at = || format!("entry {}", number + 1);
         let key = decode(key).with_context(at)?;
-        let name = name.as_str().with_context(at).context("a name is text in quotes")?;
+        let name = name.as_str().with_context(at).context("a name must be quoted text")?;
         names.insert(key, name.to_owned());
     }
     Ok(names)

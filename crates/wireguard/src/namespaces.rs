@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Network namespaces: generic netlink answers for that of the caller only.
+//! Network namespaces. Generic netlink answers only for the namespace of the caller.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Where `ip netns`, and where Docker, keep the namespaces that they made.
+/// Directories in which `ip netns` and Docker keep named namespaces.
 const FOLDERS: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 
 const OWN: &str = "/proc/self/ns/net";
@@ -22,14 +22,14 @@ const OWN: &str = "/proc/self/ns/net";
 pub struct Namespace {
     /// Inode number of its file: what the kernel calls `ns.inum`.
     pub inode: u32,
-    /// What it is called; empty for the one that this process is in.
+    /// Name; empty for the namespace of this process.
     pub name: String,
-    /// Its file; none for the one that this process is in.
+    /// Its file; None for the namespace of this process.
     path: Option<PathBuf>,
 }
 
-/// A folder of namespaces that this process may not list, as the folder or one above it is its
-/// owner's alone. Docker's is.
+/// A directory of namespaces that this process may not list, because only the owner may read it or
+/// a parent. Docker's is one.
 #[derive(Debug)]
 pub struct Refusal {
     /// The folder.
@@ -39,16 +39,17 @@ pub struct Refusal {
 }
 
 impl Namespace {
-    /// The one that this process is in.
+    /// The namespace of this process.
     ///
     /// # Errors
     /// When /proc does not tell.
     pub fn own() -> Result<Self> {
-        let inode = fs::metadata(OWN).with_context(|| format!("failed to look at {OWN}"))?.ino();
+        let inode = fs::metadata(OWN).with_context(|| format!("failed to read {OWN}"))?.ino();
         Ok(Self { inode: inode as u32, name: String::new(), path: None })
     }
 
-    /// That one first, then all that have a name; and folders of those that cannot be listed.
+    /// The namespace of this process first, then all named ones; and the directories that cannot be
+    /// listed.
     ///
     /// # Errors
     /// When /proc does not tell.
@@ -87,7 +88,7 @@ impl Namespace {
         Self { inode, name: name.to_owned(), path: None }
     }
 
-    /// Runs `work` in the namespace, which is not kept alive by it.
+    /// Runs `work` in the namespace. Does not keep the namespace alive.
     ///
     /// # Errors
     /// When it cannot be entered: that takes CAP_SYS_ADMIN; or as `work`.

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Interfaces and peers, asked of the kernel over generic netlink
-//! (include/uapi/linux/wireguard.h).
+//! Reads interfaces and peers over generic netlink (include/uapi/linux/wireguard.h).
 //!
-//! The kernel sends the private key of an interface and the preshared keys of its peers
-//! along, whether wanted or not. They are never looked at, and the one buffer that they
-//! are ever in is wiped after each message.
+//! The kernel always sends the private key of an interface and the preshared keys of its peers too.
+//! They are never read, and the only buffer that holds them is wiped after each message.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -41,15 +39,15 @@ pub struct Device {
 pub struct Peer {
     /// Public key.
     pub key: Key,
-    /// Where it was heard of last, or is to be found.
+    /// Last known or configured endpoint.
     pub endpoint: Option<SocketAddr>,
-    /// When a handshake was completed last, since 1970; none when never.
+    /// Time of the last completed handshake, since 1970; None if there was none.
     pub handshake: Option<Duration>,
     /// Bytes received, as `wg show` has them.
     pub rx_bytes: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
-    /// Addresses, each with the length of its prefix.
+    /// Allowed IPs: addresses with prefix lengths.
     pub allowed: Vec<(IpAddr, u8)>,
 }
 
@@ -62,7 +60,7 @@ const HEADER_BYTES: usize = 16;
 const GENL_HEADER_BYTES: usize = 4;
 const IFINFO_BYTES: usize = 16;
 
-/// A type that nobody but the kernel gives out: `enum` of the same name without prefix.
+/// An enum value of the kernel: `enum` of the same name without prefix.
 mod number {
     pub const RTM_NEWLINK: u16 = 16;
     pub const RTM_GETLINK: u16 = 18;
@@ -114,12 +112,12 @@ impl Channel {
     fn open(protocol: isize) -> Result<Self> {
         let mut socket = Socket::new(protocol).context("failed to open a netlink socket")?;
         socket.bind_auto().context("failed to bind a netlink socket")?;
-        socket.connect(&Port::new(0, 0)).context("failed to connect to the kernel")?;
+        socket.connect(&Port::new(0, 0)).context("failed to connect the netlink socket")?;
         Ok(Self { socket, buffer: Zeroizing::new(vec![0; BUFFER_BYTES]), sequence: 0 })
     }
 
-    /// Asks, and hands what follows the header of each answer to `each`. Returns whether what
-    /// was asked for changed meanwhile.
+    /// Sends a request and passes the payload of each answer to `each`. Returns whether the answers
+    /// were interrupted by a change.
     fn ask(
         &mut self,
         kind: u16,
@@ -136,7 +134,7 @@ impl Channel {
         header.sequence_number = self.sequence;
         header.emit(&mut message);
         message[HEADER_BYTES..].copy_from_slice(payload);
-        self.socket.send(&message, 0).context("failed to ask the kernel")?;
+        self.socket.send(&message, 0).context("failed to send a netlink request")?;
         let is_dump = flags & NLM_F_DUMP == NLM_F_DUMP;
         let mut changed = false;
         loop {
@@ -151,7 +149,7 @@ impl Channel {
     }
 }
 
-/// Takes the messages of one datagram apart. Returns whether it was the last.
+/// Parses the messages of one datagram. Returns whether it was the last.
 fn read(
     mut rest: &[u8],
     is_dump: bool,
@@ -159,7 +157,7 @@ fn read(
     each: &mut impl FnMut(u16, &[u8]) -> Result<()>,
 ) -> Result<bool> {
     while !rest.is_empty() {
-        let message = NetlinkBuffer::new_checked(rest).context("a message is cut short")?;
+        let message = NetlinkBuffer::new_checked(rest).context("a netlink message is truncated")?;
         *changed |= message.flags() & NLM_F_DUMP_INTR != 0;
         let payload = message.payload();
         match message.message_type() {
@@ -196,10 +194,10 @@ fn attribute(into: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 fn attributes(payload: &[u8]) -> impl Iterator<Item = Result<NlaBuffer<&[u8]>>> {
-    NlasIterator::new(payload).map(|item| item.context("an attribute is cut short"))
+    NlasIterator::new(payload).map(|item| item.context("a netlink attribute is truncated"))
 }
 
-/// A value of an attribute; an array has its elements one after the other.
+/// A value of an attribute. An array has its elements one after the other.
 fn value<'a>(attribute: &NlaBuffer<&'a [u8]>) -> &'a [u8] {
     let whole: &'a [u8] = attribute.into_inner();
     &whole[4..4 + attribute.value_length()]
@@ -209,7 +207,7 @@ fn word(bytes: &[u8]) -> u64 {
     common::read::layout::number(bytes)
 }
 
-/// Text without the NUL at its end.
+/// Text without its terminating NUL.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }
@@ -235,10 +233,10 @@ fn links() -> Result<Vec<Device>> {
     }
 }
 
-/// Of a message with struct ifinfomsg and attributes; none of another kind.
+/// Parses a message with struct ifinfomsg and attributes; None for another kind.
 fn link(payload: &[u8]) -> Result<Option<Device>> {
     let (Some(index), Some(rest)) = (payload.get(4..8), payload.get(IFINFO_BYTES..)) else {
-        bail!("a message is cut short");
+        bail!("a netlink message is truncated");
     };
     let mut device = Device { ifindex: word(index) as u32, ..Device::default() };
     let mut is_wireguard = false;
@@ -272,7 +270,7 @@ fn family(generic: &mut Channel) -> Result<u16> {
         }
         Ok(())
     })?;
-    id.context("the kernel has none")
+    id.context("the kernel has no WireGuard")
 }
 
 fn peers(generic: &mut Channel, family: u16, device: &mut Device) -> Result<()> {
@@ -290,8 +288,8 @@ fn peers(generic: &mut Channel, family: u16, device: &mut Device) -> Result<()> 
     }
 }
 
-/// The peers in one message; the last of the one before goes on in the first of this, when it
-/// has more addresses than fitted there.
+/// The peers in one message. The last peer of a message continues in the next one if its addresses
+/// did not fit.
 fn more_peers(payload: &[u8], peers: &mut Vec<Peer>) -> Result<()> {
     for item in attributes(payload) {
         let item = item?;
@@ -315,11 +313,14 @@ fn peer(payload: &[u8]) -> Result<Peer> {
         let item = item?;
         let bytes = value(&item);
         match item.kind() {
-            number::WGPEER_A_PUBLIC_KEY => peer.key = bytes.try_into().context("a key of another length")?,
+            number::WGPEER_A_PUBLIC_KEY => {
+                peer.key = bytes.try_into().context("a public key has the wrong length")?
+            }
             number::WGPEER_A_ENDPOINT => peer.endpoint = endpoint(bytes),
             number::WGPEER_A_LAST_HANDSHAKE_TIME => {
                 // struct __kernel_timespec
-                let (seconds, rest) = bytes.split_at_checked(8).context("a time is cut short")?;
+                let (seconds, rest) =
+                    bytes.split_at_checked(8).context("a netlink timestamp is truncated")?;
                 let time = Duration::new(word(seconds), word(rest) as u32);
                 peer.handshake = (!time.is_zero()).then_some(time);
             }
@@ -336,7 +337,7 @@ fn peer(payload: &[u8]) -> Result<Peer> {
     Ok(peer)
 }
 
-/// Of a struct sockaddr_in or sockaddr_in6.
+/// Parses a struct sockaddr_in or sockaddr_in6.
 fn endpoint(bytes: &[u8]) -> Option<SocketAddr> {
     let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
     match i32::from(u16::from_ne_bytes(*bytes.first_chunk()?)) {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is attached at which level of detail, and what comes of it.
+//! Probes and metrics of each level of detail.
 
 use common::exposition::hist::Unit;
 use common::spec::MapSpec;
 
 use crate::difference::Difference;
 
-/// Function, programs, and what these feed, at each handshake or batch of packets.
+/// Function, programs, and the counters that they feed, for each handshake or batch of packets.
 pub type Row = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// What is counted of interfaces and of their peers: the numbers of one that moved would be shown
-/// where it was, and those of one that is gone would be its successor's.
+/// Counters of interfaces and their peers. Without these probes a moved interface would be shown at
+/// its old place, and the numbers of a removed one would go to its successor.
 const WHOSE: &[&str] = &["peers", "packets", "devices", "traffic"];
 
 #[rustfmt::skip]
@@ -51,17 +51,20 @@ pub const PACKET: &[Row] = &[
 ];
 
 const KEEPALIVES: &str = "ebpf_wireguard_keepalives_total";
-const KEEPALIVES_HELP: &str = "Messages without contents, which keep a session or a firewall's state alive.";
+const KEEPALIVES_HELP: &str = "Keepalives received from (rx) or sent to (tx) a peer: data messages without \
+                               payload.";
 const DROPS: &str = "ebpf_wireguard_drops_total";
 const DROPS_HELP: &str =
-    "Packets and messages that were lost, by reason; without a label peer those that belong to none.";
+    "Packets and messages dropped on this host, by reason. Drops that belong to no peer have no label peer.";
 const FAILURES: &str = "ebpf_wireguard_handshake_failure_total";
-const FAILURES_HELP: &str = "Handshakes that failed: no_answer to an initiation in 5 s, gave_up after 20 of them; without a label peer messages that were refused here.";
+const FAILURES_HELP: &str = "Failed handshakes, by reason. no_answer: no response to an initiation within \
+                             5 s; gave_up: none to any of 20 initiations. Without a label peer: handshake \
+                             messages that this host rejected.";
 
-/// Probes without which it is not known whose numbers are.
+/// Probes that identify the owner of the numbers.
 pub const IDENTITY: &[&str] = &["wg_open", "wg_destruct"];
 
-/// A counter that is made of others, and the probes that these need.
+/// Difference counters, and the probes that they need.
 pub const DIFFERENCES: &[(Difference, &[&str])] = &[
     (
         Difference {
@@ -99,22 +102,23 @@ fn drops(map: MapSpec, direction: &'static str, reason: &'static str, member: &'
     map.counter_of(DROPS, &[("direction", direction), ("reason", reason)], member, DROPS_HELP)
 }
 
-/// What is counted at each handshake.
+/// Counters for each handshake.
 pub fn of_sessions() -> [MapSpec; 2] {
     let responses = "ebpf_wireguard_handshake_responses_total";
-    let responses_help = "Responses to initiations, made here or received and valid.";
+    let responses_help = "Handshake responses: created for a peer (tx), or received from a peer and valid \
+                          (rx). Invalid responses are in ebpf_wireguard_handshake_failure_total.";
     let peers = MapSpec::new("peers")
         .bounded()
         .named()
         .counter(
             "ebpf_wireguard_handshake_attempts_total",
             "attempts",
-            "Handshake initiations sent; each try is one.",
+            "Handshake initiations sent to a peer. Each retry counts.",
         )
         .counter(
             "ebpf_wireguard_handshake_success_total",
             "completed",
-            "Handshakes completed, whoever began them.",
+            "Handshakes completed with a peer, whichever side initiated them.",
         )
         .counter_of(FAILURES, &[("reason", "no_answer")], "no_answer", FAILURES_HELP)
         .counter_of(FAILURES, &[("reason", "gave_up")], "gave_up", FAILURES_HELP)
@@ -123,12 +127,14 @@ pub fn of_sessions() -> [MapSpec; 2] {
         .counter(
             "ebpf_wireguard_keypair_rotations_total",
             "rotations",
-            "Keys made for sessions; those of a responder may never be used.",
+            "Session keypairs created with a peer. A keypair that this host creates as responder may never \
+             be used, and counts all the same.",
         )
         .counter(
             "ebpf_wireguard_endpoint_changes_total",
             "roamed",
-            "Changes of a peer's address or port, seen when it is heard of.",
+            "Changes of a peer's endpoint (address or port), noticed when the peer is heard from. Its \
+             first endpoint is not counted.",
         );
     let devices = MapSpec::new("devices")
         .named()
@@ -136,7 +142,8 @@ pub fn of_sessions() -> [MapSpec; 2] {
             "ebpf_wireguard_handshake_latency_seconds",
             "latency",
             Unit::Seconds,
-            "Time from the last initiation of a handshake to its response.",
+            "Time from the last handshake initiation sent to a peer to its valid response. Handshakes that \
+             the peer initiated are not observed.",
         )
         .counter_of(FAILURES, &[("reason", "bad_mac")], "bad_mac", FAILURES_HELP)
         .counter_of(FAILURES, &[("reason", "cookie_required")], "cookie_required", FAILURES_HELP)
@@ -146,11 +153,12 @@ pub fn of_sessions() -> [MapSpec; 2] {
     [drops(peers, "tx", "purged", "purged"), devices]
 }
 
-/// What is counted of each packet.
+/// Counters for each packet.
 pub fn of_packets() -> [MapSpec; 2] {
     let (count, count_help) = (
         "ebpf_wireguard_packets_total",
-        "Messages exchanged with a peer, handshakes and keepalives included; not those that this host dropped below the tunnel.",
+        "WireGuard messages received from (rx) or sent to (tx) a peer, handshakes and keepalives included. \
+         Messages that this host dropped below the tunnel are not counted.",
     );
     let mut packets = MapSpec::new("packets")
         .bounded()
@@ -161,12 +169,13 @@ pub fn of_packets() -> [MapSpec; 2] {
         .counter(
             "ebpf_wireguard_decrypt_done_total",
             "decrypted",
-            "Data messages that were decrypted, replayed ones included.",
+            "Data messages of a peer that were decrypted. Replayed messages are included.",
         )
         .counter(
             "ebpf_wireguard_rx_delivered_total",
             "delivered",
-            "Packets of a peer that were handed to the network stack.",
+            "Packets of a peer that were passed to the network stack. Keepalives and packets with a source \
+             address that is not allowed are not counted.",
         );
     for (direction, reason, member) in [
         ("rx", "undecryptable", "undecrypted"),
@@ -182,7 +191,7 @@ pub fn of_packets() -> [MapSpec; 2] {
     let mut traffic = MapSpec::new("traffic").named().counter(
         "ebpf_wireguard_rx_enter_total",
         "entered",
-        "Datagrams that came to the port of an interface.",
+        "UDP datagrams that arrived at the port of a WireGuard interface, before any check.",
     );
     for (direction, reason, member) in [
         ("rx", "malformed", "malformed"),

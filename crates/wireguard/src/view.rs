@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What netlink tells of peers, and which of them the programs' numbers are of.
+//! Peers from netlink, matched with the entries of the programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,64 +19,64 @@ use crate::names::{Names, encode};
 use crate::namespaces::{Namespace, Refusal};
 use crate::netlink::{self, Device, Key, Peer};
 
-/// How long an entry stays that nobody knows: netlink was asked before it was made.
+/// How long to keep an entry that netlink does not list: it may be newer than netlink's answer.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// After which no key is kept any more: three times `REJECT_AFTER_TIME`
-/// (drivers/net/wireguard/timers.c: `wg_expired_zero_key_material`).
+/// Lifetime of key material: three times `REJECT_AFTER_TIME` (drivers/net/wireguard/timers.c:
+/// `wg_expired_zero_key_material`).
 const KEY_GONE: Duration = Duration::from_secs(3 * 180);
 
-/// Characters of a public key that make the label `peer`.
+/// Length of the label `peer`, in characters of the public key.
 const SHORT: usize = 12;
 
-/// Peers, and the labels of what is counted of them.
+/// Peers, and the labels of their counters.
 #[derive(Debug, Default)]
 pub struct View {
-    /// Names that people gave.
+    /// Configured names.
     names: Names,
     /// Whether `peer` is the whole key.
     full_keys: bool,
-    /// Whether namespaces are entered that are not this process's own.
+    /// Whether to enter other network namespaces than that of this process.
     everywhere: bool,
-    /// Whether the programs read through a table that has to prove itself.
+    /// Whether the programs use a layout table that is not yet verified.
     unproven: bool,
     /// Labels by map.
     pub rosters: Rosters,
     spaces: Vec<(Namespace, Vec<Device>)>,
-    /// Namespaces, and folders of them, that could not be read, and were complained of.
+    /// Namespaces, and directories of them, that could not be read and were logged.
     closed: BTreeSet<String>,
-    /// How many of them there are now.
+    /// The current number of these.
     left_out: usize,
-    /// Inode numbers of all that were found, and whether it was complained that they are too many.
+    /// Inode numbers of all namespaces found, and whether the log says that they are too many.
     found: BTreeSet<u32>,
     too_many: bool,
-    /// Entries that nobody knows, and since when.
+    /// Entries that netlink does not list, and since when.
     strangers: BTreeMap<(&'static str, Vec<u8>), Instant>,
     distrusted: bool,
-    /// Of peers by id, boot time in nanoseconds.
+    /// Creation times of the keys of peers, boot time in nanoseconds.
     birthdates: Vec<(Labels, u64)>,
     shown: Shown,
 }
 
-/// Where an interface is that the programs know.
+/// Where netlink lists an interface that the programs know.
 enum Found<'v> {
-    /// Where netlink knows it.
+    /// In this namespace.
     At(&'v Namespace, &'v Device),
-    /// In a namespace where nobody can be asked.
+    /// In a namespace where netlink cannot be queried.
     Unasked(&'v Place),
-    /// Nobody knows until it is opened again: it was moved, or is too new.
+    /// Unknown until it is opened again: it was moved, or is too new.
     Waits,
     /// It is gone.
     Gone,
 }
 
-/// What becomes of an entry.
+/// What to do with an entry.
 enum Entry {
-    /// It has these labels.
+    /// Show it with these labels.
     Shown(Labels),
-    /// It is kept, and not shown.
+    /// Keep it, do not show it.
     Kept,
-    /// It is removed unless somebody knows it soon.
+    /// Remove it, unless netlink lists it soon.
     Unknown,
 }
 
@@ -106,7 +106,7 @@ impl View {
         labels
     }
 
-    /// Asks netlink in every namespace.
+    /// Queries netlink in every namespace.
     ///
     /// # Errors
     /// When it does not answer in that of this process.
@@ -119,8 +119,8 @@ impl View {
         for Refusal { folder, error } in refusals {
             if self.closed.insert(folder.to_owned()) {
                 log::warn!(
-                    "network namespaces in {folder} are left out: {error}; CAP_DAC_READ_SEARCH, or a folder \
-                     that others may search, lets them be seen"
+                    "skipping network namespaces in {folder}: {error}; add CAP_DAC_READ_SEARCH, or make \
+                     the directory searchable for others"
                 );
             }
         }
@@ -135,7 +135,7 @@ impl View {
                 Err(error) => {
                     self.left_out += 1;
                     if self.closed.insert(space.name.clone()) {
-                        log::warn!("network namespace {} is left out: {error:#}", space.name);
+                        log::warn!("skipping network namespace {}: {error:#}", space.name);
                     }
                 }
             }
@@ -147,7 +147,7 @@ impl View {
         self.spaces.iter().find(|(space, _)| space.inode == inode)
     }
 
-    /// Where the interface of that address is.
+    /// Finds the interface with that address.
     fn find<'v>(&'v self, places: &'v Places, device: u64) -> Found<'v> {
         let Some(place) = places.get(&device) else { return Found::Gone };
         match self.space(place.netns) {
@@ -168,14 +168,14 @@ impl View {
         if !entries::ask_for(live, &self.found)? && !self.too_many {
             self.too_many = true;
             log::warn!(
-                "there are more namespaces with names than the programs can be told: peers in some that \
-                 belong to other users share a series"
+                "too many named network namespaces for the programs: peers in some namespaces of other \
+                 users share a series"
             );
         }
         Ok(())
     }
 
-    /// Finds out who the entries of all maps are, and removes those of peers that are gone.
+    /// Finds the labels of the entries of all maps, and removes entries of peers that are gone.
     ///
     /// # Errors
     /// When maps cannot be read.
@@ -188,7 +188,7 @@ impl View {
         self.tell(live)?;
         let now = Instant::now();
         let peers = entries::peers(live)?;
-        // Afterwards: one that counts has a place.
+        // Read the places after the peers: each peer's interface has one.
         let places = entries::places(live)?;
         let waits = |device: u64| matches!(self.find(&places, device), Found::Waits);
         let waiting = Waiting {
@@ -249,7 +249,7 @@ impl View {
                     continue;
                 }
             };
-            // One that was removed and added again is another.
+            // A peer that was removed and added again is a new one.
             if !known.insert(labels.as_str().to_owned()) {
                 live.maps.delete("peers", &seen.id)?;
                 live.maps.delete("packets", &seen.id)?;
@@ -261,7 +261,7 @@ impl View {
             ids.insert(seen.id.clone());
             roster.entries.insert(seen.id, labels);
         }
-        // Packets are counted under the same ids, but not of every peer.
+        // `packets` has the same ids, but not all of them.
         let mut packets = Roster { entries: roster.entries.clone(), idle: Vec::new() };
         let (mut counted, mut packets_folded) = (BTreeSet::new(), false);
         live.maps.for_each("packets", &mut |id, value| {
@@ -279,7 +279,7 @@ impl View {
                 packets.idle.push(labels);
             }
         }
-        // Some found no room: whose numbers are among those of all others, is not known.
+        // Some peers found no room. Which ones share the entry of others is not known.
         if folded {
             roster.idle.clear();
         }
@@ -337,7 +337,7 @@ impl View {
         Ok(())
     }
 
-    /// An entry whose peer or interface netlink does not know: gone, or too new, or nonsense.
+    /// Handles an entry that netlink does not list: gone, too new, or read with a wrong layout.
     fn stranger(&mut self, live: &Live, maps: &[&'static str], key: Vec<u8>, now: Instant) -> Result<()> {
         let Some(first) = maps.first() else { return Ok(()) };
         let since = *self.strangers.entry((first, key.clone())).or_insert(now);
@@ -347,8 +347,8 @@ impl View {
         if self.unproven && !self.distrusted && maps.contains(&"peers") {
             self.distrusted = true;
             log::error!(
-                "what the programs read of this kernel's WireGuard is not what netlink says: their numbers are \
-                 not shown; its structs are laid out in a way that is not known"
+                "the struct layout of this kernel's WireGuard module is not known: the programs read other \
+                 peers than netlink lists, so their metrics are not exported"
             );
         }
         for map in maps {
@@ -362,11 +362,12 @@ impl View {
         devices.flat_map(|(space, device)| device.peers.iter().map(move |peer| (space, device, peer)))
     }
 
-    /// Adds what netlink tells.
+    /// Adds the metrics from netlink.
     pub fn show(&self, families: &mut Families) {
         families.gauge(
             "ebpf_wireguard_namespaces_left_out",
-            "Network namespaces, and folders of them, that cannot be looked into; the log says why.",
+            "Network namespaces, and directories of network namespaces, that the exporter cannot look \
+             into. The log says why.",
             Labels::none(),
             Value::Integer(self.left_out as u64),
         );
@@ -378,7 +379,8 @@ impl View {
                 labels.push("direction", direction);
                 families.counter(
                     "ebpf_wireguard_bytes_total",
-                    "Bytes of messages exchanged with a peer, handshakes included, as wg show has them.",
+                    "Bytes of WireGuard messages received from (rx) or sent to (tx) a peer, handshakes \
+                     included, as in wg show.",
                     labels,
                     Value::Integer(bytes),
                 );
@@ -386,7 +388,7 @@ impl View {
             if let Some(handshake) = peer.handshake {
                 families.gauge(
                     "ebpf_wireguard_handshake_age_seconds",
-                    "Time since the last handshake was completed; absent when there was none.",
+                    "Time since the last completed handshake with a peer. Absent when there was none.",
                     of(),
                     Value::Nanoseconds(now.saturating_sub(handshake).as_nanos() as u64),
                 );
@@ -401,26 +403,28 @@ impl View {
             labels.push("allowed_ips", &allowed.join(","));
             families.gauge(
                 "ebpf_wireguard_peer_info",
-                "Always 1; who a peer is and where it was heard of last.",
+                "Always 1. The labels give a peer's public key, name, last known endpoint and allowed IPs.",
                 labels,
                 Value::Integer(1),
             );
         }
         let time = clock_gettime(ClockId::Boottime);
         let now = Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos() as u64;
-        // What came after that, such as the interface going down, took the timer that ends it.
+        // Without the timer that ends a key, such as after the interface went down, hide keys past
+        // their lifetime.
         let ages = self.birthdates.iter().map(|(labels, birthdate)| (labels, now.saturating_sub(*birthdate)));
         for (labels, age) in ages.filter(|(_, age)| *age <= KEY_GONE.as_nanos() as u64) {
             families.gauge(
                 "ebpf_wireguard_session_age_seconds",
-                "Age of the key in use: a new one is made after 120 s of traffic, none is used after 180 s.",
+                "Age of the session key in use with a peer. WireGuard makes a new key after 120 s of \
+                 traffic and uses none older than 180 s.",
                 labels.clone(),
                 Value::Nanoseconds(age),
             );
         }
     }
 
-    /// Adds a counter that is made of several.
+    /// Adds a difference counter.
     ///
     /// # Errors
     /// When there is no such member, or the map cannot be read.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What ZFS itself tells of the ARC: `/proc/spl/kstat/zfs/arcstats`.
+//! ZFS's own counters of the ARC: `/proc/spl/kstat/zfs/arcstats`.
 
 use std::collections::BTreeMap;
 
@@ -7,38 +7,58 @@ use common::exposition::metric::{Families, Labels, Value};
 
 type Arcstats = BTreeMap<String, String>;
 
-/// Name and help of what the programs count and arcstats does too.
+/// Name and help of a metric that both the programs and arcstats count.
 pub type Family = (&'static str, &'static str);
 
-pub const HITS: Family = ("ebpf_zfs_arc_hits_total", "Look-ups of blocks that were in the ARC.");
-pub const MISSES: Family =
-    ("ebpf_zfs_arc_misses_total", "Look-ups of blocks that had to be read, from the L2ARC or the pool.");
+pub const HITS: Family = (
+    "ebpf_zfs_arc_hits_total",
+    "ARC lookups that found the block in the ARC (hits of \
+                                                      arcstats).",
+);
+pub const MISSES: Family = (
+    "ebpf_zfs_arc_misses_total",
+    "ARC lookups that had to read the block, from the L2ARC or from the pool \
+                                   (misses of arcstats).",
+);
 pub const ASYNC_READS: Family =
-    ("ebpf_zfs_arc_async_reads_total", "Look-ups for prefetch, which nobody waits for.");
-pub const L2_HITS: Family = ("ebpf_zfs_l2arc_hits_total", "Misses of the ARC that the L2ARC had.");
-pub const L2_MISSES: Family = ("ebpf_zfs_l2arc_misses_total", "Misses of the ARC that the L2ARC had not.");
+    ("ebpf_zfs_arc_async_reads_total", "ARC lookups for prefetch. No reader waits for them.");
+pub const L2_HITS: Family = (
+    "ebpf_zfs_l2arc_hits_total",
+    "ARC misses that found the block in the L2ARC \
+                                                           (l2_hits of arcstats).",
+);
+pub const L2_MISSES: Family = (
+    "ebpf_zfs_l2arc_misses_total",
+    "ARC misses that did not find the block in \
+                                                               the L2ARC (l2_misses of arcstats).",
+);
 pub const LOOKUPS: Family = (
     "ebpf_zfs_arc_lookups_total",
-    "Look-ups by result, who asked, and what for. iohit: the block was being read already, which \
-                 ZFS counts from 2.2 on.",
+    "ARC lookups by result, class (demand or prefetch) and content (data or metadata). result=\"iohit\": \
+     the block was already being read; ZFS counts these from 2.2 on.",
 );
 pub const EVICTED_BYTES: Family =
-    ("ebpf_zfs_arc_evicted_bytes_total", "Uncompressed size of blocks taken out of the ARC to make room.");
+    ("ebpf_zfs_arc_evicted_bytes_total", "Uncompressed bytes of blocks evicted from the ARC to make room.");
 
 /// Metric, value of arcstats, help.
 const GAUGES: &[(&str, &str, &str)] = &[
-    ("ebpf_zfs_arc_size_bytes", "size", "Size of the ARC."),
-    ("ebpf_zfs_arc_target_bytes", "c", "Size that the ARC aims at."),
-    ("ebpf_zfs_arc_min_bytes", "c_min", "Least size that the ARC aims at."),
-    ("ebpf_zfs_arc_max_bytes", "c_max", "Greatest size that the ARC aims at."),
-    ("ebpf_zfs_arc_metadata_bytes", "arc_meta_used", "Metadata in the ARC."),
+    ("ebpf_zfs_arc_size_bytes", "size", "Current size of the ARC (size of arcstats)."),
+    ("ebpf_zfs_arc_target_bytes", "c", "Target size of the ARC (c of arcstats)."),
+    ("ebpf_zfs_arc_min_bytes", "c_min", "Minimum target size of the ARC (c_min of arcstats)."),
+    ("ebpf_zfs_arc_max_bytes", "c_max", "Maximum target size of the ARC (c_max of arcstats)."),
+    (
+        "ebpf_zfs_arc_metadata_bytes",
+        "arc_meta_used",
+        "Bytes of metadata in the ARC (arc_meta_used of \
+                                                      arcstats).",
+    ),
 ];
 
 fn number(arcstats: &Arcstats, name: &str) -> Option<u64> {
     arcstats.get(name)?.parse().ok()
 }
 
-/// Counters that mean the same as what the programs count, since the module was loaded.
+/// Counters that mean the same as those of the programs, since the module was loaded.
 pub fn counters(arcstats: &Arcstats, families: &mut Families) {
     let mut counter = |(name, help): Family, labels, value| {
         families.counter(name, help, labels, Value::Integer(value));

@@ -22,7 +22,7 @@ use zfs::{Flags, Zfs, kstat};
 
 common::skeleton!();
 
-/// What arcstats have since they tell hits apart elsewhere.
+/// A field of arcstats in versions that classify hits in arc_access.
 const SINCE_2_2: &str = "iohits";
 
 /// In the order of `enum zfs_arc_result`.
@@ -53,7 +53,12 @@ impl Exporter for ZfsArc {
         let counts = MapSpec::new("counts")
             .counter(HITS.0, "hits", HITS.1)
             .counter(MISSES.0, "misses", MISSES.1)
-            .counter("ebpf_zfs_arc_evictions_total", "evictions", "Blocks taken out of the ARC to make room.")
+            .counter(
+                "ebpf_zfs_arc_evictions_total",
+                "evictions",
+                "Blocks evicted from the ARC to make \
+                                                                   room.",
+            )
             .counter(ASYNC_READS.0, "async_reads", ASYNC_READS.1)
             .counter(L2_HITS.0, "l2_hits", L2_HITS.1)
             .counter(L2_MISSES.0, "l2_misses", L2_MISSES.1);
@@ -68,7 +73,8 @@ impl Exporter for ZfsArc {
                 "ebpf_zfs_arc_read_latency_seconds",
                 "latency",
                 Unit::Seconds,
-                "Time from the call of arc_read until the block was found (hit) or read (miss).",
+                "Time from the call of arc_read until the block was found (hit) or read (miss). Hits that \
+                 do not pass arc_read, and lookups with result=\"iohit\", are not observed.",
             );
         Spec::new("zfs-arc", 9110, "does the ARC hit, how big is it, what is evicted?")
             .events(&["ebpf_zfs_arc_lookups_total", "ebpf_zfs_arc_evictions_total"])
@@ -90,7 +96,8 @@ impl Exporter for ZfsArc {
                 "ebpf_zfs_arc_hit_ratio",
                 "ebpf_zfs_arc_hits_total",
                 "ebpf_zfs_arc_misses_total",
-                "Share of hits in the look-ups of the last 60 seconds; absent when nothing was looked up.",
+                "ARC hits divided by hits plus misses over the last 60 seconds, independent of scrape \
+                 times. Absent when there was no lookup.",
             )
     }
 
@@ -102,7 +109,7 @@ impl Exporter for ZfsArc {
         let programs = ["access", "split_hit", "split_miss", "evicted_bytes", "read_done"];
         let mut unusable = self.zfs.unusable(&programs);
         if kstat::named("arcstats").is_ok_and(|stats| stats.is_some_and(|all| all.contains_key(SINCE_2_2))) {
-            let why = format!("a ZFS whose arcstats have {SINCE_2_2} tells look-ups apart in arc_access");
+            let why = format!("arcstats has {SINCE_2_2}: this ZFS version classifies lookups in arc_access");
             unusable.entry("split_hit".to_owned()).or_insert(why);
         }
         unusable

@@ -28,9 +28,12 @@ common::skeleton!();
 const MAP: &str = "datasets";
 
 const OPS: &str = "ebpf_zfs_dmu_ops_total";
-const OPS_HELP: &str = "Reads and writes of a dataset's files, or of a volume: one for each request, as in its kstat. The label dataset is empty for one that came and went between two scrapes.";
+const OPS_HELP: &str = "Read and write requests to a dataset (file system or volume), as in its objset \
+                        kstat. zfs send and receive, snapshots and unmounted datasets are not counted. \
+                        The label dataset is empty for a dataset that appeared and vanished between two \
+                        scrapes.";
 const BYTES: &str = "ebpf_zfs_dmu_bytes_total";
-const BYTES_HELP: &str = "Bytes that these moved.";
+const BYTES_HELP: &str = "Bytes read and written by the requests that ebpf_zfs_dmu_ops_total counts.";
 
 /// A dataset's pool and its id there.
 type Dataset = (String, u64);
@@ -39,7 +42,7 @@ type Dataset = (String, u64);
 struct ZfsDmu {
     zfs: Zfs,
     datasets: Names,
-    /// As they were called when they were last there; empty where a scrape never met them.
+    /// The last known name of each dataset; empty if no scrape saw it.
     names: BTreeMap<Dataset, String>,
     rosters: Rosters,
 }
@@ -106,7 +109,7 @@ impl Exporter for ZfsDmu {
             (other, 0) if other == OTHER => other,
             dataset => identity(&dataset),
         };
-        // What is left is of pools that are known. No dataset has the id 0.
+        // The entries left belong to known pools. No dataset has id 0.
         self.datasets.sweep(live, MAP, keys.keys().cloned(), name, |name| !name.ends_with(" 0"))?;
         let known = &self.datasets;
         self.names.retain(|dataset, _| known.has(&identity(dataset)));
@@ -143,7 +146,7 @@ impl Exporter for ZfsDmu {
     }
 }
 
-/// What the kstat of a dataset says, since it was mounted.
+/// The kstat of a dataset, since it was mounted.
 fn counted((pool, id): (&str, u64), numbers: &BTreeMap<String, String>, families: &mut Families) {
     let Some(name) = numbers.get("dataset_name") else { return };
     for (family, help, operation, key) in [

@@ -39,35 +39,37 @@ impl Exporter for ZfsMetaslab {
                 "ebpf_zfs_metaslab_alloc_microseconds",
                 "latency",
                 Unit::Microseconds,
-                "Time that finding space for a block took, whether there was any or not.",
+                "Time to find space for a block in a metaslab class, successful or not.",
             )
             .counter(
                 "ebpf_zfs_metaslab_alloc_success_total",
                 "succeeded",
-                "Blocks for which there was space in that class.",
+                "Blocks for which the class had space. A block that is written in several copies counts \
+                 once.",
             )
             .counter(
                 "ebpf_zfs_metaslab_alloc_failure_total",
                 "failed",
-                "Blocks for which there was no space in that class. Only class=\"normal\" means trouble: the \
-                 intent log tries its own classes first, and moves on.",
+                "Blocks for which the class had no space. Only class=\"normal\" is a problem: blocks of \
+                 the intent log try their own classes first, then another.",
             )
             .counter(
                 "ebpf_zfs_metaslab_alloc_bytes_total",
                 "bytes",
-                "Bytes of blocks for which space was found, one copy of each.",
+                "Bytes of blocks for which the class had space. A block that is written in several copies \
+                 counts once.",
             );
         let fill = MapSpec::new("fill")
             .label("pool", "pool", Decode::Text)
             .gauge(
                 "ebpf_zfs_pool_allocated_bytes",
                 "allocated",
-                "Allocated space of the pool, as in zpool list, when the last transaction group was on disk.",
+                "Allocated space of the pool, as in zpool list. Updated when a transaction group is synced.",
             )
             .gauge(
                 "ebpf_zfs_pool_free_bytes",
                 "free",
-                "Space of the pool that is not allocated, as in zpool list, at the same time.",
+                "Free space of the pool, as in zpool list. Updated when a transaction group is synced.",
             );
         Spec::new("zfs-metaslab", 9113, "how long does allocation take, how often does it fail?")
             .events(&["ebpf_zfs_metaslab_alloc_success_total", "ebpf_zfs_metaslab_alloc_failure_total"])

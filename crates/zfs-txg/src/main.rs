@@ -19,8 +19,9 @@ use zfs::{Flags, Zfs};
 common::skeleton!();
 
 const PHASE: &str = "ebpf_zfs_txg_phase_seconds";
-const PHASE_HELP: &str = "Time that transaction groups spent in each phase: open to writers, quiesce (closed, until the last \
-     writer is done), wait (for the group before), sync (to disk).";
+const PHASE_HELP: &str = "Time of a transaction group in each phase: open (takes writers), quiesce \
+                          (closed, waits for its last writer), wait (for the group before it), sync (is \
+                          written to disk).";
 
 #[derive(Default)]
 struct ZfsTxg {
@@ -41,13 +42,19 @@ impl Exporter for ZfsTxg {
                 "ebpf_zfs_txg_sync_microseconds",
                 "sync",
                 Unit::Microseconds,
-                "Time that transaction groups took to be written to disk.",
+                "Time to sync a transaction group (to write it to disk). Groups that were already syncing \
+                 when the exporter started are not observed.",
             )
-            .counter("ebpf_zfs_txg_syncs_total", "syncs", "Transaction groups written to disk.")
+            .counter(
+                "ebpf_zfs_txg_syncs_total",
+                "syncs",
+                "Transaction groups synced (written to disk). Groups that were already syncing when the \
+                 exporter started are not counted.",
+            )
             .gauge(
                 "ebpf_zfs_txg_last_sync_microseconds",
                 "last_us",
-                "Time that the last transaction group took to be written to disk.",
+                "Time to sync the last transaction group of the pool.",
             );
         let pools = [("open", "open"), ("quiesce", "quiesce"), ("wait", "wait"), ("sync", "syncing")]
             .into_iter()
@@ -55,19 +62,21 @@ impl Exporter for ZfsTxg {
         let dirty = MapSpec::new("dirty").label("pool", "pool", Decode::Text).gauge(
             "ebpf_zfs_txg_dirty_bytes",
             "bytes",
-            "Data not yet on disk, when a transaction group was last closed to writers or written to disk.",
+            "Dirty data of the pool, not yet on disk. Updated when a transaction group is closed to \
+             writers and when it is synced.",
         );
         let delays = MapSpec::new("delays")
             .label("pool", "pool", Decode::Text)
             .counter(
                 "ebpf_zfs_dmu_tx_delays_total",
                 "delays",
-                "Times that the write throttle made a writer wait.",
+                "Times that the write throttle delayed a transaction.",
             )
             .seconds(
                 "ebpf_zfs_dmu_tx_delay_seconds_total",
                 "delay_ns",
-                "Least time that the write throttle gave writers' transactions; several that wait together wait longer.",
+                "Minimum delay that the write throttle gave to transactions. Transactions that wait at the \
+                 same time wait longer than this.",
             );
         Spec::new("zfs-txg", 9112, "how long do transaction groups take to sync, per pool?")
             .events(&["ebpf_zfs_txg_syncs_total"])

@@ -21,8 +21,8 @@ use zfs::{Flags, Zfs};
 
 common::skeleton!();
 
-/// By `enum zio_type`; ZIOs of type null are not counted, so that is what finds no room. 5 is
-/// called ioctl before 2.3, and is a flush all the same.
+/// By `enum zio_type`. ZIOs of type null are not counted, so 0 is for ZIOs that found no room. 5 is
+/// named ioctl before 2.3, and is a flush all the same.
 const TYPES: &[&str] = &["other", "read", "write", "free", "claim", "flush", "trim"];
 
 /// By `enum zio_priority`.
@@ -40,7 +40,7 @@ const PRIORITIES: &[&str] = &[
     "now",
 ];
 
-/// ZFS's own names on Linux, where it has no numbers for them.
+/// ZFS's own error names, which Linux does not have.
 fn error() -> Decode {
     Decode::ErrnoOr(vec![(0, OTHER.into()), (52, "ECKSUM".into()), (53, "EFRAGS".into())])
 }
@@ -57,13 +57,27 @@ impl Exporter for ZfsZio {
     fn spec(_: &Flags) -> Spec {
         let pool = |map| MapSpec::new(map).label("pool", "pool", Decode::Text);
         let logical = [
-            ("ebpf_zfs_zio_read_latency_microseconds", "read", "Time that logical reads took."),
-            ("ebpf_zfs_zio_write_latency_microseconds", "write", "Time that logical writes took."),
+            (
+                "ebpf_zfs_zio_read_latency_microseconds",
+                "read",
+                "Time of logical read ZIOs, from start to \
+                                                                completion. I/Os of single devices are \
+                                                                not observed here: see \
+                                                                ebpf_zfs_zio_device_latency_seconds.",
+            ),
+            (
+                "ebpf_zfs_zio_write_latency_microseconds",
+                "write",
+                "Time of logical write ZIOs, from start \
+                                                                  to completion. I/Os of single devices \
+                                                                  are not observed here: see \
+                                                                  ebpf_zfs_zio_device_latency_seconds.",
+            ),
             (
                 "ebpf_zfs_zio_free_latency_microseconds",
                 "free",
-                "Time that logical frees took. Most blocks are freed without a ZIO: only gang blocks and \
-                 deduplicated or cloned ones have one.",
+                "Time of logical free ZIOs. Most blocks are freed without a ZIO and are not observed: only \
+                 gang, deduplicated and cloned blocks have one.",
             ),
         ]
         .into_iter()
@@ -77,7 +91,8 @@ impl Exporter for ZfsZio {
                 "ebpf_zfs_zio_latency_seconds",
                 "latency",
                 Unit::Seconds,
-                "Time that ZIOs took: logical ones, and flushes and trims of devices.",
+                "Time of ZIOs by type and priority: logical ZIOs, and flushes and trims of devices. Other \
+                 I/Os of devices are not observed.",
             );
         let devices = pool("devices")
             .bounded()
@@ -87,21 +102,28 @@ impl Exporter for ZfsZio {
                 "ebpf_zfs_zio_device_latency_seconds",
                 "latency",
                 Unit::Seconds,
-                "Time that I/Os of a device took, in ZFS's queue and at the device, as in zpool iostat -w.",
+                "Time of device I/Os in the ZFS queue and at the device, as in zpool iostat -w. Failed \
+                 I/Os are not observed.",
             )
             .counter(
                 "ebpf_zfs_zio_device_ops_total",
                 "ops",
-                "I/Os of a device that succeeded; those that were aggregated are one.",
+                "Device I/Os that succeeded. I/Os that ZFS aggregated count as one.",
             )
-            .counter("ebpf_zfs_zio_device_bytes_total", "bytes", "Bytes that these moved.");
+            .counter(
+                "ebpf_zfs_zio_device_bytes_total",
+                "bytes",
+                "Bytes moved by the device I/Os that \
+                                                                  ebpf_zfs_zio_device_ops_total counts.",
+            );
         let errors = pool("errors")
             .label("type", "type", Decode::words(TYPES))
             .label("error", "error", error())
             .counter(
                 "ebpf_zfs_zio_errors_total",
                 "errors",
-                "I/Os of a device that failed, checksums included; none of a device that is offline or faulted.",
+                "Device I/Os that failed, by error, checksum errors included. I/Os to a device that is \
+                 offline or faulted are not counted.",
             );
         let scans = scan::counters(scan::counters(pool("scans"), "scrub"), "resilver");
         Spec::new("zfs-zio", 9111, "how long do ZIOs take by type? how goes the scrub?")

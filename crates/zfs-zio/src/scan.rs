@@ -13,10 +13,11 @@ use zfs::names;
 const FUNCTIONS: &[(u64, &Names)] = &[(1, &SCRUB), (2, &RESILVER)];
 const SCANNING: u64 = 1;
 
-/// What the program puts where it does not know.
+/// The program's value for unknown.
 const UNKNOWN: u64 = u64::MAX;
 
 struct Names {
+    scan: &'static str,
     active: &'static str,
     progress: &'static str,
     examined: &'static str,
@@ -24,6 +25,7 @@ struct Names {
 }
 
 const SCRUB: Names = Names {
+    scan: "scrub",
     active: "ebpf_zfs_scrub_active",
     progress: "ebpf_zfs_scrub_progress_percent",
     examined: "ebpf_zfs_scrub_examined_bytes",
@@ -31,31 +33,34 @@ const SCRUB: Names = Names {
 };
 
 const RESILVER: Names = Names {
+    scan: "resilver",
     active: "ebpf_zfs_resilver_active",
     progress: "ebpf_zfs_resilver_progress_percent",
     examined: "ebpf_zfs_resilver_examined_bytes",
     issued: "ebpf_zfs_resilver_issued_bytes",
 };
 
-/// What is counted block by block, for `scan`: scrub or resilver.
+/// Counters of blocks, for `scan`: scrub or resilver.
 pub fn counters(map: MapSpec, scan: &'static str) -> MapSpec {
-    let (ios, errors) = match scan {
+    match scan {
         "scrub" => {
-            (("ebpf_zfs_scrub_ios_total", "scrub.ios"), ("ebpf_zfs_scrub_errors_total", "scrub.errors"))
+            map.counter("ebpf_zfs_scrub_ios_total", "scrub.ios", "Blocks that the scrub read.").counter(
+                "ebpf_zfs_scrub_errors_total",
+                "scrub.errors",
+                "Blocks that the scrub could not read from any copy (\"with N errors\" of zpool status).",
+            )
         }
-        _ => (
-            ("ebpf_zfs_resilver_ios_total", "resilver.ios"),
-            ("ebpf_zfs_resilver_errors_total", "resilver.errors"),
-        ),
-    };
-    map.counter(ios.0, ios.1, "Blocks that it read.").counter(
-        errors.0,
-        errors.1,
-        "Blocks that it could not read from any copy, as in \"with N errors\" of zpool status.",
-    )
+        _ => map
+            .counter("ebpf_zfs_resilver_ios_total", "resilver.ios", "Blocks that the resilver read.")
+            .counter(
+                "ebpf_zfs_resilver_errors_total",
+                "resilver.errors",
+                "Blocks that the resilver could not read from any copy (\"with N errors\" of zpool status).",
+            ),
+    }
 }
 
-/// How far the scans of all pools are.
+/// Progress of the scans of all pools.
 ///
 /// # Errors
 /// When the map cannot be read.
@@ -78,7 +83,7 @@ pub fn progress(layouts: &Layouts, maps: &dyn MapSource, families: &mut Families
             let active = *of == function && state == SCANNING;
             families.gauge(
                 names.active,
-                "1 while it runs; it may be paused.",
+                &format!("1 while a {} runs or is paused, else 0.", names.scan),
                 labels(),
                 Value::Integer(active.into()),
             );
@@ -87,7 +92,10 @@ pub fn progress(layouts: &Layouts, maps: &dyn MapSource, families: &mut Families
             }
             families.gauge(
                 names.examined,
-                "Bytes of blocks that it has looked for, when a transaction group was last on disk.",
+                &format!(
+                    "Bytes that the {} has examined. Updated when a transaction group is synced.",
+                    names.scan
+                ),
                 labels(),
                 Value::Integer(examined),
             );
@@ -96,7 +104,10 @@ pub fn progress(layouts: &Layouts, maps: &dyn MapSource, families: &mut Families
             }
             families.gauge(
                 names.issued,
-                "Bytes of blocks that it has read, at the same time.",
+                &format!(
+                    "Bytes that the {} has read. Updated when a transaction group is synced.",
+                    names.scan
+                ),
                 labels(),
                 Value::Integer(issued),
             );
@@ -104,7 +115,7 @@ pub fn progress(layouts: &Layouts, maps: &dyn MapSource, families: &mut Families
             if total > 0 {
                 families.gauge(
                     names.progress,
-                    "Share of bytes that it has read in those that it has to, as in zpool status.",
+                    &format!("Percentage of its bytes that the {} has read, as in zpool status.", names.scan),
                     labels(),
                     Value::Float((100.0 * issued as f64 / total as f64).min(100.0)),
                 );

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! ZFS's own numbers and names in /proc: read, never asked for by running a program.
+//! ZFS's own numbers and names, read from /proc without running a program.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,8 +12,7 @@ use crate::names;
 
 const ROOT: &str = "/proc/spl/kstat/zfs";
 
-/// The values of a named kstat (`/proc/spl/kstat/zfs/NAME`), as text; none when it does not
-/// exist.
+/// The values of a named kstat (`/proc/spl/kstat/zfs/NAME`), as text; None if it does not exist.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -26,7 +25,7 @@ pub fn named(name: &str) -> Result<Option<BTreeMap<String, String>>> {
     }
 }
 
-/// Lines `NAME TYPE DATA` below two lines of head.
+/// Parses lines `NAME TYPE DATA` after two header lines.
 fn parse(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().skip(2).filter_map(|line| {
         let (name, rest) = line.split_once(char::is_whitespace)?;
@@ -36,7 +35,7 @@ fn parse(text: &str) -> BTreeMap<String, String> {
     lines.collect()
 }
 
-/// Names of the pools that are imported.
+/// Names of the imported pools.
 ///
 /// # Errors
 /// When they cannot be read.
@@ -45,7 +44,7 @@ pub fn pools() -> Result<Vec<String>> {
     Ok(folders.filter_map(|path| name(&path)).filter(|name| !name.starts_with('$')).collect())
 }
 
-/// The pool that is imported now whose name begins as `cut`, a name in a key, says: all of it.
+/// The full name of the imported pool whose name starts with `cut`, a truncated name from a key.
 ///
 /// # Errors
 /// When pools cannot be read.
@@ -53,7 +52,7 @@ pub fn whole_name(cut: &str) -> Result<Option<String>> {
     Ok(pools()?.into_iter().find(|pool| names::cut(pool) == cut))
 }
 
-/// Ids of the datasets of `pool` that have numbers: those mounted, and volumes.
+/// Ids of the datasets of `pool` that have a kstat: mounted datasets and volumes.
 ///
 /// # Errors
 /// When they cannot be read.
@@ -63,7 +62,7 @@ pub fn datasets(pool: &str) -> Result<Vec<u64>> {
     Ok(files.into_iter().filter_map(id).collect())
 }
 
-/// The present name of dataset `id` of `pool`; none when it is gone.
+/// The current name of dataset `id` of `pool`; None if it is gone.
 ///
 /// # Errors
 /// When it cannot be read.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where members lie in the structs of this machine's ZFS module: from the module's BTF,
-//! from a file of the user's, or from a table for a ZFS and a kernel that were measured.
+//! Struct layout of this machine's ZFS module: from the module's BTF, from a file of the user, or
+//! from a table for known versions of ZFS and the kernel.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ const VERSION: &str = "/sys/module/zfs/version";
 /// Modules without BTF, as Debian builds them.
 const TABLES: &[&str] = &[include_str!("../layouts/2.0.3.txt"), include_str!("../layouts/2.1.11.txt")];
 
-/// The best there is.
+/// The best layout available.
 ///
 /// # Errors
 /// When there is none for this module and kernel, or `file` is none; says what to do.
@@ -41,7 +41,7 @@ pub fn of_this_machine(file: Option<&Path>) -> Result<Layout> {
     Ok(Layout::Table(table?))
 }
 
-/// Whether a ZFS knows direct I/O, which came in 2.3.
+/// Whether this ZFS has direct I/O, which came in 2.3.
 pub fn has_direct_io(offsets: &Offsets<'_>) -> bool {
     match offsets {
         Offsets::Types(types) => types.has_function("dmu_write_direct"),
@@ -52,12 +52,12 @@ pub fn has_direct_io(offsets: &Offsets<'_>) -> bool {
     }
 }
 
-/// ZFS's own part of a version, without the distribution's.
+/// The upstream part of a ZFS version, without the distribution's suffix.
 fn upstream(version: &str) -> &str {
     version.trim().split('-').next().unwrap_or_default()
 }
 
-/// The table of this version, if it was made for a kernel like this.
+/// The table for this version, if it fits this kernel.
 fn choose(tables: impl IntoIterator<Item = Table>, version: &str, kernel: &Types) -> Result<Table> {
     let version = upstream(version);
     let mut known = Vec::new();
@@ -65,8 +65,8 @@ fn choose(tables: impl IntoIterator<Item = Table>, version: &str, kernel: &Types
         if table.version == version {
             if let Some(why) = table.misfit(kernel) {
                 bail!(
-                    "the layout of ZFS {version} {why}: print one for this module with `cargo xtask zfs-layout` \
-                     and give it with --zfs.layout"
+                    "the layout of ZFS {version} {why}: print one for this module with `cargo xtask \
+                     zfs-layout` and pass it with --zfs.layout"
                 );
             }
             return Ok(table);
@@ -74,8 +74,8 @@ fn choose(tables: impl IntoIterator<Item = Table>, version: &str, kernel: &Types
         known.push(table.version);
     }
     bail!(
-        "ZFS {version} has no BTF and its layout is not known (known: {}): print one for this \
-         module with `cargo xtask zfs-layout` and give it with --zfs.layout",
+        "ZFS {version} has no BTF and its layout is not known (known: {}): print one for this module with \
+         `cargo xtask zfs-layout` and pass it with --zfs.layout",
         known.join(", ")
     )
 }

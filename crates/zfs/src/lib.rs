@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the ZFS exporters share: where members lie in the module's structs, its kstats, and
-//! the names of pools and datasets as they come and go.
+//! Shared by the ZFS exporters: struct layouts, kstats, and names of pools and datasets that come
+//! and go.
 
 pub mod kstat;
 pub mod layout;
@@ -23,12 +23,12 @@ pub const MODULE: &str = "zfs";
 /// Flags of every ZFS exporter.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
-    /// Layout of the module's structs, for a ZFS that has no BTF and is not built in; printed by
-    /// `cargo xtask zfs-layout`.
+    /// File with the layout of the ZFS module's structs, for a ZFS that has neither BTF nor a
+    /// built-in layout. `cargo xtask zfs-layout` prints it.
     #[arg(long = "zfs.layout", value_name = "FILE")]
     pub layout: Option<PathBuf>,
 
-    /// How long series of a pool or dataset stay that is gone.
+    /// How long to keep the series of a pool or dataset after it is gone.
     #[arg(long = "zfs.grace", value_name = "DURATION", default_value = "5m", value_parser = common::process::cli::duration)]
     pub grace: Duration,
 }
@@ -40,13 +40,13 @@ impl Default for Flags {
 }
 
 impl Flags {
-    /// No names yet.
+    /// An empty set of names.
     pub fn names(&self) -> Names {
         Names::new(self.grace, self.layout.is_none())
     }
 }
 
-/// What a ZFS exporter knows of the module on this machine.
+/// What is known of the ZFS module on this machine.
 #[derive(Debug, Default)]
 pub struct Zfs {
     layout: Option<Layout>,
@@ -70,13 +70,14 @@ impl Zfs {
         })
     }
 
-    /// Those of `programs`, which read the module's structs, that cannot be used.
+    /// Those of `programs` that cannot be used, as they read the module's structs and there is no
+    /// layout.
     pub fn unusable(&self, programs: &[&str]) -> Refused {
         let without = programs.iter().filter(|_| self.layout.is_none());
         without.map(|program| ((*program).to_owned(), self.unknown.clone())).collect()
     }
 
-    /// Tells the programs of `object` where members lie.
+    /// Sets the member offsets in the programs of `object`.
     ///
     /// # Errors
     /// When the object has no place for it.

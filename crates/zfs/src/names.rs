@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Names that events were counted under, against the names that ZFS knows.
+//! Matches the names in map entries with the names that ZFS lists.
 //!
-//! A series stays for a while after what it is named after is gone, so that its last
-//! events are scraped. That is also so for a pool that came and went between two scrapes, where
-//! the layout of ZFS's structs is certain. By a layout that a user gave, a name that ZFS does not
-//! know may have been read from a wrong place in memory: its entry is taken away before it is
-//! shown.
+//! A series stays for a while after its pool or dataset is gone, so that its last events are
+//! scraped. This also holds for a pool that appeared and vanished between two scrapes, if the
+//! layout is certain. With a layout from the user, a name that ZFS does not list may have been read
+//! from a wrong address: its entry is removed before it is shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -20,34 +19,34 @@ use crate::kstat;
 /// Bytes of a pool's name in a key, the NUL included (`bpf/zfs.bpf.h`).
 pub const POOL_BYTES: usize = 64;
 
-/// How long a name is known that was forgotten, so that late events of it puzzle nobody. Names
-/// that come and go are as many as this is long.
+/// How long to remember a name after it expired, so that late events of it are not reported as
+/// unknown. This bounds the number of remembered names.
 const OF_LATE: Duration = Duration::from_secs(600);
 
 /// The names of one kind.
 #[derive(Debug, Default)]
 pub struct Names {
     grace: Duration,
-    /// Whether a name that ZFS does not know may be of something that came and went.
+    /// Whether an unlisted name may belong to something that came and went.
     is_certain: bool,
-    /// When each was last there.
+    /// When each was last listed.
     seen: BTreeMap<String, Instant>,
-    /// Those that were forgotten last, whose entries go.
+    /// Names that expired last, whose entries are to be removed.
     expired: BTreeSet<String>,
-    /// When each was last there that was of late.
+    /// When each recently expired name was last listed.
     of_late: BTreeMap<String, Instant>,
-    /// Whether a name was found that nobody ever knew.
+    /// Whether an unknown name was logged.
     warned: bool,
 }
 
 impl Names {
-    /// None; those that go are forgotten after `grace`. `is_certain`: the layout by which they are
-    /// read is that of the module in use.
+    /// An empty set. Names expire after `grace`. `is_certain`: the layout is that of the module in
+    /// use.
     pub fn new(grace: Duration, is_certain: bool) -> Self {
         Self { grace, is_certain, ..Self::default() }
     }
 
-    /// Takes note of the names that are there now.
+    /// Records the names that are listed now.
     pub fn update(&mut self, names: impl IntoIterator<Item = String>, now: Instant) {
         for name in names {
             self.of_late.insert(name.clone(), now);
@@ -60,13 +59,13 @@ impl Names {
         self.of_late.retain(|_, seen| now.duration_since(*seen) <= self.grace + OF_LATE);
     }
 
-    /// Whether it is there, or was until a while ago.
+    /// Whether the name is listed now, or was until recently.
     pub fn has(&self, name: &str) -> bool {
         self.seen.contains_key(name)
     }
 
-    /// Takes note of the pools that are imported now, and removes from `maps`, whose keys
-    /// have a member `pool`, what is of no pool.
+    /// Records the imported pools, and removes from `maps`, whose keys have a member `pool`, the
+    /// entries of other pools.
     ///
     /// # Errors
     /// When kstats or maps cannot be read.
@@ -86,9 +85,9 @@ impl Names {
         Ok(())
     }
 
-    /// Removes those of `keys` from `map` whose name is not known, or no longer. One that
-    /// `is_plausible` is taken for something that came and went. The keys have to have been read
-    /// before the names were: what came since is too new to be known.
+    /// Removes from `map` those of `keys` whose name is not known or has expired. A name that
+    /// `is_plausible` is taken for something that came and went. Read the keys before the names:
+    /// newer entries are not known yet.
     ///
     /// # Errors
     /// When the map cannot be written.
@@ -111,13 +110,13 @@ impl Names {
                 continue;
             }
             live.maps.delete(map, &key)?;
-            // $import is a pool for as long as it is looked at before an import.
+            // $import is a pool while ZFS inspects a pool before an import.
             let was_known = self.of_late.contains_key(&name) || self.expired.contains(&name);
             if !was_known && !name.starts_with('$') && !self.warned {
                 self.warned = true;
                 log::error!(
-                    "map {map} has events of {name:?}, which ZFS does not know: they are left out; if there are \
-                     no others, the layout of its structs is not the one in use here (--zfs.layout)"
+                    "dropped events of {name:?} in map {map}: ZFS has no such pool or dataset; if this \
+                     happens for all of them, the struct layout is wrong (--zfs.layout)"
                 );
             }
         }
@@ -125,14 +124,14 @@ impl Names {
     }
 }
 
-/// Whether a pool may be called so (OpenZFS's pool_namecheck(): a letter, then letters, digits and
-/// `-_.: `).
+/// Whether this is a valid pool name (OpenZFS's pool_namecheck(): a letter, then letters, digits
+/// and `-_.: `).
 fn is_pool(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphabetic())
         && name.chars().all(|char| char.is_ascii_alphanumeric() || "-_.: ".contains(char))
 }
 
-/// The name as far as it fits into a key.
+/// The name, truncated to the size of a key.
 pub fn cut(name: &str) -> String {
     String::from_utf8_lossy(&name.as_bytes()[..name.len().min(POOL_BYTES - 1)]).into_owned()
 }

@@ -138,8 +138,8 @@ fn write_scaled(out: &mut String, ns: u64, unit: Unit) -> fmt::Result {
     Ok(())
 }
 
-/// As Go's `strconv` writes it, which is what users of Prometheus are used to;
-/// OpenMetrics asks for a fraction.
+/// Formats a number as Go's `strconv` does, which users of Prometheus are used to. OpenMetrics
+/// requires a fraction.
 fn write_float(out: &mut String, n: f64, format: Format) -> fmt::Result {
     if n.is_nan() {
         return write!(out, "NaN");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Userland's half of `bpf/hist.bpf.h`: slots to cumulative classic buckets.
+//! The userland part of `bpf/hist.bpf.h`: converts slots to cumulative classic buckets.
 //!
 //! ```
 //! use common::exposition::hist::{SLOTS, Unit, cumulative};
@@ -30,14 +30,14 @@ pub enum Unit {
     Microseconds,
     /// Bounds 2^-20 s to 2^4 s.
     Seconds,
-    /// Bounds 2^-10 s to 2^14 s, for what lives for hours.
+    /// Bounds 2^-10 s to 2^14 s, for long durations.
     LongSeconds,
-    /// Small whole numbers: bounds 0, 1, 2, ...
+    /// Small integers: bounds 0, 1, 2, ...
     Whole,
 }
 
 impl Unit {
-    /// What a sum is divided by: nanoseconds in one, for times.
+    /// Divisor of a sum: nanoseconds per unit, for times.
     pub const fn scale(self) -> u64 {
         match self {
             Self::Microseconds => 1_000,
@@ -76,8 +76,8 @@ pub fn cumulative(slots: &[u64]) -> Option<Vec<u64>> {
     Some(buckets)
 }
 
-/// Cumulative counts and the sum where slot N counts the value N; the last one, which is
-/// `+Inf`, also all that is greater.
+/// Cumulative counts and the sum if slot N counts the value N. The last slot, `+Inf`, also counts
+/// all larger values.
 pub fn steps(slots: &[u64]) -> (Vec<u64>, u64) {
     let mut total = 0u64;
     let cumulative = |count: &u64| {

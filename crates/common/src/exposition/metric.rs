@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Metric families between reading and encoding.
 //!
-//! The `prometheus` crate's own model has no sums that are exact integers, no
-//! OpenMetrics text and no way to native histograms; its collectors are taken in
-//! by [`Families::collect`].
+//! The `prometheus` crate's model has no exact integer sums, no OpenMetrics text and no native
+//! histograms. [`Families::collect`] converts its collectors.
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
@@ -139,7 +138,7 @@ impl Value {
         }
     }
 
-    /// Takes an earlier value of the same counter from it; 0 where that is greater.
+    /// Subtracts an earlier value of the same counter; 0 if that is greater.
     pub fn reduce(&mut self, earlier: &Self) {
         match (self, earlier) {
             (Self::Integer(a), Self::Integer(b)) | (Self::Nanoseconds(a), Self::Nanoseconds(b)) => {
@@ -164,7 +163,7 @@ pub struct Families {
 }
 
 impl Families {
-    /// The family of that name, made when it is not there yet.
+    /// The family of that name, created if missing.
     pub fn family(&mut self, name: &str, help: &str, kind: FamilyKind) -> &mut Family {
         let at = self.list.iter().position(|family| family.name == name).unwrap_or_else(|| {
             self.list.push(Family { name: name.into(), help: help.into(), kind, samples: Vec::new() });
@@ -188,13 +187,12 @@ impl Families {
         self.list.iter().find(|family| family.name == name)
     }
 
-    /// As [`Families::get`], to be changed.
+    /// Like [`Families::get`], mutable.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut Family> {
         self.list.iter_mut().find(|family| family.name == name)
     }
 
-    /// The samples of the family of that name added up, if they are whole numbers; of a histogram
-    /// its counts.
+    /// The sum of the samples of a family, if they are integers; of a histogram the sum of counts.
     pub fn total(&self, name: &str) -> Option<u64> {
         let value = |sample: &Sample| match &sample.value {
             Value::Integer(n) => Some(*n),
@@ -204,8 +202,8 @@ impl Families {
         self.get(name)?.samples.iter().map(value).sum()
     }
 
-    /// Takes in counters and gauges of a collector of the `prometheus` crate, but those
-    /// named `without`.
+    /// Adds the counters and gauges of a collector of the `prometheus` crate, except those named
+    /// `without`.
     pub fn collect(&mut self, collector: &dyn Collector, without: &str) {
         for family in collector.collect().into_iter().filter(|family| family.name() != without) {
             for metric in family.get_metric() {
@@ -222,14 +220,14 @@ impl Families {
                         let value = Value::Float(metric.get_gauge().get_value());
                         self.gauge(family.name(), family.help(), labels, value);
                     }
-                    other => log::debug!("{}: no place for a {other:?}", family.name()),
+                    other => log::debug!("{}: cannot convert a {other:?}", family.name()),
                 }
             }
         }
     }
 
-    /// Makes what an exporter tells of itself its own where it stands beside what others tell:
-    /// with `config` everywhere, and without `process_*`, which is the reader's there.
+    /// Prepares self metrics for a file beside those of other exporters: adds `config` everywhere,
+    /// and removes `process_*`, which there belongs to the reader.
     pub fn set_apart(&mut self, config: &str) {
         self.list.retain(|family| !family.name.starts_with("process_"));
         let about_itself = self.list.iter_mut().filter(|family| family.name.starts_with("ebpf_exporter_"));
@@ -240,7 +238,7 @@ impl Families {
         }
     }
 
-    /// The families sorted by name, their samples by labels, equal label sets added up.
+    /// The families sorted by name and their samples by labels; equal label sets are added up.
     pub fn into_sorted(mut self) -> Vec<Family> {
         self.list.sort_by(|a, b| a.name.cmp(&b.name));
         for family in &mut self.list {

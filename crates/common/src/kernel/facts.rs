@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What this kernel is like, asked of its BTF: shape, never version.
+//! Facts about this kernel, from its BTF: shape, never version.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -20,31 +20,31 @@ use crate::kernel::types::{KERNEL_BTF, Prototype, Types, module_btf};
 use crate::kernel::view;
 use crate::spec::View;
 
-/// Plain facts, so that tests can make them up.
+/// Plain data, so that tests can construct it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Whether the kernel has BTF of its own, not only a file given by the user.
     pub own_btf: bool,
-    /// The tracepoints asked for; those that do not exist are not here.
+    /// The requested tracepoints that exist.
     pub tracepoints: BTreeMap<String, Prototype>,
-    /// The functions asked for; those that do not exist are not here.
+    /// The requested functions that exist.
     pub functions: BTreeMap<String, Prototype>,
     /// Whether the kernel can place breakpoints for probes (CONFIG_KPROBE_EVENTS).
     pub kprobes: bool,
-    /// Values of the enumerators asked for; those that do not exist are not here.
+    /// Values of the requested enumerators that exist.
     pub enumerators: BTreeMap<String, i64>,
-    /// Whether tasks are preempted inside programs at functions.
+    /// Whether the kernel preempts programs attached to functions.
     pub preempts_functions: bool,
-    /// The same at tracepoints.
+    /// The same for tracepoints.
     pub preempts_tracepoints: bool,
     /// What is hidden from this process, and why.
     pub hidden: BTreeMap<View, String>,
-    /// Symbols of the functions asked for; none where they are hidden.
+    /// Symbols of the requested functions; None if symbols are hidden.
     pub symbols: Option<Symbols>,
 }
 
 impl Facts {
-    /// Whether tasks are preempted inside programs at this hook.
+    /// Whether the kernel preempts programs at this hook.
     pub fn preempts(&self, hook: &Hook) -> bool {
         match hook {
             Hook::TpBtf(_) | Hook::RawTp(_) => self.preempts_tracepoints,
@@ -73,7 +73,7 @@ impl Facts {
         };
         // libbpf's own message does not name the file's trouble.
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
-        let btf = Btf::from_path(path).with_context(|| format!("{} is no BTF file", path.display()))?;
+        let btf = Btf::from_path(path).with_context(|| format!("{} is not a BTF file", path.display()))?;
         let kprobes = Path::new(KPROBES).join("type").exists();
         let preempts = preemption::of_tasks();
         let mut facts = Self {
@@ -129,8 +129,8 @@ impl Facts {
 }
 
 impl Facts {
-    /// The symbols at which a program at `hook` sees all calls of its function. Where symbols are
-    /// hidden, the function's own name: the kernel tells whether there is one.
+    /// The symbols at which a program at `hook` sees all calls of its function. If symbols are
+    /// hidden, the function's own name: the kernel reports whether it exists.
     ///
     /// # Errors
     /// Says why it would not.
@@ -189,24 +189,24 @@ fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> 
     values
 }
 
-/// What is known of why the kernel's BTF is not where it should be, and what to do about it.
+/// Why the kernel's BTF is missing, as far as known, and what to do.
 fn why_no_btf(has_btf: Option<bool>) -> &'static str {
     match has_btf {
         Some(true) => {
-            "this kernel has BTF, which is hidden from this process: let it see /sys/kernel/btf, or give a \
-             copy of that file with --btf.path"
+            "this kernel has BTF, but it is hidden from this process: make /sys/kernel/btf visible, or \
+             pass a copy of that file with --btf.path"
         }
         Some(false) => {
-            "this kernel was built without CONFIG_DEBUG_INFO_BTF; give a BTF file made for it with --btf.path"
+            "this kernel was built without CONFIG_DEBUG_INFO_BTF; pass a BTF file for it with --btf.path"
         }
         None => {
-            "either this kernel was built without CONFIG_DEBUG_INFO_BTF, or /sys is hidden from this process; \
-             a BTF file made for this kernel can be given with --btf.path"
+            "either this kernel was built without CONFIG_DEBUG_INFO_BTF, or /sys is hidden from this \
+             process; pass a BTF file for this kernel with --btf.path"
         }
     }
 }
 
-/// Whether the kernel was built with BTF, as its symbols or its configuration tell, if they do.
+/// Whether the kernel was built with BTF, from its symbols or configuration; None if unknown.
 fn has_btf() -> Option<bool> {
     if symbols::has("__start_BTF") {
         return Some(true);
@@ -215,13 +215,13 @@ fn has_btf() -> Option<bool> {
     built_with_btf(&fs::read_to_string(path).unwrap_or_default())
 }
 
-/// What a kernel's configuration says of BTF.
+/// The BTF setting in a kernel configuration.
 fn built_with_btf(config: &str) -> Option<bool> {
     let said = config.contains("CONFIG_");
     said.then(|| config.lines().any(|line| line == "CONFIG_DEBUG_INFO_BTF=y"))
 }
 
-/// Nanoseconds of CLOCK_MONOTONIC, by which tasks' start times are.
+/// Nanoseconds of CLOCK_MONOTONIC, the clock of task start times.
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -232,7 +232,7 @@ pub fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 
-/// How many CPUs this machine can have, those included that are not there now.
+/// Number of possible CPUs, including absent ones.
 ///
 /// # Errors
 /// When the kernel does not say.

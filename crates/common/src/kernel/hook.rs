@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where programs attach, and whether they look at arguments there.
+//! Hooks of programs, and whether programs read arguments there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,33 +17,33 @@ use crate::spec::View;
 pub enum Hook {
     /// A tracepoint with typed arguments.
     TpBtf(String),
-    /// A tracepoint with bare arguments.
+    /// A tracepoint with untyped arguments.
     RawTp(String),
     /// A function's entry.
     Fentry(String),
     /// A function's exit, with its arguments and its result.
     Fexit(String),
-    /// A function's entry by breakpoint.
+    /// A function's entry, by kprobe.
     Kprobe {
         /// Name of the function.
         function: String,
-        /// Whether the program looks at the function's arguments; true where that is not known.
+        /// Whether the program reads the function's arguments; true if unknown.
         reads_arguments: bool,
     },
-    /// A function's exit by breakpoint.
+    /// A function's exit, by kretprobe.
     Kretprobe(String),
-    /// Any other section: what libbpf makes of it is found out by attaching.
+    /// Any other section: attaching shows what libbpf makes of it.
     Other(String),
 }
 
-/// The function in `MODULE:FUNCTION`: libbpf would look for one without its module in the
-/// types of every module.
+/// The function in `MODULE:FUNCTION`. Without the module, libbpf would search the types of all
+/// modules.
 fn function_of(name: &str) -> String {
     name.split_once(':').map_or(name, |(_, function)| function).to_owned()
 }
 
 impl Hook {
-    /// Reads a section name.
+    /// Parses a section name.
     ///
     /// ```
     /// use common::kernel::hook::Hook;
@@ -79,22 +79,22 @@ impl Hook {
         }
     }
 
-    /// Whether programs there run when they are asked to, and not at an event.
+    /// Whether programs there run on request, not at an event.
     pub fn is_iterator(&self) -> bool {
         matches!(self, Self::Other(section) if section.starts_with("iter/"))
     }
 
-    /// What a program there has to be let see.
+    /// What a program there must be able to see.
     pub fn view(&self) -> Option<View> {
         matches!(self, Self::Other(section) if section.starts_with("iter/task")).then_some(View::Tasks)
     }
 
-    /// Whether it is placed by a breakpoint, at any symbol.
+    /// Whether it is a kprobe or kretprobe, which attach to any symbol.
     pub fn is_breakpoint(&self) -> bool {
         matches!(self, Self::Kprobe { .. } | Self::Kretprobe(_))
     }
 
-    /// Whether the kernel itself has to know the types of what it hands to such a program.
+    /// Whether the kernel needs its own BTF for such a program.
     pub fn needs_btf(&self) -> bool {
         self.is_iterator() || matches!(self, Self::TpBtf(_) | Self::Fentry(_) | Self::Fexit(_))
     }
@@ -139,16 +139,16 @@ pub fn hooks(object: &OpenObject) -> Hooks {
     object.progs().map(|p| (p.name().to_string_lossy().into_owned(), hook(&p))).collect()
 }
 
-/// What an instruction does with the first register, in which a program gets its context.
+/// Effect of an instruction on the first register, in which a program gets its context.
 enum Use {
     Reads,
     Overwrites,
     Nothing,
 }
 
-/// Whether a program may read anything of its context: whether there is a way to an instruction
-/// that reads the first register before one that overwrites it. What has to be known of the
-/// instructions is in the kernel's Documentation/bpf/standardization/instruction-set.rst.
+/// Whether a program may read its context: whether a path leads to an instruction that reads the
+/// first register before one that overwrites it. For the instructions see the kernel's
+/// Documentation/bpf/standardization/instruction-set.rst.
 fn reads_context(instructions: &[bpf_insn]) -> bool {
     let (mut ways, mut seen) = (vec![0i64], BTreeSet::new());
     while let Some(at) = ways.pop() {
@@ -188,7 +188,7 @@ fn use_of_context(i: &bpf_insn) -> Use {
     }
 }
 
-/// Where the instruction at `at` may go on.
+/// The possible successors of the instruction at `at`.
 fn next(at: i64, i: &bpf_insn) -> Vec<i64> {
     let code = u32::from(i.code);
     let (behind, target) = (at + 1, at + 1 + i64::from(i.off));

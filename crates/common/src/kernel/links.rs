@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Programs that are attached, and what the kernel tells of that.
+//! Attaches programs, and reads what the kernel reports about the links.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,17 +17,17 @@ use crate::kernel::probes::Plan;
 use crate::kernel::refusal;
 use crate::kernel::symbols::{Symbols, likely_symbols};
 
-/// What keeps a program attached.
+/// The links of an attached program.
 #[derive(Debug)]
 pub enum Attached {
-    /// Once, or several times where compilers made several symbols of a function.
+    /// One link, or several if compilers made several symbols of a function.
     Links(Vec<Arc<Link>>),
-    /// As copies, for as long as these descriptors are open.
+    /// Attached as copies, while these descriptors are open.
     Copies(Vec<OwnedFd>, Arc<Copies>),
 }
 
 impl Attached {
-    /// The links of a program that is attached itself.
+    /// The links of a program that is not attached as copies.
     pub fn links(&self) -> &[Arc<Link>] {
         match self {
             Self::Links(links) => links,
@@ -36,7 +36,7 @@ impl Attached {
     }
 }
 
-/// What keeps each program attached.
+/// Links by program.
 pub type Links = BTreeMap<String, Attached>;
 
 /// Attaches the programs of a plan.
@@ -68,7 +68,7 @@ pub fn attach(object: &Object, plan: &Plan, hooks: &Hooks, facts: &Facts) -> Res
     Ok(links)
 }
 
-/// Attaches a program several times where tasks are preempted inside it.
+/// Attaches a program as several copies if the kernel preempts it.
 fn several(program: &ProgramMut<'_>, hook: &Hook, object: &Object, facts: &Facts) -> Option<Attached> {
     if !facts.preempts(hook) {
         return None;
@@ -77,8 +77,8 @@ fn several(program: &ProgramMut<'_>, hook: &Hook, object: &Object, facts: &Facts
         Ok((copies, links)) => Some(Attached::Copies(links, Arc::new(copies))),
         Err(error) => {
             log::warn!(
-                "program {} is attached only once, so that events are lost while a task is preempted inside \
-                 it; they are counted (reason \"recursion\"): {error:#}",
+                "program {} is attached only once: events are lost while a task is preempted inside it, \
+                 and counted with reason \"recursion\": {error:#}",
                 program.name().display()
             );
             None
@@ -95,7 +95,7 @@ fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result
     };
     if facts.symbols.is_some() {
         let links = facts.places(hook)?.into_iter().map(|symbol| {
-            attach(symbol)?.ok_or_else(|| format!("neither kernel nor modules have a function {symbol}"))
+            attach(symbol)?.ok_or_else(|| format!("no function {symbol} in the kernel or a module"))
         });
         return links.collect();
     }
@@ -112,19 +112,18 @@ fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result
     Ok(links)
 }
 
-/// What the kernel leaves where it does not know the member.
+/// The initial value, which the kernel leaves if it does not have the member.
 const UNTOLD: u64 = u64::MAX;
 
-/// How many calls of its function a kprobe or kretprobe missed. None for other links, and where the
-/// kernel does not tell (before 3acf8ace6823 "bpf: Add missed value to kprobe perf link info", 6.7,
-/// and back-ported to 6.6).
+/// Number of function calls that a kprobe or kretprobe missed. None for other links, and if the
+/// kernel does not report it (before 3acf8ace6823 "bpf: Add missed value to kprobe perf link info",
+/// 6.7, and back-ported to 6.6).
 ///
-/// A kretprobe has as many instances as calls can be under way at once that it sees return: twice
-/// as many as there are CPUs and at least 10; before 3b7ddab8a19a ("kprobes: kretprobe events
-/// missing on 2-core KVM guest", 6.2) as many as there are CPUs, where the kernel is not
-/// preemptible. Calls that sleep, such as reads of a pipe, hold one for long. A program that is
-/// attached by perf_event_open(2) cannot ask for more: only `maxactive` of tracefs' kprobe_events
-/// can, which libbpf does not use.
+/// A kretprobe sees only as many concurrent calls as it has instances: twice the number of CPUs and
+/// at least 10; before 3b7ddab8a19a ("kprobes: kretprobe events missing on 2-core KVM guest", 6.2)
+/// the number of CPUs, if the kernel is not preemptible. Calls that sleep, such as reads of a pipe,
+/// hold an instance for long. A program that is attached by perf_event_open(2) cannot ask for more:
+/// only `maxactive` of tracefs' kprobe_events can, which libbpf does not use.
 ///
 /// # Errors
 /// When the kernel does not tell about a link that it knows.

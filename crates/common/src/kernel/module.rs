@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Kernel modules that come and go while an exporter runs.
+//! Kernel modules that are loaded and unloaded while an exporter runs.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often is looked whether a module came or went.
+/// How often to check whether the module was loaded or unloaded.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
 /// A loaded module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Module {
     folder: PathBuf,
-    /// Inode of its folder in sysfs: another one after it was loaded again.
+    /// Inode of its sysfs directory: changes when the module is loaded again.
     inode: u64,
 }
 
@@ -29,7 +29,7 @@ impl Module {
         is_live(&folder).then_some(Self { folder, inode })
     }
 
-    /// Whether it is still the same.
+    /// Whether the same module is still loaded.
     pub fn is_loaded(&self) -> bool {
         fs::metadata(&self.folder).is_ok_and(|metadata| metadata.ino() == self.inode) && is_live(&self.folder)
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where members lie in the structs of a kernel module, and telling programs.
+//! Offsets of members in the structs of a module that may have no BTF.
 //!
-//! libbpf relocates accesses by itself, but for a module's types it asks the kernel for the
-//! BTF of all modules, which takes CAP_SYS_ADMIN; and not every module has BTF. So a
-//! program declares which members it needs as read-only variables (`bpf/offsets.bpf.h`),
-//! and [`set_offsets`] fills them in from BTF or from a table.
+//! libbpf could relocate accesses itself. But for a module's types it asks the kernel for the BTF
+//! of all modules, which takes CAP_SYS_ADMIN, and not every module has BTF. So a program declares
+//! the members that it needs as read-only variables (`bpf/offsets.bpf.h`), and [`set_offsets`]
+//! fills them in from BTF or from a table.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -17,36 +17,35 @@ use libbpf_rs::{AsRawLibbpf, OpenObject};
 
 use crate::kernel::types::{KERNEL_BTF, Types, module_btf};
 
-/// What stands in place of an offset that is not known.
+/// The value of an unknown offset.
 pub const NO_OFFSET: u32 = u32::MAX;
 
-/// A layout as text: lines `version V`, `size STRUCT BYTES` for structs of the kernel that
-/// are embedded in the module's, and `STRUCT.MEMBER OFFSET`. `#` begins a comment.
+/// A layout as text: lines `version V`, `size STRUCT BYTES` for kernel structs that are embedded in
+/// the module's, and `STRUCT.MEMBER OFFSET`. `#` starts a comment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Of the module, or of the kernel that it comes with.
+    /// Version of the module, or of the kernel that it comes with.
     pub version: String,
     sizes: BTreeMap<String, u32>,
     offsets: BTreeMap<String, u32>,
 }
 
-/// Where the places of a module's members are known from.
+/// Source of the offsets of a module's members.
 #[derive(Debug)]
 pub enum Layout {
-    /// The BTF of the module of that name: read anew whenever it is needed, as it takes 10 MB
-    /// of memory.
+    /// The BTF of the named module: read again each time, because it takes 10 MB of memory.
     Btf(&'static str),
     /// A table.
     Table(Table),
 }
 
 impl Layout {
-    /// The module's BTF, where there is one.
+    /// The module's BTF, if it has any.
     pub fn btf(module: &'static str) -> Option<Self> {
         module_btf(module).exists().then_some(Self::Btf(module))
     }
 
-    /// Brings the offsets to hand.
+    /// Opens the offsets.
     ///
     /// # Errors
     /// When BTF cannot be read.
@@ -60,7 +59,7 @@ impl Layout {
     }
 }
 
-/// Where members lie.
+/// Offsets of members.
 #[derive(Debug)]
 pub enum Offsets<'t> {
     /// In BTF: 10 MB of memory while this lives.
@@ -80,7 +79,7 @@ impl Offsets<'_> {
 }
 
 impl Table {
-    /// Reads a layout.
+    /// Parses a layout.
     ///
     /// # Errors
     /// On the first line that is none.
@@ -108,7 +107,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Why it is not for this kernel: a struct that has another size here.
+    /// Why it does not fit this kernel: a struct with another size.
     pub fn misfit(&self, kernel: &Types) -> Option<String> {
         self.sizes.iter().find_map(|(structure, bytes)| {
             let here = kernel.size(structure);
@@ -120,12 +119,12 @@ impl Table {
     }
 }
 
-/// A member that a program wants to know the place of: `offset__STRUCT__MEMBER`.
+/// A member whose offset a program requests: `offset__STRUCT__MEMBER`.
 fn wanted(variable: &str) -> Option<(&str, &str)> {
     variable.strip_prefix("offset__")?.split_once("__")
 }
 
-/// Sets every variable of `object` that asks for an offset.
+/// Sets each variable of `object` that requests an offset.
 ///
 /// # Errors
 /// When the object has no BTF or its variables are not 32 bits wide.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's own software events, counted by the kernel: no program runs.
+//! Software events that the kernel counts itself, without a program.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -27,11 +27,11 @@ pub struct Counter {
     event: Event,
     /// CPU, descriptor, and what was last read from it.
     cpus: Vec<(u32, File, u64)>,
-    /// What was counted on CPUs that have gone.
+    /// Counts of CPUs that went offline.
     gone: u64,
 }
 
-/// What a [`Counter`] has counted.
+/// A reading of a [`Counter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// On all CPUs since it was opened.
@@ -52,7 +52,7 @@ impl Counter {
         Ok(counter)
     }
 
-    /// Counts on CPUs that came since; returns whether there were any.
+    /// Starts to count on new CPUs; returns whether there were any.
     fn add_cpus(&mut self) -> Result<bool> {
         let mut came = false;
         for cpu in online(Path::new("/sys/devices/system/cpu/online"))? {

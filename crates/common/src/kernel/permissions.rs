@@ -12,12 +12,12 @@ use rustix::process::{Resource, getrlimit};
 use crate::kernel::symbols;
 use crate::kernel::types::KERNEL_BTF;
 
-/// Whether this process has that capability in effect.
+/// Whether this process has the capability in its effective set.
 pub fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
-/// Capabilities that loading tracing programs asks for and this process lacks.
+/// Capabilities for loading tracing programs that this process lacks.
 pub fn missing() -> &'static [&'static str] {
     let admin = has(Capability::CAP_SYS_ADMIN);
     match (admin || has(Capability::CAP_BPF), admin || has(Capability::CAP_PERFMON)) {
@@ -35,18 +35,18 @@ pub fn in_user_namespace() -> bool {
     !numbers.is_empty() && numbers != ["0", "0", "4294967295"]
 }
 
-/// Whether system calls of this process go through a filter.
+/// Whether a seccomp filter applies to this process.
 pub fn has_seccomp_filter() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
 }
 
-/// How many bytes of memory may be locked, where there is a limit.
+/// Limit of locked memory in bytes, if there is one.
 pub fn lockable() -> Option<u64> {
     getrlimit(Resource::Memlock).current
 }
 
-/// Whether maps and programs count as locked memory of their user: until 80ee81e0403c ("bpf:
+/// Whether maps and programs count as locked memory of their user: before 80ee81e0403c ("bpf:
 /// Eliminate rlimit-based memory accounting infra for bpf maps"), 5.11.
 pub fn charges_locked_memory() -> bool {
     const CHARGES: &str = "bpf_map_charge_init";
@@ -61,15 +61,15 @@ pub fn perf_event_paranoid() -> Option<i32> {
     fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?.trim().parse().ok()
 }
 
-/// Whether bpf(2) is answered by the kernel, to one who has the capabilities: it has no command of
-/// this number, and says so.
+/// Whether bpf(2) reaches the kernel, for a process with the capabilities: the kernel rejects this
+/// unknown command number with its own error.
 pub fn takes_bpf_calls() -> bool {
     // SAFETY: a command that does not exist, without an argument.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, i32::MAX, std::ptr::null::<u8>(), 0) };
     answer == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
 }
 
-/// Whether lockdown forbids eBPF to read the kernel's memory.
+/// Whether lockdown prevents eBPF from reading kernel memory.
 pub fn locked_down() -> bool {
     fs::read_to_string("/sys/kernel/security/lockdown").is_ok_and(|mode| mode.contains("[confidentiality]"))
 }

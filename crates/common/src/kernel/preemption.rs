@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether this kernel preempts tasks, and where: asked of what it says, never of its version.
+//! Whether this kernel preempts tasks, and where: from what it reports, never from its version.
 
 use std::fs;
 use std::path::Path;
 
 use rustix::system::uname;
 
-/// Whether tasks are preempted inside the kernel, and so inside programs at functions: by debugfs,
-/// which knows, else by what the kernel was told, else by what it was built with. A kernel that says
-/// nothing is taken for one that preempts.
+/// Whether the kernel preempts tasks inside the kernel, and so inside programs attached to
+/// functions. Sources in order: debugfs, the command line, the build configuration. A kernel that
+/// reports nothing is taken to preempt.
 pub fn of_tasks() -> bool {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let models = read("/sys/kernel/debug/sched/preempt");
@@ -17,7 +17,7 @@ pub fn of_tasks() -> bool {
     is_preemptible(&models, &arguments, &version, &config())
 }
 
-/// The kernel's configuration, where a distribution puts it.
+/// Path of the kernel configuration on a distribution.
 fn config() -> String {
     let path = Path::new("/boot").join(format!("config-{}", uname().release().to_string_lossy()));
     fs::read_to_string(path).unwrap_or_default()
@@ -38,9 +38,9 @@ fn is_preemptible(models: &str, arguments: &str, version: &str, config: &str) ->
     !(has("CONFIG_PREEMPT_NONE") || has("CONFIG_PREEMPT_VOLUNTARY"))
 }
 
-/// Whether tracepoints leave preemption on while programs run. They switched it off until SRCU-fast
-/// came to guard them (a46023d5616e "tracing: Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with
-/// SRCU-fast"). What stands for that is the type of that guard, which has no other users.
+/// Whether tracepoints leave preemption enabled while programs run. They disabled it until they
+/// used SRCU-fast (a46023d5616e "tracing: Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with
+/// SRCU-fast"). The type of that guard, which has no other users, shows it.
 pub const TRACEPOINT_GUARD: &str = "class_srcu_fast_notrace_t";
 
 #[cfg(test)]

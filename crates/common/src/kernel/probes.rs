@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which program of each probe is used: facts in, plan out, then effects.
+//! Decides which program of each probe is used: facts in, plan out, then effects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,10 +12,10 @@ use crate::kernel::hook::{Hook, Hooks};
 use crate::kernel::types::KERNEL_BTF;
 use crate::spec::{Need, Probe, Shape, Spec, View};
 
-/// Programs that the kernel refused when they were tried, and why.
+/// Programs that the kernel refused, and why.
 pub type Refused = BTreeMap<String, String>;
 
-/// What becomes of a probe.
+/// The decision about a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The best candidate is used.
@@ -23,7 +23,7 @@ pub enum Verdict {
         /// Names of its programs.
         programs: Vec<String>,
     },
-    /// Another one is used.
+    /// Another candidate is used.
     Fallback {
         /// Names of its programs.
         programs: Vec<String>,
@@ -32,12 +32,12 @@ pub enum Verdict {
         /// Why not the best.
         why: String,
     },
-    /// None can be used here.
+    /// No candidate can be used.
     Unsupported {
-        /// Why not, for each that there is.
+        /// The reasons, for all candidates.
         why: String,
     },
-    /// As [`Verdict::Unsupported`], and nothing is missing for it.
+    /// Like [`Verdict::Unsupported`], but nothing is missing because of it.
     NotApplicable {
         /// Why not.
         why: String,
@@ -45,7 +45,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The programs that are used; none when there is no way.
+    /// The programs that are used; empty if none can be.
     pub fn programs(&self) -> &[String] {
         match self {
             Self::Ok { programs } | Self::Fallback { programs, .. } => programs,
@@ -73,7 +73,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Decides from facts and from what was refused before. Pure.
+    /// Decides from facts and earlier refusals. Pure.
     pub fn new(spec: &Spec, hooks: &Hooks, facts: &Facts, refused: &Refused) -> Self {
         let why_not = |program: &str| why_not(program, spec, hooks, facts, refused);
         let hidden = |view: View| facts.hidden.get(&view).cloned();
@@ -88,12 +88,12 @@ impl Plan {
         Self { verdicts: spec.probes.iter().map(decide).collect() }
     }
 
-    /// Programs that are to be loaded.
+    /// Programs to load.
     pub fn programs(&self) -> BTreeSet<&str> {
         self.verdicts.iter().flat_map(|(_, verdict)| verdict.programs()).map(String::as_str).collect()
     }
 
-    /// The first probe that must be there and cannot.
+    /// The first required probe that cannot be attached, and why.
     pub fn missing<'p>(&'p self, spec: &'p Spec) -> Option<(&'p str, &'p str)> {
         spec.probes.iter().zip(&self.verdicts).find_map(|(probe, (name, verdict))| match verdict {
             Verdict::Unsupported { why } if probe.need == Need::Required => {
@@ -103,7 +103,7 @@ impl Plan {
         })
     }
 
-    /// Maps that nothing feeds: they are not exported, rather than shown as zero.
+    /// Maps without a probe. They are not exported, instead of being shown as zero.
     pub fn unfed(&self, spec: &Spec) -> BTreeSet<String> {
         let probes = spec.probes.iter().zip(&self.verdicts);
         let unfed = probes.filter_map(|(probe, (_, verdict))| match (&probe.need, verdict) {
@@ -114,7 +114,7 @@ impl Plan {
     }
 }
 
-/// Why `program` cannot be used, as far as is known before it is loaded.
+/// Why `program` cannot be used, as far as is known before loading.
 pub fn why_not(
     program: &str,
     spec: &Spec,
@@ -371,7 +371,7 @@ mod tests {
         let symbols = Symbols::parse(text.as_bytes(), &["vfs_read"].into()).ok().flatten();
         let facts = Facts { symbols, ..facts() };
         let verdict = |hooks: &Hooks| Plan::new(&spec, hooks, &facts, &Refused::new()).verdicts[0].1.clone();
-        let why = "some calls of function vfs_read go to copies of it, which have";
+        let why = "some calls of function vfs_read go to compiler-made copies of it, which have";
         let (types, arguments) =
             (format!("{why} no types: vfs_read.isra.0"), format!("{why} other arguments: vfs_read.isra.0"));
         assert_eq!(verdict(&hooks).to_string(), format!("unsupported: {types}; {arguments}"));

@@ -12,7 +12,7 @@ use crate::kernel::permissions;
 /// The last error libbpf printed: more precise than the number it returns.
 static LAST_LIBBPF_WARNING: Mutex<Option<String>> = Mutex::new(None);
 
-/// The error and what libbpf said of it, which is forgotten then.
+/// The error with libbpf's last error message, which is then cleared.
 pub fn with_details(error: &libbpf_rs::Error) -> String {
     match LAST_LIBBPF_WARNING.lock().ok().and_then(|mut last| last.take()) {
         Some(warning) => format!("{error:#}: {warning}"),
@@ -25,7 +25,7 @@ pub fn listen() {
     libbpf_rs::set_print(Some((PrintLevel::Debug, from_libbpf)));
 }
 
-/// A refused program is for us to judge and to report: libbpf's warnings are details.
+/// We decide and report when a program is refused; libbpf's warnings are details.
 fn from_libbpf(level: PrintLevel, message: String) {
     let message = message.trim();
     if level == PrintLevel::Warn
@@ -36,8 +36,8 @@ fn from_libbpf(level: PrintLevel, message: String) {
     log::debug!(target: "libbpf", "{message}");
 }
 
-/// Keeps the verifier's verdict, which is its last line but one, over the general
-/// complaints that follow it.
+/// Keeps the verifier's verdict, its second-to-last line, in preference to the general messages
+/// after it.
 fn note(last: &mut Option<String>, message: &str) {
     if message.contains("BEGIN PROG LOAD LOG") {
         if let Some(verdict) = verdict(message) {
@@ -48,7 +48,7 @@ fn note(last: &mut Option<String>, message: &str) {
         let says_less = ["failed to load object", "failed to load BPF skeleton"];
         if first.contains("Couldn't load trivial BPF program") {
             // It goes on with guesses at the reason.
-            *last = Some("the kernel refuses even a program that does nothing".to_owned());
+            *last = Some("the kernel rejects even an empty program".to_owned());
         } else if !first.contains("try raising 'ulimit -l'")
             && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
         {
@@ -59,7 +59,7 @@ fn note(last: &mut Option<String>, message: &str) {
 
 const VERDICT: &str = "verifier: ";
 
-/// Why the verifier refused a program, from its log.
+/// Why the verifier rejected a program, from its log.
 pub fn verdict(log: &str) -> Option<String> {
     let mut lines = log.lines().filter(|line| !line.starts_with("processed ") && !line.contains("LOAD LOG"));
     lines.next_back().map(|line| format!("{VERDICT}{line}"))
@@ -116,20 +116,21 @@ impl Obstacles {
         let unknown = has(&["not implemented", "ENOSYS"]);
         if permission && self.user_namespace {
             return Some(
-                "capabilities in a user namespace do not count for eBPF: run it outside of one".to_owned(),
+                "capabilities in a user namespace do not allow eBPF: run the exporter outside of it"
+                    .to_owned(),
             );
         }
         if permission && !self.missing.is_empty() {
             let (be, it) = if self.missing.len() == 1 { ("is", "it") } else { ("are", "them") };
             return Some(format!(
-                "{} {be} missing: run it as root, by its systemd unit, or with {it}",
+                "{} {be} missing: run the exporter as root, from its systemd unit, or with {it}",
                 self.missing.join(" and ")
             ));
         }
         if (permission || unknown) && self.filtered {
             return Some(
-                "a seccomp filter refuses bpf(2): SystemCallFilter= of the unit or the container's profile \
-                 must allow it"
+                "a seccomp filter blocks bpf(2): allow it in SystemCallFilter= of the unit or in the \
+                 container's profile"
                     .to_owned(),
             );
         }
@@ -137,20 +138,20 @@ impl Obstacles {
             && why.contains("perf event")
             && let Some(level) = self.paranoid
         {
-            return Some(format!("kernel.perf_event_paranoid={level} asks for CAP_SYS_ADMIN to attach it"));
+            return Some(format!("with kernel.perf_event_paranoid={level} it takes CAP_SYS_ADMIN to attach"));
         }
         // It takes the helper away that reads.
         if (permission || verifier && has(&["unknown func", "cannot use helper"])) && self.locked_down {
             return Some(
-                "kernel lockdown in mode confidentiality forbids eBPF to read kernel memory; boot with \
+                "kernel lockdown (confidentiality) does not let eBPF read kernel memory: boot with \
                  lockdown=integrity"
                     .to_owned(),
             );
         }
         if permission && let Some(bytes) = self.lockable {
             return Some(format!(
-                "maps count as locked memory on this kernel, and the limit is {bytes} bytes: raise it by \
-                 ulimit -l unlimited, or LimitMEMLOCK=infinity"
+                "maps count as locked memory on this kernel, and the limit is {bytes} bytes: raise it with \
+                 ulimit -l unlimited or LimitMEMLOCK=infinity"
             ));
         }
         None
@@ -249,7 +250,7 @@ mod tests {
              value.",
         );
         note(&mut last, "libbpf: failed to load BPF skeleton 'x': -EPERM");
-        assert_eq!(last.as_deref(), Some("the kernel refuses even a program that does nothing"));
+        assert_eq!(last.as_deref(), Some("the kernel rejects even an empty program"));
         let mut last = None;
         note(&mut last, "libbpf: map 'x': failed to create: -EPERM");
         note(

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the kernel's symbols tell of functions.
+//! Symbols of kernel functions, and the copies that compilers make of them.
 //!
-//! Compilers make several symbols of a function, and say what each is at the end of its name. The
-//! copies that callers get whose arguments they know (`.constprop.0`), or do not use (`.isra.0`),
-//! have other arguments than the function, or the same in other registers; their result is the
-//! function's. A program at the function alone does not see the calls that go to a copy.
+//! Compilers emit several symbols for a function and mark each with a suffix. A copy for callers
+//! with known (`.constprop.0`) or unused (`.isra.0`) arguments has other arguments than the
+//! function, or the same in other registers. Its result is the same. A program attached only to the
+//! function does not see calls of a copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -12,26 +12,26 @@ use std::io::{self, BufRead, BufReader};
 
 use crate::kernel::hook::Hook;
 
-/// All symbols, those of modules too.
+/// All symbols, including those of modules.
 const KALLSYMS: &str = "/proc/kallsyms";
 
 /// Symbols of some functions, as /proc/kallsyms has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Symbols(BTreeMap<String, Vec<String>>);
 
-/// What a symbol is to the function whose name it begins with.
+/// Relation of a symbol to the function whose name it starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     /// The function.
     Itself,
-    /// Of other arguments, for some or all of its calls.
+    /// A copy with other arguments, for some or all of its calls.
     Copy,
-    /// A part that is jumped to or called from within.
+    /// A part of the function that is jumped to or called from it.
     Part,
     Unknown,
 }
 
-/// By what is between the dots behind a function's name.
+/// From the parts between the dots after a function's name.
 fn kind(symbol: &str) -> Kind {
     if !symbol.contains('.') {
         return Kind::Itself;
@@ -49,8 +49,8 @@ fn kind(symbol: &str) -> Kind {
     words.map(word).max().unwrap_or(Kind::Unknown)
 }
 
-/// Names that compilers give to a function and its copies: where symbols are hidden, the kernel is
-/// asked for these. They number the copies from 0.
+/// Names that compilers give to a function and its copies, numbered from 0. If symbols are hidden,
+/// ask the kernel for these.
 pub fn likely_symbols(function: &str) -> impl Iterator<Item = String> {
     let suffixes = ["", ".isra.0", ".constprop.0", ".constprop.0.isra.0", ".constprop.1", ".constprop.2"];
     suffixes.into_iter().map(move |suffix| format!("{function}{suffix}"))
@@ -63,20 +63,20 @@ pub fn has(name: &str) -> bool {
 }
 
 impl Symbols {
-    /// Those of `functions`; none where they are hidden from this process, as from units with
-    /// `ProtectKernelTunables=`.
+    /// Reads the symbols of `functions`; None if they are hidden from this process, as in units
+    /// with `ProtectKernelTunables=`.
     pub fn read(functions: &BTreeSet<&str>) -> Option<Self> {
         let file = File::open(KALLSYMS).ok()?;
         Self::parse(BufReader::with_capacity(64 << 10, file), functions).ok().flatten()
     }
 
-    /// Those of one function, as far as the kernel was asked: see [`likely_symbols`].
+    /// The symbols of one function, as far as the kernel was asked: see [`likely_symbols`].
     pub fn of_one(function: &str, symbols: Vec<String>) -> Self {
         Self([(function.to_owned(), symbols)].into())
     }
 
-    /// Picks those of `functions` out of lines such as `ffffffffc0000000 t arc_access.isra.0`, behind
-    /// which may be a module.
+    /// Picks the symbols of `functions` from lines such as `ffffffffc0000000 t arc_access.isra.0`,
+    /// optionally followed by a module.
     pub(crate) fn parse(mut lines: impl BufRead, functions: &BTreeSet<&str>) -> io::Result<Option<Self>> {
         let (mut symbols, mut line) = (BTreeMap::<String, Vec<String>>::new(), Vec::new());
         if lines.fill_buf()?.is_empty() {
@@ -116,7 +116,7 @@ impl Symbols {
         }
     }
 
-    /// Where a program has to be attached by breakpoints to see all calls of `function`.
+    /// The symbols to which kprobes must attach to see all calls of `function`.
     ///
     /// # Errors
     /// Says why it would not see all of them, or would take something else for an argument.
@@ -124,7 +124,7 @@ impl Symbols {
         let [itself, copies, unknown] =
             [Kind::Itself, Kind::Copy, Kind::Unknown].map(|kind| self.of(function, kind));
         if let Some(symbol) = unknown.first() {
-            return Err(format!("what {symbol} is to function {function} is not known"));
+            return Err(format!("symbol {symbol} is an unknown variant of function {function}"));
         }
         if reads_arguments && !copies.is_empty() {
             return Err(self.misses(&itself, &copies, function, "which have other arguments"));
@@ -133,14 +133,14 @@ impl Symbols {
         // The kernel would take one of them, or none.
         let twice = |symbol: &&&str| all.iter().filter(|other| other == symbol).count() > 1;
         match all.iter().find(twice) {
-            Some(symbol) => Err(format!("several functions are called {symbol}")),
-            None if itself.len() > 1 => Err(format!("several functions are called {function}")),
-            None if all.is_empty() => Err(format!("neither kernel nor modules have a function {function}")),
+            Some(symbol) => Err(format!("several functions are named {symbol}")),
+            None if itself.len() > 1 => Err(format!("several functions are named {function}")),
+            None if all.is_empty() => Err(format!("no function {function} in the kernel or a module")),
             None => Ok(all),
         }
     }
 
-    /// Why programs by fentry and fexit, which attach to the function itself, do not see all of its
+    /// Why fentry and fexit programs, which attach to the function itself, do not see all of its
     /// calls.
     fn missed_by_fentry(&self, function: &str) -> Option<String> {
         let [itself, copies] = [Kind::Itself, Kind::Copy].map(|kind| self.of(function, kind));
@@ -149,7 +149,10 @@ impl Symbols {
 
     fn misses(&self, itself: &[&str], copies: &[&str], function: &str, which: &str) -> String {
         let calls = if itself.is_empty() { "all" } else { "some" };
-        format!("{calls} calls of function {function} go to copies of it, {which}: {}", copies.join(", "))
+        format!(
+            "{calls} calls of function {function} go to compiler-made copies of it, {which}: {}",
+            copies.join(", ")
+        )
     }
 }
 
@@ -200,9 +203,9 @@ ffffffff810000e0 d absent
     #[test]
     fn a_program_that_reads_arguments_is_not_attached_to_copies() {
         let why = |function| symbols().breakpoints(function, true).unwrap_err();
-        let only = "all calls of function only go to copies of it, which have other arguments: only.constprop.0.isra.0";
+        let only = "all calls of function only go to compiler-made copies of it, which have other arguments: only.constprop.0.isra.0";
         assert_eq!(why("only"), only);
-        let both = "some calls of function both go to copies of it, which have other arguments: both.constprop.0, both.constprop.1";
+        let both = "some calls of function both go to compiler-made copies of it, which have other arguments: both.constprop.0, both.constprop.1";
         assert_eq!(why("both"), both);
     }
 
@@ -217,16 +220,16 @@ ffffffff810000e0 d absent
 
     #[test]
     fn fentry_is_not_used_where_it_would_see_some_calls_only() {
-        let why = "some calls of function both go to copies of it, which have no types: both.constprop.0, both.constprop.1";
+        let why = "some calls of function both go to compiler-made copies of it, which have no types: both.constprop.0, both.constprop.1";
         assert_eq!(symbols().missed_by_fentry("both").as_deref(), Some(why));
     }
 
     #[test]
     fn what_is_not_certain_is_refused() {
         let why = |function| symbols().breakpoints(function, false).unwrap_err();
-        assert_eq!(why("twice"), "several functions are called twice");
-        assert_eq!(why("strange"), "what strange.slowpath is to function strange is not known");
+        assert_eq!(why("twice"), "several functions are named twice");
+        assert_eq!(why("strange"), "symbol strange.slowpath is an unknown variant of function strange");
         assert_eq!(Symbols::parse(&[][..], &FUNCTIONS.into()).unwrap(), None, "they are hidden");
-        assert_eq!(why("absent"), "neither kernel nor modules have a function absent");
+        assert_eq!(why("absent"), "no function absent in the kernel or a module");
     }
 }

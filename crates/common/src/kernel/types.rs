@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What BTF tells of the kernel and of one of its modules: structs, their members, and what
-//! functions take and return.
+//! Types of the kernel and of one of its modules, from BTF: structs, their members, and the
+//! arguments and results of functions.
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -14,23 +14,23 @@ use crate::spec::Shape;
 /// The kernel's own BTF; without it the kernel takes neither tp_btf nor fentry programs.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Where the BTF of a module is, if it has any (36e68442d1af "bpf: Load and verify kernel
-/// module BTFs", 5.11).
+/// Path of a module's BTF, if it has any (36e68442d1af "bpf: Load and verify kernel module BTFs",
+/// 5.11).
 pub fn module_btf(module: &str) -> PathBuf {
     Path::new("/sys/kernel/btf").join(module)
 }
 
-/// What a function or tracepoint takes and returns.
+/// Arguments and result of a function or tracepoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prototype {
     /// For each argument the struct that it points to; empty for anything else.
     pub arguments: Vec<String>,
-    /// Whether it returns something.
+    /// Whether it returns a value.
     pub returns: bool,
 }
 
 impl Prototype {
-    /// One of so many arguments, of which nothing else is known.
+    /// A shape with this number of arguments and nothing else known.
     pub fn of(arguments: usize) -> Self {
         Self { arguments: vec![String::new(); arguments], returns: true }
     }
@@ -55,7 +55,7 @@ impl Prototype {
 /// The types of the kernel, or of the kernel and one module.
 #[derive(Debug)]
 pub struct Types {
-    /// First to be freed is the module's.
+    /// The module's BTF must be freed first.
     module: Option<Raw>,
     kernel: Raw,
 }
@@ -72,7 +72,7 @@ impl Drop for Raw {
 
 impl Raw {
     fn parse(path: &Path, base: Option<&Self>) -> Result<Self> {
-        let name = CString::new(path.as_os_str().as_bytes()).context("a path with a NUL")?;
+        let name = CString::new(path.as_os_str().as_bytes()).context("the path contains a NUL byte")?;
         let base = base.map_or(std::ptr::null_mut(), |base| base.0.as_ptr());
         // SAFETY: both pointers are valid for the call; the base outlives what is made of it.
         let raw = unsafe { libbpf_sys::btf__parse_split(name.as_ptr(), base) };
@@ -80,8 +80,8 @@ impl Raw {
         Ok(Self(raw.with_context(|| format!("failed to read BTF from {}", path.display()))?))
     }
 
-    /// A type of its own, else of what it is based on: in this order, as most that are asked
-    /// for are a module's own, and the kernel has a hundred thousand.
+    /// A type of the module, else of the kernel. In this order, because most requested types are
+    /// the module's, and the kernel has a hundred thousand.
     fn find(&self, name: &str, kind: u32) -> Option<NonNull<libbpf_sys::btf_type>> {
         // SAFETY: the BTF lives as long as `self`, and so do its names; the kernel's types are
         // never changed.
@@ -155,7 +155,7 @@ impl Types {
         self.newest().find(name, libbpf_sys::BTF_KIND_FUNC).is_some()
     }
 
-    /// What function `name` takes and returns, without the names of types.
+    /// Arguments and result of function `name`, without type names.
     pub fn prototype(&self, name: &str) -> Option<Prototype> {
         let raw = self.newest();
         let function = raw.find(name, libbpf_sys::BTF_KIND_FUNC)?;

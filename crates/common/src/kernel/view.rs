@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What of the machine this process is not let see.
+//! What is hidden from this process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::spec::View;
 
-/// The PID namespace that all others are in: PROC_PID_INIT_INO of include/linux/proc_ns.h.
+/// The initial PID namespace: PROC_PID_INIT_INO of include/linux/proc_ns.h.
 const INITIAL: &str = "pid:[4026531836]";
 
 /// What is hidden from this process, and why.
@@ -15,7 +15,7 @@ pub fn hidden() -> BTreeMap<View, String> {
     [View::Tasks, View::Processes].into_iter().filter_map(|view| Some((view, why_not(view)?))).collect()
 }
 
-/// Why this process does not see all there is.
+/// Why this process does not see everything.
 pub fn why_not(view: View) -> Option<String> {
     let proc = Path::new("/proc");
     match view {
@@ -24,27 +24,30 @@ pub fn why_not(view: View) -> Option<String> {
     }
 }
 
-/// An iterator shows the tasks of the PID namespace of who reads it, and of those inside it.
+/// An iterator shows the tasks of the reader's PID namespace and of those inside it.
 fn outside(proc: &Path) -> Option<String> {
     let namespaces = proc.join("self/ns");
     match fs::read_link(namespaces.join("pid")) {
         Ok(own) if own.as_os_str() == INITIAL => None,
         Ok(_) => Some(
-            "tasks outside the PID namespace of this process are hidden: give it that of the host".to_owned(),
+            "tasks outside the PID namespace of this process are hidden: run it in the PID namespace of \
+             the host"
+                .to_owned(),
         ),
         // A kernel without PID namespaces.
         Err(_) if namespaces.join("mnt").is_symlink() => None,
         Err(error) => {
-            Some(format!("whether tasks are hidden cannot be told: {}: {error}", namespaces.display()))
+            Some(format!("cannot tell whether tasks are hidden: {}: {error}", namespaces.display()))
         }
     }
 }
 
-/// The first process has all privileges: whoever sees into it sees into all.
+/// Process 1 has all privileges: a process that can inspect it can inspect all others.
 fn others(proc: &Path) -> Option<String> {
     let error = fs::metadata(proc.join("1/net")).err()?;
     Some(format!(
-        "/proc hides processes of other users ({error}): mount it without hidepid, or let ProtectProc be default"
+        "/proc hides processes of other users ({error}): mount it without hidepid, or set \
+         ProtectProc=default"
     ))
 }
 
@@ -58,7 +61,7 @@ mod tests {
     fn another_pid_namespace_is_seen_by_its_number() {
         let proc = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(proc.path().join("self/ns")).expect("a folder");
-        assert!(outside(proc.path()).is_some_and(|why| why.contains("cannot be told")), "no /proc at all");
+        assert!(outside(proc.path()).is_some_and(|why| why.contains("cannot tell")), "no /proc at all");
         let link =
             |name: &str, to: &str| symlink(to, proc.path().join("self/ns").join(name)).expect("a link");
         link("mnt", "mnt:[1]");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The command line that all exporters share, spelled as in node_exporter.
+//! The common command line of all exporters, spelled as in node_exporter.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::spec::Spec;
 /// The whole command line of an exporter with its own flags `F`.
 #[derive(Clone, Debug, Parser)]
 pub struct Cli<F: Args> {
-    /// Flags that all have.
+    /// Common flags.
     #[command(flatten)]
     pub common: Common,
     /// Flags of this exporter.
@@ -30,75 +30,77 @@ pub struct NoFlags {}
 /// Flags that every exporter has.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Address to listen on, HOST:PORT; without HOST all addresses, IPv4 and IPv6. May be repeated.
-    /// By default the exporter's own port, which EBPF_EXPORTERS_PORT_BASE moves.
+    /// Address to listen on: HOST:PORT, or :PORT for all IPv4 and IPv6 addresses. May be repeated.
+    /// Default: the exporter's own port, which EBPF_EXPORTERS_PORT_BASE moves.
     #[arg(long = "web.listen-address", value_name = "ADDR", value_parser = listen_address)]
     pub listen: Vec<String>,
 
-    /// Path under which metrics are served.
+    /// HTTP path of the metrics.
     #[arg(long = "web.telemetry-path", value_name = "PATH", default_value = "/metrics", value_parser = absolute_path)]
     pub telemetry_path: String,
 
-    /// File with TLS and authentication settings, as exporter-toolkit's web configuration.
+    /// File with TLS and authentication settings, in the format of exporter-toolkit's web
+    /// configuration.
     #[arg(long = "web.config.file", value_name = "FILE")]
     pub web_config: Option<PathBuf>,
 
-    /// Scrapes answered at the same time at most; 0 for no limit.
+    /// Maximum number of scrapes served at the same time; 0 means no limit.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
     pub max_requests: usize,
 
-    /// Leave out metrics about the exporter itself (ebpf_exporter_*, process_*).
+    /// Do not export metrics about the exporter itself (ebpf_exporter_*, process_*).
     #[arg(long = "web.disable-exporter-metrics")]
     pub disable_exporter_metrics: bool,
 
-    /// Least severe messages to log.
+    /// Log messages of this severity and above.
     #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]
     pub log_level: LogLevel,
 
-    /// How messages are written to standard error.
+    /// Format of log messages. They go to standard error.
     #[arg(long = "log.format", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Logfmt)]
     pub log_format: LogFormat,
 
-    /// Load, attach and verify every probe, print one line for each, and exit.
+    /// Load, attach and verify every probe, print one line per probe, and exit.
     #[arg(long, conflicts_with_all = ["once", "textfile"])]
     pub check: bool,
 
-    /// Whether tasks are preempted inside programs, instead of what the kernel says. For tests.
+    /// Whether the kernel preempts programs, instead of asking the kernel. For tests.
     #[arg(long = "ebpf.preempts", value_name = "BOOL", hide = true)]
     pub preempts: Option<bool>,
 
-    /// With --check: load every program that has its hook here, not only those that are chosen,
-    /// and attach none. For tests.
+    /// With --check: load every program whose hook exists here, not only the chosen ones, and
+    /// attach none. For tests.
     #[arg(long = "check.programs", requires = "check", hide = true)]
     pub check_programs: bool,
 
-    /// Attach, wait for DURATION or for SIGINT, print one scrape or write it to --textfile.path, and exit.
+    /// Attach, wait for DURATION or SIGINT, print one scrape or write it to --textfile.path, and exit.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, value_parser = duration)]
     pub once: Option<Option<Duration>>,
 
-    /// Write metrics to this file, ending in .prom, for node_exporter's textfile collector; no HTTP.
+    /// Write metrics to this file for node_exporter's textfile collector instead of serving HTTP. Its
+    /// name must end in .prom.
     #[arg(long = "textfile.path", value_name = "FILE", value_parser = textfile)]
     pub textfile: Option<PathBuf>,
 
-    /// How often the file is written.
+    /// How often to write the textfile.
     #[arg(long = "textfile.interval", value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub textfile_interval: Duration,
 
-    /// Whether to use eBPF: on, off (show what can be known without), or auto (off where the
-    /// kernel refuses it altogether).
+    /// Use eBPF: on (exit if the kernel refuses it), off (export only what is known without it), or
+    /// auto (off if the kernel refuses it).
     #[arg(long, value_name = "MODE", value_enum, default_value_t = Ebpf::Auto)]
     pub ebpf: Ebpf,
 
-    /// Capabilities kept after attaching: none, all, or a list such as cap_bpf,cap_perfmon.
-    /// By default only what reading needs on this kernel.
+    /// Capabilities to keep after attaching: none, all, or a list such as cap_bpf,cap_perfmon.
+    /// Default: only those that reading needs on this kernel.
     #[arg(long = "capabilities.keep", value_name = "LIST", value_parser = Keep::parse)]
     pub keep: Option<Keep>,
 
-    /// BTF of this kernel, where it has none of its own.
+    /// File with BTF for this kernel, if the kernel does not provide it.
     #[arg(long = "btf.path", value_name = "FILE")]
     pub btf: Option<PathBuf>,
 
-    /// Entries of each bounded map; what does not fit is counted under "other".
+    /// Maximum number of entries of each bounded map. What does not fit counts under "other".
     #[arg(long = "max-series", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_000_000))]
     pub max_series: u32,
 }
@@ -133,9 +135,9 @@ pub enum Ebpf {
 /// Capabilities to keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keep {
-    /// All that the process has.
+    /// All capabilities of the process.
     All,
-    /// These, perhaps none.
+    /// These; the list may be empty.
     Only(Vec<caps::Capability>),
 }
 
@@ -147,7 +149,7 @@ impl Keep {
             list => {
                 let capability = |name: &str| {
                     let name = name.trim().to_uppercase();
-                    name.parse().map_err(|_| format!("{name} is no capability; see capabilities(7)"))
+                    name.parse().map_err(|_| format!("{name} is not a capability; see capabilities(7)"))
                 };
                 list.split(',').map(capability).collect::<Result<_, _>>().map(Self::Only)
             }
@@ -157,20 +159,20 @@ impl Keep {
 
 fn absolute_path(text: &str) -> Result<String, String> {
     match text {
-        "/" | "/-/healthy" | "/-/ready" => Err("this path is taken".to_owned()),
+        "/" | "/-/healthy" | "/-/ready" => Err("this path is reserved".to_owned()),
         text if text.starts_with('/') => Ok(text.to_owned()),
-        _ => Err("a path starts with /".to_owned()),
+        _ => Err("a path must start with /".to_owned()),
     }
 }
 
-/// Whether the host exists is found out by listening.
+/// Whether the host exists shows when listening.
 fn listen_address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
-            Err("an IPv6 address stands in brackets, as in [::1]:9101".to_owned())
+            Err("an IPv6 address must be in brackets, as in [::1]:9101".to_owned())
         }
         Some((_, port)) if port.parse::<u16>().is_ok() => Ok(text.to_owned()),
-        _ => Err("an address is HOST:PORT or :PORT".to_owned()),
+        _ => Err("an address must be HOST:PORT or :PORT".to_owned()),
     }
 }
 
@@ -178,7 +180,7 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
     if text.ends_with(".prom") {
         Ok(text.into())
     } else {
-        Err("node_exporter reads only files that end in .prom".to_owned())
+        Err("the name must end in .prom: node_exporter reads no other files".to_owned())
     }
 }
 
@@ -188,7 +190,7 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
 /// When it is none, or nothing: what a user is told.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(zero) if zero.is_zero() => Err("must be more than nothing".to_owned()),
+        Ok(zero) if zero.is_zero() => Err("must be longer than 0".to_owned()),
         other => other.map_err(|error| error.to_string()),
     }
 }
@@ -198,7 +200,7 @@ pub fn command<F: Args>(spec: &Spec) -> Command {
     let name = format!("ebpf-{}-exporter", spec.name);
     let about = format!("Prometheus exporter: {}", spec.summary);
     let after = format!(
-        "Listens on :{} unless told otherwise, with {}={} in the environment on :{}. See also {name}.service.",
+        "Listens on :{} by default, or with {}={} in the environment on :{}. See also {name}.service.",
         spec.port,
         ports::BASE,
         ports::EXAMPLE,
@@ -207,8 +209,8 @@ pub fn command<F: Args>(spec: &Spec) -> Command {
     Cli::<F>::command().name(name.clone()).bin_name(name).about(about).after_help(after)
 }
 
-/// Reads the command line of the exporter that `spec` describes; without an address it listens on
-/// its own port above `base`, what [`ports::BASE`] is in the environment.
+/// Parses the command line of the exporter that `spec` describes. Without an address it listens on
+/// its own port, counted from `base`, the value of [`ports::BASE`] in the environment.
 ///
 /// # Errors
 /// Also for `--help` and `--version`: [`clap::Error::exit`] does what is due.
@@ -226,7 +228,7 @@ pub fn parse<F: Args>(
         cli.common.listen.push(format!(":{port}"));
     }
     if cli.common.ebpf == Ebpf::Off && cli.common.check {
-        return Err(command.error(ErrorKind::ArgumentConflict, "--ebpf off leaves no probe to --check"));
+        return Err(command.error(ErrorKind::ArgumentConflict, "--ebpf off leaves --check without probes"));
     }
     Ok(cli)
 }

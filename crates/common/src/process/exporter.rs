@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The whole of every exporter's `main`.
+//! The main function of every exporter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
@@ -40,19 +40,19 @@ use crate::spec::Spec;
 /// An opened skeleton of exporter `E`.
 pub type OpenOf<'o, E> = <<E as Exporter>::Builder as SkelBuilder<'o>>::Output;
 
-/// What an exporter states; everything it does not state has a default.
+/// The definition of an exporter. Everything optional has a default.
 ///
-/// The value itself is what it has to remember while it runs.
+/// The value of the type is the state of the running exporter.
 pub trait Exporter: Default + Send + 'static {
     /// The generated skeleton's builder.
     type Builder: for<'o> SkelBuilder<'o> + Default;
     /// Flags of its own; [`cli::NoFlags`] for none.
     type Flags: Args + Clone + Default + Send + 'static;
 
-    /// What it attaches and what it reads. Name, port and summary are those of default flags.
+    /// Probes and maps. Name, port and summary are those with default flags.
     fn spec(flags: &Self::Flags) -> Spec;
 
-    /// Opens what it reads beside maps, with all the process's privileges.
+    /// Opens other sources than maps, with all privileges of the process.
     ///
     /// # Errors
     /// When it cannot run without.
@@ -61,7 +61,7 @@ pub trait Exporter: Default + Send + 'static {
         Ok(Self::default())
     }
 
-    /// Programs that it knows not to fit this machine, and why.
+    /// Programs that do not fit this machine, and why.
     fn unusable(&self) -> Refused {
         Refused::new()
     }
@@ -75,8 +75,8 @@ pub trait Exporter: Default + Send + 'static {
         Ok(())
     }
 
-    /// Makes entries before attaching, so that their counters start at zero rather
-    /// than appear at their first event.
+    /// Inserts entries before attaching, so that their counters start at 0 instead of appearing at
+    /// the first event.
     ///
     /// # Errors
     /// When a map does not take them.
@@ -85,7 +85,7 @@ pub trait Exporter: Default + Send + 'static {
         Ok(())
     }
 
-    /// Looks once at what was there before, right after attaching.
+    /// Reads the initial state once, right after attaching.
     ///
     /// # Errors
     /// When it cannot run without.
@@ -94,13 +94,13 @@ pub trait Exporter: Default + Send + 'static {
         Ok(())
     }
 
-    /// How often [`Exporter::gather`] has to run also when nobody scrapes.
+    /// How often to call [`Exporter::gather`] between scrapes.
     fn interval(flags: &Self::Flags) -> Option<Duration> {
         let _ = flags;
         None
     }
 
-    /// Brings maps up to date before they are read.
+    /// Updates maps before they are read.
     ///
     /// # Errors
     /// When the scrape shall fail rather than lack it.
@@ -109,14 +109,14 @@ pub trait Exporter: Default + Send + 'static {
         Ok(())
     }
 
-    /// Who the entries of maps are that are [`named`](crate::spec::MapSpec::named).
+    /// Labels of the entries of maps that are [`named`](crate::spec::MapSpec::named).
     fn rosters(&self) -> &Rosters {
         static NOBODY: Rosters = BTreeMap::new();
         &NOBODY
     }
 
-    /// What it can tell without eBPF, from /proc, /sys, kstats or netlink: metrics of the spec
-    /// that mean the same there, and no others. None when there are none.
+    /// The metrics that need no eBPF, from /proc, /sys, kstats or netlink. They must be metrics of
+    /// the spec with the same meaning. None if there are none.
     ///
     /// # Errors
     /// When what it would read is refused.
@@ -125,13 +125,13 @@ pub trait Exporter: Default + Send + 'static {
         Ok(None)
     }
 
-    /// Reads on once the programs are released, by what was opened while there were privileges.
-    /// None: as [`Exporter::fallback`] does.
+    /// The reader to use after a release, with files opened while there were privileges. None: use
+    /// [`Exporter::fallback`].
     fn release(&mut self) -> Option<Reader> {
         None
     }
 
-    /// Adds what no map tells, at every scrape.
+    /// Adds metrics that no map has, at every scrape.
     ///
     /// # Errors
     /// When the scrape shall fail rather than lack it.
@@ -178,11 +178,11 @@ pub fn run<E: Exporter>() -> ExitCode {
     }
 }
 
-/// Why the object could not be brought to run.
+/// Why the object could not be loaded or attached.
 enum Failure {
-    /// The kernel refused these programs: others may do.
+    /// The kernel refused these programs; others may work.
     Programs(Refused),
-    /// The kernel refuses all that would be of use.
+    /// The kernel refuses eBPF altogether.
     Refused(anyhow::Error),
     Fatal(anyhow::Error),
 }
@@ -230,7 +230,7 @@ fn start_now<E: Exporter>(
     let flags = &cli.common;
     if flags.ebpf == Ebpf::Off {
         let reader = E::fallback(&cli.own)?.with_context(|| {
-            format!("cannot run without eBPF: nothing else tells what {} shows", spec.name)
+            format!("cannot run without eBPF: {} has no other source for its metrics", spec.name)
         })?;
         return Ok(without_programs(cli, spec, reader, module, doors, signals));
     }
@@ -283,7 +283,7 @@ fn start_now<E: Exporter>(
             Err(Failure::Fatal(error)) => return Err(error),
         }
     };
-    // Whoever lacks the privileges shall have them, and not half the numbers.
+    // A user without the privileges should add them, not get half of the metrics.
     if flags.ebpf == Ebpf::Auto
         && !flags.check
         && permissions::missing().is_empty()
@@ -303,7 +303,7 @@ fn without_programs<F: Args>(
     doors: Vec<Door>,
     signals: Signals,
 ) -> Result<ExitCode> {
-    log::warn!("running without eBPF: showing only what can be known without, see METRICS.md");
+    log::warn!("running without eBPF: exporting only metrics that do not need it, see METRICS.md");
     let engine = Engine::without_programs(spec, reader, cli.common.disable_exporter_metrics);
     let step = (!spec.ratios.is_empty()).then_some(ratio::STEP);
     lifetime::go(&cli.common, spec, &Plan::default(), (), engine, step, module, doors, signals)
@@ -321,7 +321,7 @@ fn open<'o, E: Exporter>(storage: &'o mut MaybeUninit<OpenObject>, flags: &Commo
     builder.open(storage).context("failed to open the BPF object")
 }
 
-/// Everything between opening and loading.
+/// All steps between open and load.
 fn prepare<E: Exporter>(
     exporter: &E,
     open: &mut OpenOf<'_, E>,
@@ -343,7 +343,7 @@ fn prepare<E: Exporter>(
 
 type SkelOf<'o, E> = <OpenOf<'o, E> as OpenSkel<'o>>::Output;
 
-/// What keeps the programs in the kernel; dropping it takes them out.
+/// Keeps the programs attached; dropping it detaches them.
 type Attached<'o, E> = (SkelOf<'o, E>, Links);
 
 fn bring_up<'o, E: Exporter>(
@@ -398,7 +398,7 @@ fn bring_up<'o, E: Exporter>(
     Ok(((skeleton, links), engine))
 }
 
-/// Why the kernel does not take these programs; the maps where there are none of these names.
+/// Why the kernel does not load these programs; or the maps, if none has such a name.
 fn load_only<E: Exporter>(
     exporter: &E,
     cli: &Cli<E::Flags>,
@@ -412,7 +412,7 @@ fn load_only<E: Exporter>(
     Ok(open.load().err())
 }
 
-/// Loads each candidate of each probe, and prints what became of it.
+/// Loads each candidate of each probe and prints the result.
 fn check_programs<E: Exporter>(
     exporter: &E,
     cli: &Cli<E::Flags>,
@@ -447,7 +447,7 @@ fn check_programs<E: Exporter>(
     Ok(code)
 }
 
-/// libbpf loads all or nothing: loads each program alone, to learn which are refused.
+/// libbpf loads all programs or none. Load each one alone to find those that are refused.
 fn why_not_loaded<E: Exporter>(
     exporter: &E,
     error: libbpf_rs::Error,

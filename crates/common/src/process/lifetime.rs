@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From attached to ended: serving, writing or printing until a signal comes or the
-//! kernel module goes; and waiting for one that is not there.
+//! Runs an attached exporter: serves, writes or prints until a signal arrives or the kernel module
+//! is unloaded. Also waits for a module that is not loaded.
 //!
-//! A process lives in one of two states: it waits for its module, or it is attached to
-//! it. It changes between them by executing itself anew, so that neither state has
-//! remains of the other.
+//! A process is in one of two states: it waits for its module, or it is attached to it. It changes
+//! between them by executing itself again, so that nothing is left of the other state.
 
 use std::env;
 use std::fmt;
@@ -34,8 +33,8 @@ use crate::serve::textfile;
 use crate::serve::web::{Door, Front};
 use crate::spec::{Need, Spec};
 
-/// Reports on the probes, gives up privileges, and does what `flags` ask for until the end.
-/// Dropping `attached` takes the programs out of the kernel.
+/// Logs the probes, drops privileges, and does what `flags` ask for until the end. Dropping
+/// `attached` detaches the programs.
 ///
 /// # Errors
 /// When an address, a file or a privilege is refused, or the module went and cannot be
@@ -78,7 +77,7 @@ pub fn go<A>(
     let release = || {
         attached = None;
         engine.release();
-        log::info!("released all probes: showing only what needs none until started again");
+        log::info!("detached all probes: exporting only metrics that need none until the next start");
     };
     let end = if let Some(duration) = flags.once {
         let end = stop.wait(duration);
@@ -102,7 +101,7 @@ pub fn go<A>(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for a module that is not there, and starts over.
+/// Waits until the module is loaded, then restarts.
 ///
 /// # Errors
 /// When there is no time to wait (`--check`, `--once`), or no way to start over.
@@ -116,7 +115,7 @@ pub fn wait_for(
     if flags.check || flags.once.is_some() {
         bail!("cannot run: kernel module {name} is not loaded");
     }
-    log::info!("waiting for kernel module {name}, which is not loaded");
+    log::info!("waiting for kernel module {name}: it is not loaded");
     // Before anybody can ask, and before there are threads.
     privileges::suspend(flags.keep.as_ref(), &spec.keeps)?;
     let stop = &Stop { signals: stop_signals(signals)?, module: None };
@@ -134,21 +133,24 @@ pub fn wait_for(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Executes this program anew: its module came or went. What was given up for good comes back by
-/// that at most to root.
+/// Executes this program again after its module was loaded or unloaded. Privileges that were
+/// dropped for good come back only for root.
 ///
 /// # Errors
 /// When it was given up for good, or the program cannot be executed.
 pub fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
     let name = spec.module.as_deref().unwrap_or_default();
-    log::info!("kernel module {name} came or went: starting over");
+    log::info!("kernel module {name} was loaded or unloaded, restarting");
     if !gave_up || privileges::restored_by_exec() {
-        return Err(execute_anew()).context("failed to start over");
+        return Err(execute_anew()).context("failed to restart");
     }
-    bail!("kernel module {name} is gone, and privileges to attach again were given up: start it again")
+    bail!(
+        "kernel module {name} was unloaded, and the privileges to attach again were dropped: restart the \
+           exporter"
+    )
 }
 
-/// Executes this program anew, with the same arguments. Returns only if that fails.
+/// Executes this program again with the same arguments. Returns only on failure.
 fn execute_anew() -> io::Error {
     let execute = |program: &Path| Command::new(program).args(env::args_os().skip(1)).exec();
     let error = match env::current_exe() {
@@ -162,7 +164,7 @@ fn execute_anew() -> io::Error {
     }
 }
 
-/// Becomes readable once a signal came.
+/// A receiver that becomes readable when a signal arrives.
 fn stop_signals(mut signals: Signals) -> Result<Receiver<i32>> {
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
@@ -178,7 +180,7 @@ fn stop_signals(mut signals: Signals) -> Result<Receiver<i32>> {
     Ok(receiver)
 }
 
-/// Looks at everything now and every `step`, until what it returns is dropped.
+/// Reads everything now and every `step`, until the returned value is dropped.
 fn tick(engine: Arc<Engine>, step: Duration) -> Result<Sender<()>> {
     engine.tick()?;
     let (until, end) = mpsc::channel();
@@ -192,28 +194,28 @@ fn tick(engine: Arc<Engine>, step: Duration) -> Result<Sender<()>> {
                 }
             }
         })
-        .context("failed to start the thread that looks between scrapes")?;
+        .context("failed to start the thread that reads between scrapes")?;
     Ok(until)
 }
 
 /// What ends a run.
 struct Stop {
-    /// Signals that came.
+    /// Received signals.
     signals: Receiver<i32>,
-    /// Without which there is nothing to do.
+    /// The module that the exporter needs.
     module: Option<Module>,
 }
 
-/// Why a wait is over.
+/// Why a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wake {
-    /// The time is up.
+    /// Timeout.
     Time,
-    /// The process was asked to end.
+    /// A signal to exit.
     Signal,
-    /// The process was asked to take its programs out of the kernel (SIGUSR1).
+    /// A signal to detach the programs (SIGUSR1).
     Release,
-    /// The module is gone, or is another one.
+    /// The module was unloaded, or loaded again.
     Module,
 }
 
@@ -245,8 +247,7 @@ impl Stop {
     }
 }
 
-/// Answers requests at `doors` for as long as the process lives, or what it returns where that
-/// speaks TLS.
+/// Serves requests at `doors` while the process runs; with TLS, while the returned value lives.
 fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, doors: Vec<Door>) -> Result<Vec<Front>> {
     let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, engine));
     let mut fronts = Vec::new();
@@ -284,8 +285,8 @@ fn serve(
     }
 }
 
-/// Writes the file at `path` now and every `interval`. Between two writes systemd hears from the
-/// same thread, so it does not while a write or a scrape hangs.
+/// Writes the file at `path` now and every `interval`. The same thread sends the systemd watchdog
+/// message between two writes, so a hanging write or scrape stops it.
 fn keep_writing(
     path: &Path,
     interval: Duration,
@@ -314,12 +315,12 @@ fn keep_writing(
     }
 }
 
-/// How often systemd wants to hear from this process: twice as often as it would kill it.
+/// The interval of systemd watchdog messages: half of the watchdog timeout.
 fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|interval| interval / 2)
 }
 
-/// Says why the process ends, where it was asked to.
+/// Logs why the process exits, if it was asked to.
 fn ending(end: Wake) -> Wake {
     if end == Wake::Signal {
         notify(&[NotifyState::Stopping]);
@@ -333,7 +334,7 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Prints what became of every probe.
+/// Prints the verdict of each probe.
 ///
 /// # Errors
 /// When standard output is closed.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Log lines on standard error, as logfmt or JSON; libbpf's own messages among them.
+//! Logs to standard error as logfmt or JSON, including libbpf's messages.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ struct Logger {
     format: LogFormat,
 }
 
-/// Starts logging; a second call changes nothing.
+/// Starts logging. A second call has no effect.
 pub fn start(level: LogLevel, format: LogFormat) {
     let filter = match level {
         LogLevel::Debug => LevelFilter::Debug,
@@ -56,7 +56,7 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// A JSON string, which logfmt readers take as well.
+/// A JSON string, which logfmt readers accept as well.
 fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');

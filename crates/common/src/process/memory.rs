@@ -6,7 +6,7 @@
 /// page of 2 MB under a stack or a heap is most of what a process needs.
 pub fn one_heap() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        log::debug!("huge pages stay enabled: {error}");
+        log::debug!("failed to disable huge pages: {error}");
     }
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a parameter of the allocator; no other thread runs yet.

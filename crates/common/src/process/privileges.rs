@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Giving up what is no longer needed: while a kernel module is waited for, and once everything is
-//! attached.
+//! Drops privileges that are no longer needed: while waiting for a kernel module, and after
+//! attaching.
 
 use std::thread;
 
@@ -12,9 +12,10 @@ use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, no_new_pr
 use crate::process::cli::Keep;
 use crate::read::maps::LiveMaps;
 
-/// What starting may take: programs (CAP_SYS_ADMIN for kprobes where `perf_event_paranoid` is 3, and
-/// instead of the first two before 5.8), the limit of locked memory and addresses of symbols on old
-/// kernels; a port below 1024, and files that flags name.
+/// Capabilities that starting may need: for programs (CAP_SYS_ADMIN for kprobes if
+/// `perf_event_paranoid` is 3, and instead of the first two before 5.8), for the limit of locked
+/// memory and symbol addresses on old kernels, for a port below 1024, and for files that flags
+/// name.
 const STARTING: [Capability; 8] = [
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
@@ -26,9 +27,9 @@ const STARTING: [Capability; 8] = [
     Capability::CAP_DAC_READ_SEARCH,
 ];
 
-/// Leaves the calling thread and those it starts later no capability in effect until this process
-/// executes its program anew, and then has what starting takes. Root gets that by executing, and has
-/// nothing meanwhile; others keep it where it is not in effect.
+/// Clears the effective capabilities of the calling thread and its later threads, until this
+/// process executes its program again and gets what starting needs. Root gets these by executing,
+/// and has none meanwhile. Other users keep them permitted, not effective.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -44,19 +45,19 @@ pub fn suspend(keep: Option<&Keep>, needs: &[Capability]) -> Result<()> {
         STARTING.iter().chain(needs).chain(asked).copied().collect()
     };
     limit(&carried, &CapsHashSet::new(), Passing::Carried).context("failed to suspend capabilities")?;
-    log::debug!("no capabilities in effect; carried: {carried:?}");
+    log::debug!("no effective capabilities; permitted: {carried:?}");
     Ok(())
 }
 
-/// Whether executing a program gives this process back what it gave up: it does to root, where nothing
-/// forbids that.
+/// Whether executing a program restores the dropped capabilities: it does for root, unless
+/// something prevents it.
 pub fn restored_by_exec() -> bool {
     let no_root = capabilities_secure_bits().is_ok_and(|bits| bits.contains(CapabilitiesSecureBits::NO_ROOT));
     geteuid().is_root() && !no_root && !no_new_privs().unwrap_or(false)
 }
 
-/// Reduces the capabilities of the calling thread and of threads it starts later,
-/// for good, to `keep`; by default to `needs` and to what reading `maps` needs.
+/// Reduces the capabilities of the calling thread and its later threads for good to `keep`; by
+/// default to `needs` and what reading `maps` needs.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -71,12 +72,12 @@ pub fn drop(keep: Option<&Keep>, needs: &[Capability], maps: &LiveMaps) -> Resul
     Ok(())
 }
 
-/// Before 5.19 bpf(2) asks for CAP_BPF even to read a map whose descriptor one has, where
-/// unprivileged eBPF is disabled. A thread without capabilities finds out.
+/// Before 5.19, bpf(2) requires CAP_BPF even to read a map by an open descriptor, if unprivileged
+/// eBPF is disabled. A thread without capabilities tests this.
 fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
     let readable = thread::scope(|scope| {
         let bare = scope.spawn(|| restrict(&CapsHashSet::new()).map(|()| maps.readable()));
-        bare.join().map_err(|_| anyhow::anyhow!("the thread that tries to read maps died"))?
+        bare.join().map_err(|_| anyhow::anyhow!("the thread that tests reading maps died"))?
     })?;
     Ok(if readable { CapsHashSet::new() } else { [Capability::CAP_BPF].into() })
 }
@@ -85,15 +86,15 @@ fn restrict(keep: &CapsHashSet) -> Result<()> {
     limit(keep, keep, Passing::None)
 }
 
-/// What a program that is executed gets passed.
+/// The capabilities that an executed program gets.
 #[derive(PartialEq, Eq)]
 enum Passing {
     None,
-    /// Of what was passed to this one, what is permitted.
+    /// The part of the inherited capabilities that is permitted.
     Carried,
 }
 
-/// Reduces what is permitted and what is in effect.
+/// Reduces the permitted and effective capabilities.
 fn limit(permitted: &CapsHashSet, effective: &CapsHashSet, passing: Passing) -> Result<()> {
     let both = |set, of: &CapsHashSet| -> Result<CapsHashSet> {
         Ok(caps::read(None, set)?.intersection(of).copied().collect())

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Control groups of version 2: what they are called, and the room of those that are gone.
+//! Cgroups (version 2): their paths, and the map entries of removed ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,27 +13,27 @@ use crate::read::layout::number;
 use crate::read::live::Live;
 use crate::read::maps::MapSource;
 
-/// Where they are mounted, alone or beside those of version 1.
+/// Mount points of the cgroup2 file system, alone or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
-/// Label of those that were gone before anybody asked.
+/// Label of cgroups that were removed before their path was read.
 const GONE: &str = "gone";
 
-/// The id of the root of all.
+/// The id of the root cgroup.
 const ROOT: u64 = 1;
 
-/// Paths by id, which is the inode number of a group's folder
-/// (67c0496e87d1 "kernfs: convert kernfs_node->id from union kernfs_node_id to u64", 5.5).
+/// Paths by id. The id is the inode number of the cgroup's directory (67c0496e87d1 "kernfs: convert
+/// kernfs_node->id from union kernfs_node_id to u64", 5.5).
 #[derive(Debug, Default)]
 pub struct Paths {
     paths: BTreeMap<u64, String>,
-    /// Those that were asked for.
+    /// Ids used since the last cleanup.
     used: BTreeSet<u64>,
 }
 
 impl Paths {
-    /// A path stays known after its group is gone for as long as it is asked for: ids are not used
-    /// again.
+    /// The path of a cgroup. It stays known after the removal of the cgroup while it is used: ids
+    /// are not reused.
     pub fn path(&mut self, id: u64) -> String {
         if !self.paths.contains_key(&id) {
             self.find();
@@ -42,13 +42,13 @@ impl Paths {
         self.paths.entry(id).or_insert_with(|| GONE.to_owned()).clone()
     }
 
-    /// Forgets those that were not asked for since the last time.
+    /// Forgets paths that were not used since the last call.
     pub fn forget_unused(&mut self) {
         let used = mem::take(&mut self.used);
         self.paths.retain(|id, _| used.contains(id));
     }
 
-    /// Learns about all groups that there are now.
+    /// Reads the paths of all current cgroups.
     fn find(&mut self) {
         if let Some(root) = MOUNTS.iter().map(Path::new).find(|root| root.join("cgroup.procs").exists()) {
             self.walk(root, root.to_owned());
@@ -56,7 +56,7 @@ impl Paths {
     }
 
     fn walk(&mut self, root: &Path, folder: PathBuf) {
-        // A group that goes meanwhile is one that is gone.
+        // A cgroup that is removed meanwhile counts as removed.
         let Ok(data) = fs::metadata(&folder) else { return };
         let path = folder.strip_prefix(root).unwrap_or(&folder);
         self.paths.insert(data.ino(), format!("/{}", path.display()));
@@ -68,24 +68,24 @@ impl Paths {
     }
 }
 
-/// The ids of all groups, from the root down.
+/// The ids of all cgroups, from the root down.
 pub fn ids() -> BTreeSet<u64> {
     let mut paths = Paths::default();
     paths.find();
     paths.paths.into_keys().collect()
 }
 
-/// Gives back the room of groups that are gone, when others need it.
+/// Removes the entries of removed cgroups when others need the room.
 #[derive(Debug, Default)]
 pub struct Sweeper {
-    /// How many events had been folded when it last looked.
+    /// Folded events at the last call.
     folded: u64,
 }
 
 impl Sweeper {
-    /// Where events were folded since the last time: removes from maps the entries of groups that are
-    /// gone, and returns all groups that there are. `maps` are names, and the members of keys that
-    /// hold the group's id.
+    /// If events were folded since the last call: removes from maps the entries of removed cgroups,
+    /// and returns all current cgroups. `maps` has map names, and the key members that hold the
+    /// cgroup id.
     ///
     /// # Errors
     /// When a map cannot be read or written.
@@ -94,7 +94,7 @@ impl Sweeper {
         if mem::replace(&mut self.folded, folded) == folded {
             return Ok(BTreeSet::new());
         }
-        // Before the groups are: what comes meanwhile is not judged by them.
+        // Read entries before cgroups: a cgroup created in between is not taken for removed.
         let mut entries = Vec::new();
         for (map, member) in maps {
             let layout = live.layouts.get(*map).with_context(|| format!("no map `{map}`"))?;
@@ -104,7 +104,8 @@ impl Sweeper {
             })?;
         }
         let groups = ids();
-        // From inside of a container only its own groups are seen: nobody knows which are gone.
+        // Inside a container only its own cgroups are visible, so removed ones cannot be told from
+        // hidden ones.
         if groups.contains(&ROOT) {
             for (map, _, key) in entries.iter().filter(|(_, id, _)| *id != 0 && !groups.contains(id)) {
                 live.maps.delete(map, key)?;

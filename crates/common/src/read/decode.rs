@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Bytes of a key to a label value that a shell user knows.
+//! Decodes the bytes of a key to label values that a shell user knows.
 
 use std::net::Ipv6Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,13 +15,13 @@ use crate::spec::Decode;
 /// and the exporter's `main.rs` has the list.
 pub const OTHER: &str = "other";
 
-/// Decodes labels, remembering what had to be asked for.
+/// Decodes labels and caches lookups.
 #[derive(Debug, Default)]
 pub struct Decoder {
     cgroups: Mutex<Paths>,
 }
 
-/// A label value, or what is shown for one without meaning.
+/// A label value, or the replacement for an undecodable one.
 type Decoded = Result<String, String>;
 
 impl Decoder {
@@ -53,7 +53,7 @@ impl Decoder {
         }
     }
 
-    /// Forgets what no label has asked for since the last time.
+    /// Forgets cached lookups that were not used since the last call.
     pub fn forget_unused(&self) {
         self.cgroups().forget_unused();
     }
@@ -63,7 +63,7 @@ impl Decoder {
     }
 }
 
-/// What comes before the first NUL.
+/// The bytes before the first NUL.
 pub fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
@@ -71,10 +71,10 @@ pub fn until_nul(bytes: &[u8]) -> &[u8] {
 /// Slots of native system calls, and as many of compat ones, in `bpf/syscall.bpf.h`.
 pub const SYSCALL_SLOTS: u64 = 512;
 
-/// The slot of numbers that are none.
+/// The slot of invalid numbers.
 pub const SYSCALL_INVALID: u64 = 2 * SYSCALL_SLOTS;
 
-/// The slot under which errors are counted that find no room.
+/// The slot for errors that found no room.
 pub const SYSCALL_OTHER: u64 = SYSCALL_INVALID + 1;
 
 fn is_compat(slot: u64) -> bool {
@@ -97,14 +97,14 @@ fn syscall(slot: u64) -> String {
     name.map_or_else(|| format!("sys_{id}"), ToOwned::to_owned)
 }
 
-/// The slots of system calls of a name: native, compat, or both.
+/// The slots of a syscall name: native, compat, or both.
 pub fn syscall_slots(name: &str) -> impl Iterator<Item = u64> {
     let slots = 0..SYSCALL_INVALID;
     slots.filter(move |slot| syscall(*slot) == name)
 }
 
-/// Those that only the kernel sees (include/linux/errno.h): a call that returns one of
-/// the first four is interrupted by a signal and started again.
+/// Error numbers that only the kernel sees (include/linux/errno.h). A syscall that returns one of
+/// the first four was interrupted by a signal and is restarted.
 const KERNEL_ERRNOS: &[(u64, &str)] = &[
     (512, "ERESTARTSYS"),
     (513, "ERESTARTNOINTR"),
@@ -117,7 +117,7 @@ const KERNEL_ERRNOS: &[(u64, &str)] = &[
     (524, "ENOTSUPP"),
 ];
 
-/// 0 stands for those that find no room.
+/// 0 stands for entries that found no room.
 fn errno(n: u64) -> Decoded {
     if n == 0 {
         return Ok(OTHER.to_owned());
@@ -131,7 +131,7 @@ fn errno(n: u64) -> Decoded {
     }
 }
 
-/// All zeros stand for those that find no room.
+/// All zeros stand for entries that found no room.
 fn address(bytes: &[u8]) -> Decoded {
     let bytes: [u8; 16] = bytes.try_into().map_err(|_| format!("unknown:{}", number(bytes)))?;
     let address = Ipv6Addr::from(bytes);

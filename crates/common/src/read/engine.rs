@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a scrape is made of.
+//! Reads maps and renders a scrape.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,51 +17,50 @@ use crate::read::self_metrics::{self, Program};
 use crate::read::top::Ranking;
 use crate::spec::{Spec, Text};
 
-/// Everything that is read at a scrape. One scrape at a time: the maps' buffers are
-/// the largest thing in the process.
+/// Everything that a scrape reads. Scrapes run one at a time, because the map buffers are the
+/// largest allocation of the process.
 #[derive(Debug)]
 pub struct Engine {
     /// NAME.
     pub config: String,
-    /// What it counts: see [`Spec::events`].
+    /// Families that count each event once: see [`Spec::events`].
     pub events: Vec<Text>,
-    /// The kernel module that it waits for; none once there is something to read.
+    /// The kernel module to wait for; None once it is loaded.
     pub waiting_for: Option<String>,
     /// The bound spec.
     pub renderer: Renderer,
-    /// The loaded programs; none once they were released.
+    /// The loaded programs; none after a release.
     pub programs: Mutex<Vec<Program>>,
-    /// Whether metrics about the exporter itself are left out.
+    /// Whether to leave out metrics about the exporter itself.
     pub without_exporter_metrics: bool,
-    /// What is remembered from one scrape to the next.
+    /// State kept between scrapes.
     pub history: Mutex<History>,
 }
 
-/// What the exporter says of itself at a scrape: see [`crate::process::exporter::Exporter`], which
-/// is all that this is for.
+/// The exporter's part of a scrape: see [`crate::process::exporter::Exporter`].
 pub trait Source: Send {
-    /// Before maps are read.
+    /// Called before maps are read.
     ///
     /// # Errors
     /// When the kernel does not let something be read.
     fn gather(&mut self, live: &Live) -> Result<()>;
-    /// Who the entries of maps are.
+    /// Labels of the entries of maps.
     fn rosters(&self) -> &Rosters;
-    /// What reads on without programs, where that is another than the exporter's fallback.
+    /// The reader to use after a release, if it is not the exporter's fallback.
     fn release(&mut self) -> Option<Reader> {
         None
     }
-    /// After maps were read.
+    /// Called after maps are read.
     ///
     /// # Errors
     /// When the kernel does not let something be read.
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()>;
 }
 
-/// Reads what can be told without a program.
+/// Reads the metrics that need no program.
 pub type Reader = Box<dyn FnMut(&mut Families) -> Result<()> + Send>;
 
-/// A source that has nothing in the kernel.
+/// A source without programs.
 struct WithoutPrograms(Reader);
 
 impl Source for WithoutPrograms {
@@ -79,7 +78,7 @@ impl Source for WithoutPrograms {
     }
 }
 
-/// Makes what reads what can be told without a program, if anything can.
+/// Creates a [`Reader`], if the exporter has metrics that need no program.
 pub type Fallback = Box<dyn FnOnce() -> Result<Option<Reader>> + Send>;
 
 /// Counters by name and labels.
@@ -93,8 +92,8 @@ fn counters(families: Families) -> Counters {
     samples.collect()
 }
 
-/// `reader`, whose counters begin where those that were `shown` before ended: it may count from
-/// another moment, such as the machine's start.
+/// Wraps `reader` so that its counters continue from those in `shown`. The reader may count from
+/// another moment, such as boot.
 fn continued(mut reader: Reader, shown: Counters) -> Reader {
     let mut first: Option<Counters> = None;
     Box::new(move |families| {
@@ -119,27 +118,27 @@ fn continued(mut reader: Reader, shown: Counters) -> Reader {
     })
 }
 
-/// What is remembered from one scrape to the next.
+/// State kept between scrapes.
 #[derive(Default)]
 pub struct History {
-    /// What is in the kernel.
+    /// The loaded object.
     pub live: Live,
-    /// The exporter; none for an engine that tells of itself only.
+    /// The exporter; None for an engine with self metrics only.
     pub source: Option<Box<dyn Source>>,
-    /// What takes its place once programs are released.
+    /// The reader that replaces it after a release.
     pub fallback: Option<Fallback>,
-    /// Ratios' earlier counters.
+    /// Earlier counters of ratios.
     pub windows: Vec<Window>,
-    /// What was shown of families that show only their greatest series.
+    /// State of families that show only their largest series.
     pub rankings: Vec<Ranking>,
     scrapes: u64,
     unknown: Unknown,
-    /// Whether there are no programs in the kernel, never or any more.
+    /// Whether no programs are loaded, from the start or after a release.
     released: bool,
 }
 
 impl History {
-    /// Of an exporter that has not been scraped yet.
+    /// The state before the first scrape.
     pub fn new(spec: &Spec) -> Self {
         Self {
             windows: spec.ratios.iter().cloned().map(Window::new).collect(),
@@ -156,7 +155,7 @@ impl std::fmt::Debug for History {
 }
 
 impl Default for Engine {
-    /// An engine that reads nothing and tells of itself only.
+    /// An engine with self metrics only.
     fn default() -> Self {
         Self {
             config: String::new(),
@@ -171,7 +170,7 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// One that has no programs and shows what `reader` reads.
+    /// An engine without programs that exports the metrics of `reader`.
     pub fn without_programs(spec: &Spec, reader: Reader, without_exporter_metrics: bool) -> Self {
         let source: Option<Box<dyn Source>> = Some(Box::new(WithoutPrograms(reader)));
         let history = History { source, released: true, ..History::new(spec) };
@@ -211,8 +210,7 @@ impl Engine {
         Ok(families)
     }
 
-    /// Reads everything and shows nothing: for what has to be looked at whether somebody
-    /// scrapes or not.
+    /// Reads everything and returns nothing: for state that must be updated between scrapes.
     ///
     /// # Errors
     /// When the kernel does not let something be read.
@@ -228,16 +226,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes on without programs, maps and iterators, which are closed: with what can be read
-    /// without them, or with nothing but what the exporter tells of itself. To be called once
-    /// the programs' links are gone.
+    /// Releases programs, maps and iterators, and continues with the metrics that need none of
+    /// them, or with self metrics only. Call it after the links of the programs are closed.
     pub fn release(&self) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         if history.released {
             return;
         }
         let shown = self.read(&mut history).map(counters).unwrap_or_else(|error| {
-            log::warn!("counters begin anew: {error:#}");
+            log::warn!("counters restart from 0: {error:#}");
             Counters::new()
         });
         let own = history.source.as_mut().and_then(|source| source.release());
@@ -287,20 +284,21 @@ impl Engine {
         self_metrics::map_fill(families, &history.live.maps)?;
         families.counter(
             "ebpf_exporter_decoder_errors_total",
-            "Distinct keys and values that had no meaning, up to 1024; their label is unknown:N.",
+            "Distinct keys and values that could not be decoded, up to 1024. Each counts once; its label \
+             is unknown:N.",
             config(),
             Value::Integer(history.unknown.count()),
         );
         families.counter(
             "ebpf_exporter_scrapes_total",
-            "Scrapes, this one included.",
+            "Scrapes served, this one included.",
             Labels::none(),
             Value::Integer(history.scrapes),
         );
         self_metrics::process(families);
         families.gauge(
             "ebpf_exporter_scrape_duration_seconds",
-            "Time it took to read everything of this scrape; writing and sending come after.",
+            "Time to collect the metrics of this scrape. Encoding and sending are not included.",
             Labels::none(),
             Value::Nanoseconds(start.elapsed().as_nanos() as u64),
         );

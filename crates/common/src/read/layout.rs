@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where members lie in the keys and values of an object's maps, from the object's BTF.
+//! Offsets of members in the keys and values of an object's maps, from the object's BTF.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -21,13 +21,13 @@ pub struct MapLayout {
     pub value: Layout,
 }
 
-/// A C type, taken apart into plain numbers and arrays of them.
+/// A C type, flattened into numbers and arrays of numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     /// Size in bytes.
     pub size: usize,
-    /// By path: `errors`, or `latency.slots` for a struct in a struct. A type that is
-    /// no struct has one field, named "".
+    /// Fields by path: `errors`, or `latency.slots` for a nested struct. A type that is not a
+    /// struct has one field, named "".
     pub fields: BTreeMap<String, Field>,
 }
 
@@ -38,7 +38,7 @@ pub struct Field {
     pub offset: usize,
     /// Bytes of one number.
     pub width: usize,
-    /// How many numbers.
+    /// Number of elements.
     pub length: usize,
 }
 
@@ -49,7 +49,7 @@ pub enum Contents<'c> {
     Number(u64),
     /// Element `.0` of an array is number `.1`.
     Element(usize, u64),
-    /// Bytes, filled up with zeros.
+    /// Bytes, padded with zeros.
     Text(&'c str),
 }
 
@@ -125,7 +125,7 @@ impl Layout {
         Ok(())
     }
 
-    /// Whether it consists of 64-bit numbers only, so that the CPUs' copies can be added up.
+    /// Whether it consists only of 64-bit numbers, so that the CPUs' copies can be added up.
     pub fn is_words(&self) -> bool {
         let words: usize = self.fields.values().map(|field| field.length).sum();
         self.fields.values().all(|field| field.width == 8) && words * 8 == self.size

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::read::layout::{Contents, Layouts, number};
 use crate::read::maps::{LiveMaps, MapSource};
 
-/// An object in the kernel: what exporters read.
+/// A loaded BPF object, as exporters use it.
 #[derive(Debug, Default)]
 pub struct Live {
     /// Its maps.
@@ -36,8 +36,7 @@ impl Live {
         !self.probes.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Runs the iterator `program` from start to end and returns what it wrote; none when
-    /// it is not attached.
+    /// Runs the iterator `program` and returns its output; None if it is not attached.
     ///
     /// # Errors
     /// When the kernel does not run it.
@@ -56,7 +55,7 @@ impl Live {
         Ok(Some(text))
     }
 
-    /// A member of all values of `map`, added up.
+    /// The sum of a member over all values of `map`.
     ///
     /// # Errors
     /// When there is no such map or member, or it cannot be read.

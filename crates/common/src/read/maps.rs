@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reading maps, exactly and cheaply.
 //!
-//! libbpf-rs returns a vector for each CPU of each element; here a whole batch is
-//! read into one buffer that is used again, and the CPUs' copies are added up in place.
+//! libbpf-rs returns a vector for each CPU of each element. This module reads a whole batch into
+//! one reused buffer, and adds the CPUs' copies up in place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use crate::kernel::facts::possible_cpus;
 use crate::read::layout::Layouts;
 
-/// Where the contents of maps come from: the kernel, or a test's fixture.
+/// A source of map contents: the kernel, or a test's fixture.
 pub trait MapSource {
     /// Calls `f` with the key and the value of every entry; per-CPU values are added up.
     ///
@@ -26,18 +26,18 @@ pub trait MapSource {
     /// When there is no such map, or the kernel does not let it be read.
     fn for_each(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()>;
 
-    /// Entries in use and at most of maps that can be full, in the order of their names.
+    /// Used and maximum entries of the maps that can be full, sorted by name.
     ///
     /// # Errors
     /// When the kernel does not let them be read.
     fn fill(&self) -> Result<Vec<Fill>>;
 }
 
-/// How long the kernel is given to fill up its store of per-CPU memory; it tells nobody when
-/// it has.
+/// How long to wait for the kernel to refill its pool of per-CPU memory. It does not report when it
+/// has.
 const REFILL: Duration = Duration::from_millis(20);
 
-/// How often it is asked again.
+/// Interval between retries.
 const REFILLS: u32 = 100;
 
 /// How full a map is.
@@ -47,17 +47,17 @@ pub struct Fill {
     pub map: String,
     /// Entries in use.
     pub entries: u64,
-    /// Entries at most.
+    /// Maximum number of entries.
     pub capacity: u64,
 }
 
 /// So many entries are counted key by key; a map with more is read in batches, which then are short.
 const FEW: u32 = 2048;
 
-/// A batch's buffers are about this large, or as large as a hash bucket needs.
+/// Approximate size of a batch's buffers; larger if a hash bucket needs it.
 const BATCH_BYTES: usize = 64 << 10;
 
-/// The maps of a loaded object. Holds descriptors of its own.
+/// The maps of a loaded object, with descriptors of its own.
 #[derive(Debug, Default)]
 pub struct LiveMaps {
     maps: BTreeMap<String, LiveMap>,
@@ -76,8 +76,8 @@ pub struct LiveMap {
 }
 
 impl LiveMaps {
-    /// The maps of `object` that `layouts` knows, without per-CPU ones whose values are not
-    /// made of 64-bit numbers and so cannot be added up.
+    /// The maps of `object` that `layouts` knows, except per-CPU maps whose values are not made of
+    /// 64-bit numbers and so cannot be added up.
     ///
     /// # Errors
     /// When a descriptor cannot be copied.
@@ -95,7 +95,7 @@ impl LiveMaps {
         Ok(Self { maps })
     }
 
-    /// A single map that no object has, for measurements.
+    /// A single map without an object, for measurements.
     ///
     /// # Errors
     /// When its descriptor cannot be copied.
@@ -113,7 +113,7 @@ impl LiveMaps {
         })
     }
 
-    /// As [`MapSource::for_each`], in the way that is left where a kernel has no batches.
+    /// Like [`MapSource::for_each`], but without batches, as on kernels that have none.
     ///
     /// # Errors
     /// As there.
@@ -121,8 +121,8 @@ impl LiveMaps {
         self.get(map)?.for_each_key(f)
     }
 
-    /// Puts an all-zero value under `key`, unless there is a value already. Returns
-    /// whether there was room.
+    /// Inserts an all-zero value under `key`, unless there is a value already. Returns whether
+    /// there was room.
     ///
     /// # Errors
     /// When there is no such map, the key has the wrong size, or the kernel refuses.
@@ -226,8 +226,8 @@ impl LiveMap {
         }
     }
 
-    /// A hash is read bucket by bucket, each under its lock: entries that come and go
-    /// meanwhile neither hide others nor show them twice.
+    /// A hash is read bucket by bucket, each under its lock: concurrent inserts and deletes neither
+    /// hide entries nor repeat them.
     fn for_each_batched(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Errno> {
         let value_bytes = self.stride() * self.copies;
         let mut room = (BATCH_BYTES / (self.key_size + value_bytes)).clamp(1, self.capacity.max(1) as usize);
@@ -304,7 +304,7 @@ impl LiveMap {
         Ok((keys, key.is_none()))
     }
 
-    /// One key at a time; all keys before the first value.
+    /// Reads one key at a time, and all keys before the first value.
     fn for_each_key(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
         // Twice the capacity: an end also where entries come and go all the time.
         let (keys, _) = self.keys(self.capacity.saturating_mul(2))?;
@@ -341,7 +341,7 @@ impl LiveMap {
         }
     }
 
-    /// The bytes of element `index` of a batch, the CPUs' copies added up into the first.
+    /// The bytes of element `index` of a batch, with the CPUs' copies added up into the first.
     fn sum<'v>(&self, values: &'v mut [u64], index: usize) -> &'v [u8] {
         let stride = self.stride();
         if self.copies > 1 {
@@ -369,7 +369,7 @@ fn errno_of(result: i32) -> Option<Errno> {
     (result < 0).then(|| Errno::from_raw_os_error(-result))
 }
 
-/// `ENOTSUPP`, which the kernel lets out although it is none of userland's numbers.
+/// `ENOTSUPP`, which the kernel returns although it is not a userland error number.
 trait Enotsupp {
     const NOTSUP_524: Errno;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Gauges made of two counters over a window that does not depend on who scrapes.
+//! Ratios of two counters over a window, independent of scrape times.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,22 +7,22 @@ use std::time::{Duration, Instant};
 use crate::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
 use crate::spec::Ratio;
 
-/// What a ratio looks back on.
+/// Length of the window.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// How often counters are looked at: the window is as long as said, and up to this longer.
+/// How often to record the counters. The actual window is up to this much longer.
 pub const STEP: Duration = Duration::from_secs(5);
 
 /// Earlier values of a ratio's counters.
 #[derive(Debug)]
 pub struct Window {
     ratio: Ratio,
-    /// When, the part, and part and rest together; the oldest first.
+    /// Time, numerator and denominator; oldest first.
     past: VecDeque<(Instant, u64, u64)>,
 }
 
 impl Window {
-    /// Remembers nothing yet.
+    /// An empty window.
     pub fn new(ratio: Ratio) -> Self {
         Self { ratio, past: VecDeque::new() }
     }
@@ -32,10 +32,10 @@ impl Window {
         Some((part, part + rest))
     }
 
-    /// Remembers the counters in `families`, as of `now`, and forgets what is too old.
+    /// Records the counters in `families` at time `now`, and drops records that are too old.
     pub fn remember(&mut self, families: &Families, now: Instant) {
         let Some((part, sum)) = self.counters(families) else { return };
-        // One that is at least a window old has to stay.
+        // Keep one record that is at least a window old.
         while self.past.get(1).is_some_and(|(then, _, _)| now.duration_since(*then) >= WINDOW) {
             self.past.pop_front();
         }
@@ -44,12 +44,12 @@ impl Window {
         }
     }
 
-    /// Begins anew: the counters are read from elsewhere.
+    /// Drops all records, because the counters come from another source now.
     pub fn forget(&mut self) {
         self.past.clear();
     }
 
-    /// Adds the gauge; nothing where neither counter grew, or they are not there.
+    /// Adds the gauge, unless neither counter grew or one is missing.
     pub fn add(&self, families: &mut Families) {
         let Some((part, sum)) = self.counters(families) else { return };
         let Some((_, old_part, old_sum)) = self.past.front() else { return };

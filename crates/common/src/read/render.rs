@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Spec and map contents to metric families: pure, the same for a live kernel and a fixture.
+//! Renders spec and map contents to metric families: pure, the same for a live kernel and a
+//! fixture.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ use crate::read::maps::MapSource;
 use crate::read::roster::{Roster, Rosters};
 use crate::spec::{Decode, Kind, Label, MapSpec, Side, Spec};
 
-/// A spec whose names were found in an object.
+/// A spec whose names are resolved in an object.
 #[derive(Debug, Default)]
 pub struct Renderer {
     maps: Vec<BoundMap>,
@@ -29,7 +30,7 @@ struct BoundMap {
     metrics: Vec<BoundMetric>,
 }
 
-/// What a metric is made of, by place in the value.
+/// The source of a metric, by offset in the value.
 #[derive(Debug)]
 enum BoundMetric {
     Counter(Field),
@@ -41,7 +42,7 @@ enum BoundMetric {
 }
 
 impl Renderer {
-    /// Finds every member that `spec` names, but for the maps and members (`MAP.MEMBER`) in
+    /// Resolves every member that `spec` names, except the maps and members (`MAP.MEMBER`) in
     /// `without`.
     ///
     /// # Errors
@@ -61,7 +62,7 @@ impl Renderer {
         Ok(Self { maps: maps.collect::<Result<_>>()?, decoder: Decoder::default() })
     }
 
-    /// Reads all maps into `families`, and notes in `unknown` what could not be decoded.
+    /// Reads all maps into `families`, and records in `unknown` what could not be decoded.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -107,12 +108,12 @@ impl Renderer {
     }
 }
 
-/// Keys and values that had no meaning, each of them once however often it is read.
+/// Keys and values that could not be decoded, each counted once.
 #[derive(Debug, Default)]
 pub struct Unknown(BTreeSet<String>);
 
 impl Unknown {
-    /// How many are remembered; others are not counted any more.
+    /// Maximum number to remember; more are not counted.
     const MOST: usize = 1024;
 
     fn note(&mut self, what: String) {
@@ -159,8 +160,8 @@ fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
 }
 
 impl BoundMap {
-    /// Whether nothing was counted here, and the entry is one that would only puzzle then:
-    /// the one for what finds no room has to exist beforehand.
+    /// Whether to hide an entry because it is zero: the entry for what found no room must exist
+    /// beforehand, and would only confuse.
     fn is_idle(&self, key: &[u8], value: &[u8]) -> bool {
         let mut labels = self.spec.labels.iter().zip(&self.labels);
         let is_fold = labels.any(|(label, field)| {
@@ -201,7 +202,7 @@ impl BoundMap {
 }
 
 impl BoundMetric {
-    /// Whether the entry is none of those that are tallied.
+    /// Whether the entry is not counted by the tally.
     fn is_silent(&self, value: &[u8]) -> bool {
         matches!(self, Self::Tally(Some(field)) if field.bytes(value).iter().all(|byte| *byte == 0))
     }
@@ -255,7 +256,7 @@ mod tests {
         (renderer, Fixture::new(layouts))
     }
 
-    /// What is shown after some scrapes, and how many values had no meaning.
+    /// The output after some scrapes, and the number of undecodable values.
     fn scrapes(n: u32, entries: &[(&[u8], u64, u64)]) -> (String, u64) {
         let (renderer, mut fixture) = renderer();
         for (name, errno, value) in entries {

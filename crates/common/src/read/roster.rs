@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who the entries of a map are, where its keys do not say: numbers that an exporter
-//! knows the names of.
+//! Labels of map entries whose keys do not contain them: numbers that the exporter can name.
 
 use std::collections::BTreeMap;
 
 use crate::exposition::metric::Labels;
 
-/// Of one map.
+/// Labels of one map.
 #[derive(Clone, Debug, Default)]
 pub struct Roster {
-    /// Labels of an entry, by key; one that is not here is not shown.
+    /// Labels by key. Entries that are missing here are not shown.
     pub entries: BTreeMap<Vec<u8>, Labels>,
-    /// Those that have no entry because nothing happened to them yet: shown as zero.
+    /// Labels without an entry, because nothing happened yet. Shown as zero.
     pub idle: Vec<Labels>,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Metrics that every exporter has about itself.
+//! Metrics of the exporter itself.
 
 use std::ffi::CStr;
 use std::fs;
@@ -23,39 +23,39 @@ use crate::spec::Text;
 /// Name of the map that `bpf/events.bpf.h` declares.
 const EVENTS: &str = "events";
 
-/// The commit this was built from, when the build said so.
+/// The commit of this build, if the build set it.
 pub const REVISION: &str = match option_env!("EBPF_EXPORTERS_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
 
-/// A program as the kernel knows it.
+/// A BPF program in the kernel.
 #[derive(Debug, Default)]
 pub struct Program {
     name: String,
     hook: String,
-    /// None where it is not loaded.
+    /// None if it is not loaded.
     fd: Option<OwnedFd>,
     id: u32,
     tag: String,
     attached: bool,
-    /// Those that may miss events, for as long as they are there.
+    /// Links that may miss events, while they are open.
     breakpoints: Vec<Weak<Link>>,
-    /// What is attached in its place, where that is several copies.
+    /// The copies attached instead, if there are several.
     copies: Option<Arc<Copies>>,
 }
 
-/// Events that programs missed; none where the kernel does not tell.
+/// Events that programs missed; None if the kernel does not report them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Missed {
-    /// As another instance was running on the same CPU.
+    /// Because another instance was running on the same CPU.
     pub recursion: Option<u64>,
-    /// As a kprobe or kretprobe did not call them: see [`links::missed`].
+    /// Because a kprobe or kretprobe did not call them: see [`links::missed`].
     pub probe: Option<u64>,
 }
 
 impl Program {
-    /// The programs of a plan, attached; and the first choice of every probe that has none.
+    /// The attached programs of a plan, and the first candidate of each probe without one.
     ///
     /// # Errors
     /// When the kernel does not tell about a program.
@@ -73,7 +73,7 @@ impl Program {
             };
             let fd = copies.as_ref().and_then(|copies| copies.first()).unwrap_or_else(|| program.as_fd());
             let fd = fd.try_clone_to_owned().context("failed to copy a program descriptor")?;
-            let (info, _) = info(&fd).with_context(|| format!("failed to ask about program `{name}`"))?;
+            let (info, _) = info(&fd).with_context(|| format!("failed to query program `{name}`"))?;
             let breakpoints = links.get(&name).filter(|_| hooks.get(&name).is_some_and(Hook::is_breakpoint));
             programs.push(Self {
                 breakpoints: breakpoints.into_iter().flat_map(Attached::links).map(Arc::downgrade).collect(),
@@ -96,7 +96,7 @@ impl Program {
     }
 }
 
-/// Adds up what is known.
+/// Adds up known values.
 fn add(sum: &mut Option<u64>, more: Option<u64>) {
     *sum = sum.map_or(more, |sum| Some(sum + more.unwrap_or(0)));
 }
@@ -107,7 +107,8 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
     let libbpf = unsafe { CStr::from_ptr(libbpf_sys::libbpf_version_string()) }.to_string_lossy();
     families.gauge(
         "ebpf_exporter_build_info",
-        "Always 1; the labels tell what was built.",
+        "Always 1. The labels give the exporter, its version and revision, and the versions of Rust and \
+         libbpf.",
         Labels::of(&[
             ("exporter", config),
             ("version", env!("CARGO_PKG_VERSION")),
@@ -119,19 +120,20 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
     );
     families.gauge(
         "ebpf_exporter_mode",
-        "Always 1; mode is ebpf, fallback where only /proc, /sys and netlink are read, or waiting while a kernel module is not loaded.",
+        "Always 1. mode is ebpf, fallback (no programs: only /proc, /sys, kstats and netlink are read) or \
+         waiting (a kernel module is not loaded).",
         Labels::of(&[("mode", mode)]),
         Value::Integer(1),
     );
     families.gauge(
         "ebpf_exporter_enabled_configs",
-        "Always 1; the exporters that this process runs.",
+        "Always 1. One series for each exporter that this process runs.",
         Labels::of(&[("name", config)]),
         Value::Integer(1),
     );
 }
 
-/// `ebpf_exporter_ebpf_program_*`. Returns how many events programs were not run for.
+/// `ebpf_exporter_ebpf_program_*`. Returns the number of events for which no program ran.
 ///
 /// # Errors
 /// When the kernel does not tell about a program.
@@ -143,7 +145,8 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         let labels = || Labels::of(&[("config", config), ("program", &program.name), ("id", &id)]);
         families.gauge(
             "ebpf_exporter_ebpf_program_attached",
-            "Whether the program is attached; 0 for a probe that the kernel does not offer, or hides from this process.",
+            "1 if the program is attached. 0 if the kernel does not have what it needs, or hides it from \
+             this process.",
             labels(),
             Value::Integer(program.attached.into()),
         );
@@ -153,7 +156,7 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         more.push("hook", &program.hook);
         families.gauge(
             "ebpf_exporter_ebpf_program_info",
-            "Always 1; the kernel's id and tag of a program, and where it is attached.",
+            "Always 1. The labels give the kernel's ID and tag of an attached program, and its hook.",
             more,
             Value::Integer(1),
         );
@@ -165,7 +168,7 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         for link in program.breakpoints.iter().filter_map(Weak::upgrade) {
             let name = &program.name;
             let probe =
-                links::missed(&link).with_context(|| format!("failed to ask about the link of `{name}`"))?;
+                links::missed(&link).with_context(|| format!("failed to query the link of `{name}`"))?;
             add(&mut missed.probe, probe);
         }
         if !timed {
@@ -173,13 +176,13 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         }
         families.counter(
             "ebpf_exporter_ebpf_program_run_time_seconds_total",
-            "CPU time in the program while kernel.bpf_stats_enabled was 1.",
+            "CPU time spent in the program while kernel.bpf_stats_enabled was 1. Absent while it is 0.",
             labels(),
             Value::Nanoseconds(runs.nanoseconds),
         );
         families.counter(
             "ebpf_exporter_ebpf_program_run_count_total",
-            "Runs of the program while kernel.bpf_stats_enabled was 1.",
+            "Runs of the program while kernel.bpf_stats_enabled was 1. Absent while it is 0.",
             labels(),
             Value::Integer(runs.runs),
         );
@@ -200,7 +203,9 @@ pub fn events(
     missed: Missed,
 ) -> Result<()> {
     const LOST: &str = "ebpf_exporter_lost_events_total";
-    const LOST_HELP: &str = "Events that could not be counted as they should, by reason; of those that no program was run for (recursion, probe_missed) as many as the kernel tells of.";
+    const LOST_HELP: &str = "Events that could not be counted correctly, by reason. recursion and \
+                             probe_missed are events for which the kernel ran no program; they are absent \
+                             where the kernel does not report them.";
     for (reason, count) in [("recursion", missed.recursion), ("probe_missed", missed.probe)] {
         let labels = Labels::of(&[("config", config), ("reason", reason)]);
         if let Some(count) = count {
@@ -221,7 +226,7 @@ pub fn events(
             } else if path == "folded" {
                 families.counter(
                     "ebpf_exporter_folded_events_total",
-                    "Events counted under \"other\" because the limit of series was reached.",
+                    "Events counted under \"other\" because a map had reached its limit (--max-series).",
                     Labels::of(&[("config", config)]),
                     count,
                 );
@@ -230,14 +235,14 @@ pub fn events(
     })
 }
 
-/// `ebpf_exporter_events_total`: what is in the families that have each event once; not there where
-/// none of them is.
+/// `ebpf_exporter_events_total`: the sum of the families that count each event once; absent if none
+/// of them exists.
 pub fn counted(families: &mut Families, config: &str, events: &[Text]) {
     let totals = events.iter().filter_map(|name| families.total(name));
     if let Some(sum) = totals.reduce(|sum, total| sum + total) {
         families.counter(
             "ebpf_exporter_events_total",
-            "Events that were counted: what lost ones are to be compared with.",
+            "Events that were counted. Compare with ebpf_exporter_lost_events_total.",
             Labels::of(&[("config", config)]),
             Value::Integer(sum),
         );
@@ -267,13 +272,13 @@ pub fn map_fill(families: &mut Families, source: &dyn MapSource) -> Result<()> {
         let labels = Labels::of(&[("map", &fill.map)]);
         families.gauge(
             "ebpf_exporter_map_entries",
-            "Entries in use of a bounded map.",
+            "Entries in use in a bounded map.",
             labels.clone(),
             Value::Integer(fill.entries),
         );
         families.gauge(
             "ebpf_exporter_map_capacity",
-            "Entries that a bounded map has room for.",
+            "Maximum number of entries of a bounded map.",
             labels,
             Value::Integer(fill.capacity),
         );

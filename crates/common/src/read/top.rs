@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Families of which only the greatest series have a place of their own.
+//! Limits families to their largest series; the rest is added up.
 
 use std::collections::BTreeMap;
 
@@ -7,26 +7,26 @@ use crate::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
 use crate::read::decode::OTHER;
 use crate::spec::Top;
 
-/// What was shown of a family, so that no counter ever goes down: a series that has got a
-/// place keeps it, and what it had before stays in the one for all others.
+/// State of a family, so that no counter goes down. A series that was once shown separately stays
+/// so. What it had before stays in "other".
 #[derive(Debug)]
 pub struct Ranking {
     top: Top,
-    /// What a series had when it got its place.
+    /// Value of a series when it was first shown separately.
     placed: BTreeMap<Labels, u64>,
-    /// Values of the scrape before.
+    /// Values of the previous scrape.
     before: BTreeMap<Labels, u64>,
     first: bool,
 }
 
 impl Ranking {
-    /// Nothing was shown yet.
+    /// The state before the first scrape.
     pub fn new(top: Top) -> Self {
         Self { top, placed: BTreeMap::new(), before: BTreeMap::new(), first: true }
     }
 
-    /// Reduces the family in `families`: a counter to the series that grew most since the
-    /// scrape before and all that had a place already, a gauge to the greatest.
+    /// Reduces the family in `families`: a counter to the series that grew most since the previous
+    /// scrape and those already shown separately, a gauge to the largest.
     pub fn apply(&mut self, families: &mut Families) {
         let Some(family) = families.get_mut(&self.top.family) else { return };
         let Some(label) = family.samples.first().map(|sample| sample.labels.first_name()) else { return };
@@ -59,7 +59,8 @@ impl Ranking {
             self.placed.clear();
         }
         for labels in best {
-            // Nobody has seen the first scrape's series before: they may start with all they have.
+            // At the first scrape series may start with their full value: nobody has seen them
+            // before.
             let had = if self.first || !counter {
                 0
             } else {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! HTTP that survives its clients.
+//! An HTTP server with limits.
 //!
-//! tiny_http's `Server` owns the accepting of connections and sets no time limits, so
-//! a client that sends nothing holds a thread for ever, and there may be any number of
-//! them. This module accepts by itself, with limits, and leaves the messages to
-//! tiny_http: it parses methods and headers, and prints responses.
+//! tiny_http's `Server` accepts connections itself and sets no timeouts: a client that sends
+//! nothing holds a thread for ever, and their number is not limited. This module accepts
+//! connections itself, with limits. tiny_http only parses methods and headers, and prints
+//! responses.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,10 +21,10 @@ use tiny_http::{HTTPVersion, Header, Method, Response};
 
 use crate::serve::ports;
 
-/// What a client may take up.
+/// Limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at the same time; for one more, the oldest is closed.
+    /// Maximum number of connections; for one more, the oldest is closed.
     pub connections: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
@@ -75,7 +75,7 @@ impl Request {
         let version = match version {
             "HTTP/1.1" => HTTPVersion(1, 1),
             "HTTP/1.0" => HTTPVersion(1, 0),
-            _ => return Err(Bad::Status(505, "HTTP/1.0 and HTTP/1.1 are spoken here")),
+            _ => return Err(Bad::Status(505, "only HTTP/1.0 and HTTP/1.1 are supported")),
         };
         let method = method.parse().map_err(|()| Bad::Status(400, "not a method"))?;
         let headers: Vec<Header> = lines
@@ -159,7 +159,7 @@ pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>> {
         match result {
             Ok(listener) => listeners.push(listener),
             Err((error, Some(wanted))) if error.kind() == io::ErrorKind::AddrInUse => bail!(
-                "failed to listen on {address}: the port is taken by {}; stop that, give another address with \
+                "failed to listen on {address}: the port is taken by {}; stop it, set another address with \
                  --web.listen-address, or move the ports of all exporters with {}",
                 ports::by_whom(wanted),
                 ports::BASE
@@ -204,11 +204,13 @@ where
     let accept = move || {
         loop {
             match listener.accept() {
-                Ok((stream, _)) if !admit(&stream) => log::debug!("a connection was not admitted"),
+                Ok((stream, _)) if !admit(&stream) => {
+                    log::debug!("rejected a connection from another process")
+                }
                 Ok((stream, _)) => {
                     let (handler, connections) = (Arc::clone(&handler), Arc::clone(&connections));
                     if let Err(error) = connection(stream, limits, handler, connections) {
-                        log::warn!("failed to take a connection: {error}");
+                        log::warn!("failed to set up a connection: {error}");
                     }
                 }
                 // Out of descriptors or memory: passes when connections end.
@@ -291,7 +293,7 @@ where
     Ok(())
 }
 
-/// Requests and answers; whatever goes wrong ends the connection, nothing else.
+/// Serves requests. An error ends the connection and nothing else.
 fn converse(stream: &Socket, limits: Limits, slot: &mut Slot, handler: &dyn Fn(&Request) -> Reply) {
     let mut input = Vec::new();
     loop {
@@ -345,7 +347,7 @@ fn receive(stream: &Socket, limits: Limits, input: &mut Vec<u8>) -> Result<Reque
             break end;
         }
         if input.len() > limits.head_bytes {
-            return Err(Bad::Status(431, "the request's head is too large"));
+            return Err(Bad::Status(431, "the request header is too large"));
         }
         match timed.read(&mut chunk) {
             Ok(0) => return Err(Bad::Silent),
@@ -358,7 +360,7 @@ fn receive(stream: &Socket, limits: Limits, input: &mut Vec<u8>) -> Result<Reque
         }
     };
     let request = str::from_utf8(&input[..end])
-        .map_err(|_| Bad::Status(400, "the request's head is not text"))
+        .map_err(|_| Bad::Status(400, "the request header is not UTF-8"))
         .and_then(Request::parse);
     input.drain(..end + 4);
     request

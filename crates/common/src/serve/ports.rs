@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The port of an exporter, and who has it where it is taken: `/proc/net/tcp` knows the socket, and
-//! `/proc/PID/fd` who has that open.
+//! The port of an exporter, and the process that holds it if it is in use: `/proc/net/tcp` lists
+//! the socket, `/proc/PID/fd` the process.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -52,7 +52,7 @@ pub fn of(spec: &Spec, base: Option<&OsStr>) -> Result<u16, String> {
 /// How many bytes the kernel keeps of a process's name.
 const COMM_LEN: usize = 15;
 
-/// A socket that stands in the way.
+/// A socket that blocks the port.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
     address: SocketAddr,
@@ -61,7 +61,7 @@ struct Held {
     inode: u64,
 }
 
-/// Who has `wanted`, or why that cannot be told: what "taken by" is followed by.
+/// The process that holds `wanted`, or why it is not known. Follows "taken by" in a message.
 pub fn by_whom(wanted: SocketAddr) -> String {
     let mut held = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -74,13 +74,11 @@ pub fn by_whom(wanted: SocketAddr) -> String {
         Holder::Process(pid) if pid == std::process::id() => "this process, for another address".to_owned(),
         Holder::Process(pid) => format!("{} (pid {pid})", name(&PathBuf::from(format!("/proc/{pid}")))),
         // Whoever may trace is shown every process, also where others are hidden.
-        Holder::Nobody if permissions::has(Capability::CAP_SYS_PTRACE) => format!(
-            "a socket of user {} that no process here has open: it is the kernel's, or of another PID \
-             namespace",
-            held.user
-        ),
+        Holder::Nobody if permissions::has(Capability::CAP_SYS_PTRACE) => {
+            format!("a socket of user {}, which belongs to the kernel or to another PID namespace", held.user)
+        }
         Holder::Nobody | Holder::Closed => format!(
-            "a process of user {} that this one may not look at (ss -ltnp, run as root, names it)",
+            "a process of user {} that this process may not inspect (run ss -ltnp as root to see it)",
             held.user
         ),
     }
@@ -123,7 +121,7 @@ fn conflicts(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && (covers(a, b) || covers(b, a))
 }
 
-/// Who has a socket open.
+/// The process that has a socket open.
 #[derive(Debug, PartialEq, Eq)]
 enum Holder {
     /// The first of those that may be looked at.

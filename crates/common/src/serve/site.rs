@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an exporter answers over HTTP.
+//! HTTP responses of an exporter.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::read::engine::Engine;
 use crate::serve::http::{Reply, Request, quality};
 use crate::spec::Spec;
 
-/// Paths and what they answer.
+/// Paths and their responses.
 #[derive(Debug)]
 pub struct Site {
     name: String,
@@ -39,14 +39,14 @@ impl Site {
         }
     }
 
-    /// The answer to a request.
+    /// The response to a request.
     pub fn answer(&self, request: &Request) -> Reply {
         let known = ["/", "/-/healthy", "/-/ready", self.telemetry_path.as_str()];
         if !known.contains(&request.path.as_str()) {
             return Reply::text(404, "not found");
         }
         if !matches!(request.method, Method::Get | Method::Head) {
-            let mut reply = Reply::text(405, "only GET and HEAD");
+            let mut reply = Reply::text(405, "only GET and HEAD are allowed");
             reply.say("Allow", "GET, HEAD");
             return reply;
         }
@@ -103,7 +103,7 @@ impl Site {
     }
 }
 
-/// OpenMetrics where it is asked for and not less wanted than plain text.
+/// OpenMetrics if it is requested and not less preferred than plain text.
 fn negotiate(accept: &str) -> Format {
     let open = quality(accept, |item| item == "application/openmetrics-text").unwrap_or(0.0);
     let text = quality(accept, |item| item == "text/plain").unwrap_or(0.0);

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-/// Replaces `path` by `text`, so that a reader sees the old file or the new one, whole.
+/// Replaces the file at `path` with `text` atomically: a reader sees the old file or the new one.
 ///
 /// # Errors
 /// When the folder cannot be written; the old file is as it was then.
@@ -20,7 +20,7 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
     // that no link is followed: others may write into the folder too.
     let temporary = path.with_file_name(format!(".{name}.{:016x}", RandomState::new().hash_one(0)));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-    let file = file.with_context(|| format!("failed to make {}", temporary.display()))?;
+    let file = file.with_context(|| format!("failed to create {}", temporary.display()))?;
     let written =
         fill(file, text).with_context(|| format!("failed to write {}", temporary.display())).and_then(|()| {
             fs::rename(&temporary, path).with_context(|| format!("failed to rename to {}", path.display()))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who may ask, and over what: `--web.config.file`.
+//! Access control and TLS: `--web.config.file`.
 //!
-//! A program of its own, `ebpf-exporters-web`, reads that file and speaks TLS: it has no
-//! privileges, and no exporter is larger for it. It hands connections on over a Unix socket
-//! whose other end nobody else may be. Passwords are checked here.
+//! A separate program, `ebpf-exporters-web`, reads that file and terminates TLS. It has no
+//! privileges, and keeps TLS out of the exporters. It passes connections on over a Unix socket on
+//! which the exporter accepts no other process. Passwords are checked here.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,17 +30,18 @@ use socket2::Socket;
 
 use crate::serve::http::{Reply, Request};
 
-/// The program that speaks TLS.
+/// The TLS program.
 const PROGRAM: &str = "ebpf-exporters-web";
 
-/// Connections at the same time, over all sockets. A thread each, in the program and here, of
-/// the 128 that units may have.
+/// Maximum number of connections over all sockets. Each takes a thread in that program and one
+/// here, of the 128 that units may have.
 const CONNECTIONS: usize = 48;
 
-/// Passwords that wait to be looked at: one at a time is, as bcrypt is meant to take long.
+/// Passwords that wait for verification: one at a time is verified, because bcrypt is slow by
+/// design.
 const WAITING: usize = 16;
 
-/// A socket to listen on, and who may come in.
+/// A listening socket and its access rules.
 #[derive(Debug)]
 pub struct Door {
     /// What is accepted from.
@@ -60,7 +61,7 @@ pub struct Door {
 pub fn open(config: Option<&Path>, listeners: Vec<TcpListener>) -> Result<Vec<Door>> {
     let limit = CONNECTIONS / listeners.len().max(1);
     let one = |listener: TcpListener| {
-        let address = listener.local_addr().context("failed to ask for the address")?;
+        let address = listener.local_addr().context("failed to get the address of the socket")?;
         match config {
             Some(config) => guarded(config, listener, address, limit.max(1)),
             None => Ok(Door { socket: listener.into(), address, guard: Arc::default(), front: None }),
@@ -101,7 +102,7 @@ fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usi
             Line::Tls => break,
             Line::Error(why) => bail!("--web.config.file: {why}"),
             Line::Log(level, text) => log::log!(level, "{text}"),
-            Line::Ended => bail!("--web.config.file: {PROGRAM} ended without a word"),
+            Line::Ended => bail!("--web.config.file: {PROGRAM} exited without an error message"),
         }
     }
     Ok(Door { socket: OwnedFd::from(inner).into(), address, guard: guard.into(), front: Some(front) })
@@ -109,13 +110,14 @@ fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usi
 
 /// It is beside this program, or where packages put it.
 fn program() -> Result<PathBuf> {
-    let here = env::current_exe().context("failed to find this program")?;
+    let here = env::current_exe().context("failed to find the path of this program")?;
     let folder = here.parent().unwrap_or(Path::new("/"));
     let places = [folder.join(PROGRAM), folder.join("../lib/ebpf-exporters").join(PROGRAM)];
     let found = places.iter().find(|place| place.exists());
     found.cloned().with_context(|| {
         format!(
-            "--web.config.file needs the program {PROGRAM}, which is neither {} nor {}; the package has it",
+            "--web.config.file needs the program {PROGRAM}, which is neither {} nor {}; it comes with the \
+             package",
             places[0].display(),
             places[1].display()
         )
@@ -154,7 +156,7 @@ impl<'l> Line<'l> {
     }
 }
 
-/// The program that speaks TLS, while it runs; it is ended when this is dropped.
+/// The running TLS program. It is stopped when this is dropped.
 #[derive(Debug)]
 pub struct Front {
     child: Child,
@@ -180,7 +182,7 @@ impl Front {
     /// # Errors
     /// When the thread cannot be started, or was.
     pub fn watch(&mut self) -> Result<()> {
-        let mut lines = self.lines.take().context("it is watched already")?;
+        let mut lines = self.lines.take().context("it is already watched")?;
         let ending = Arc::clone(&self.ending);
         let watch = move || {
             let mut line = String::new();
@@ -193,7 +195,7 @@ impl Front {
                 line.clear();
             }
             if !ending.load(Ordering::Acquire) {
-                log::error!("{PROGRAM} ended: nobody can ask any more");
+                log::error!("{PROGRAM} exited: the exporter can no longer be scraped");
                 std::process::exit(1);
             }
         };
@@ -230,7 +232,7 @@ pub struct Guard {
 impl Guard {
     fn add_user(&mut self, name: &str, hash: &str) -> Result<()> {
         if HashParts::from_str(hash).is_err() {
-            bail!("--web.config.file: basic_auth_users: what user {name} has is no bcrypt hash");
+            bail!("--web.config.file: basic_auth_users: the password of user {name} is not a bcrypt hash");
         }
         self.users.insert(name.to_owned(), hash.to_owned());
         Ok(())
@@ -263,7 +265,7 @@ impl Guard {
         }
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= WAITING {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
-            return Some(Reply::text(503, "too many passwords to look at"));
+            return Some(Reply::text(503, "too many passwords to verify at the same time"));
         }
         let one = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
         let is_right = said.is_some_and(|said| self.is_right(said));
@@ -273,7 +275,7 @@ impl Guard {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(hash);
             return None;
         }
-        let mut reply = Reply::text(401, "user and password, please");
+        let mut reply = Reply::text(401, "user and password required");
         reply.say("WWW-Authenticate", "Basic");
         Some(reply)
     }
@@ -283,7 +285,7 @@ impl Guard {
         let decoded = decoded.and_then(|(_, text)| BASE64_STANDARD.decode(text.trim()).ok());
         let Some(decoded) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else { return false };
         let Some((user, password)) = decoded.split_once(':') else { return false };
-        // Who does not exist takes as long as who does.
+        // An unknown user takes as long as a known one.
         let expected = self.users.get(user);
         let Some(hash) = expected.or_else(|| self.users.values().next()) else { return false };
         bcrypt::verify(password, hash).unwrap_or(false) && expected.is_some()
@@ -367,7 +369,7 @@ mod tests {
         guard.waiting = (WAITING - 1).into();
         assert_eq!(ask(&guard, &basic("alice", "sesame")).status, 200);
         guard.waiting = WAITING.into();
-        // It was right once.
+        // This password was verified before.
         assert_eq!(ask(&guard, &basic("alice", "sesame")).status, 200);
     }
 

@@ -32,7 +32,7 @@ fn one_setting_moves_every_port_and_an_address_wins() {
     other.args(["--reuid=65534", "--regid=65534", "--clear-groups", "ebpf-diskio-exporter"]);
     let (code, said) = fails(other.env(BASE, "19300"));
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("a process of user 0 that this one may not look at"), "{said}");
+    assert!(said.contains("a process of user 0 that this process may not inspect"), "{said}");
     assert!(said.contains("ss -ltnp"), "{said}");
 
     let address = "--web.listen-address=127.0.0.1:19399";

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Programs inside which tasks are preempted: attached several times, so that no event is missed.
+//! Attaches programs several times on kernels that preempt them, so that no event is missed.
 //!
-//! The kernel does not run a program on a CPU where the same program is under way
+//! The kernel does not run a program on a CPU where the same program is already running
 //! (kernel/trace/bpf_trace.c: `__bpf_trace_run`; kernel/bpf/trampoline.c:
-//! `__bpf_prog_enter_recur`), and counts the miss. Where a task can be preempted inside a program,
-//! that CPU is blind until the task runs again, which may be thousands of events later.
+//! `__bpf_prog_enter_recur`), and counts the miss. If a task is preempted inside a program, that
+//! CPU misses events until the task runs again. That may be thousands of events.
 //!
-//! So there a program is attached as `COPIES` copies, which run one after the other at each
-//! event. Each begins with a few instructions of ours. The first copy notes that this event is
-//! counted and goes on with the program. Another copy that finds the note ends; where there is none
-//! the copies before it were passed over, so that it notes the event, goes on in their place and
-//! counts a rescue. The last one takes the note away. An event is lost only where all copies are
-//! under way on that CPU. How many those are is exact: what the first copy missed, less the rescues.
+//! So the program is attached as `COPIES` copies, which run one after the other at each event.
+//! Each copy starts with a few added instructions. The first copy makes a note that the event is
+//! counted and runs the program. Another copy that finds the note returns. If there is no note, the
+//! earlier copies were skipped: this copy makes the note, runs the program and counts a rescue. The
+//! last copy removes the note. An event is lost only if all copies are running on that CPU. The
+//! exact number of lost events is the misses of the first copy minus the rescues.
 //!
-//! A note is the address of the event's arguments. They are on a stack, in the frame of what runs
-//! all copies one after the other (include/trace/events: `__traceiter_NAME`; the trampoline of a
-//! function), so that no other event that is under way has the same, on whatever CPU, also where an
-//! interrupt brings the same event between two copies. The note of an event whose last copy was
-//! passed over stays. The next event at that address takes it over.
+//! A note is the address of the event's arguments. They are on the stack, in the frame of the
+//! function that runs all copies one after the other (include/trace/events: `__traceiter_NAME`; the
+//! trampoline of a function). So no other event in progress has the same address on any CPU, even
+//! if an interrupt causes the same event between two copies. If the last copy of an event is
+//! skipped, its note stays. The next event at that address takes it over.
 //!
-//! Notes are in sets of a few words, chosen by address. A copy whose note finds no room leaves the
-//! event to those behind it, and the last one needs none.
+//! Notes are in sets of a few words, chosen by address. A copy that finds no room for its note
+//! leaves the event to later copies. The last copy needs no note.
 
 use std::ffi::CString;
 use std::mem::offset_of;
@@ -40,7 +40,7 @@ mod prologue;
 
 use prologue::{ARMED, COPIES, LEFT, RESCUES, VALUE_BYTES, prologue};
 
-/// Room for what the verifier says of a copy that it refuses.
+/// Size of the verifier's log for a copy that it rejects.
 const LOG_BYTES: usize = 1 << 20;
 
 /// A program that is attached several times.
@@ -48,16 +48,16 @@ const LOG_BYTES: usize = 1 << 20;
 pub struct Copies {
     programs: Vec<OwnedFd>,
     notes: MapHandle,
-    /// The most events that were shown to be missed.
+    /// The highest number of missed events shown so far.
     missed: AtomicU64,
 }
 
-/// What a program did, or its copies together.
+/// Statistics of a program, or of its copies together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Runs {
-    /// Events that no copy was run for; none where the kernel does not tell.
+    /// Events for which no copy ran; None if the kernel does not report them.
     pub missed: Option<u64>,
-    /// Runs, while the kernel counted them.
+    /// Runs, while the kernel counted.
     pub runs: u64,
     /// Nanoseconds in them.
     pub nanoseconds: u64,
@@ -78,8 +78,8 @@ impl Runs {
 }
 
 impl Copies {
-    /// Loads copies of a program that is loaded and not attached, and attaches them for as long as
-    /// the links that are returned too are open.
+    /// Loads copies of a loaded program that is not attached, and attaches them. They stay attached
+    /// while the returned links are open.
     ///
     /// # Errors
     /// When the kernel takes one of them not; none is attached then.
@@ -89,7 +89,7 @@ impl Copies {
             ..Default::default()
         };
         let notes = MapHandle::create(MapType::Array, Some("notes"), 4, VALUE_BYTES as u32, 1, &options)
-            .context("failed to make a map")?;
+            .context("failed to create a map")?;
         let mut copies = Self { programs: Vec::new(), notes, missed: AtomicU64::new(0) };
         // SAFETY: the pointer is that of a live object, and so is its descriptor of BTF.
         let btf = unsafe { libbpf_sys::bpf_object__btf_fd(object.as_libbpf_object().as_ptr()) };
@@ -114,15 +114,15 @@ impl Copies {
 
     fn value(&self) -> Result<Vec<u8>> {
         let value = self.notes.lookup(&0u32.to_ne_bytes(), MapFlags::ANY);
-        value.context("failed to read the notes of copies")?.context("an array has all its entries")
+        value.context("failed to read the counters of the copies")?.context("an array has all its entries")
     }
 
-    /// The one that runs first at an event.
+    /// The copy that runs first at an event.
     pub fn first(&self) -> Option<BorrowedFd<'_>> {
         self.programs.first().map(AsFd::as_fd)
     }
 
-    /// What they did so far.
+    /// Statistics so far.
     ///
     /// # Errors
     /// When the kernel does not tell.
@@ -138,8 +138,8 @@ impl Copies {
         }
         let value = self.value()?;
         let number = |at: i16| value[at as usize..][..8].try_into().map_or(0, u64::from_ne_bytes);
-        // Rescues are read last: a moment later, so that there may be too many of them by then, and
-        // the difference too small. It is not shown to sink.
+        // Rescues are read last, a moment later. So they may be too high and the difference too
+        // low. The shown value never goes down.
         sum.missed = sum.missed.map(|missed| {
             let missed = (missed + number(LEFT)).saturating_sub(number(RESCUES));
             self.missed.fetch_max(missed, Ordering::Relaxed).max(missed)
@@ -148,7 +148,7 @@ impl Copies {
     }
 }
 
-/// What the kernel tells, and how many bytes of it: those behind are not known.
+/// The kernel's information about a program, and the number of valid bytes in it.
 ///
 /// # Errors
 /// When it tells nothing.
@@ -163,7 +163,7 @@ pub fn info(fd: &OwnedFd) -> Result<(libbpf_sys::bpf_prog_info, usize)> {
     Ok((info, size as usize))
 }
 
-/// What is needed to load a program once more.
+/// Everything needed to load a program again.
 struct Original<'p> {
     name: CString,
     kind: libbpf_sys::bpf_prog_type,
@@ -174,7 +174,7 @@ struct Original<'p> {
     /// The type of what it is attached to, and the module's BTF where that is `MODULE:FUNCTION`.
     target: (u32, Option<OwnedFd>),
     btf: Option<BorrowedFd<'p>>,
-    /// Instruction and type of each of its functions.
+    /// First instruction and type of each function.
     functions: Vec<[u32; 2]>,
 }
 
@@ -190,7 +190,7 @@ impl<'p> Original<'p> {
         let module = if program.section().to_string_lossy().contains(':') {
             // SAFETY: asks the kernel for a descriptor of BTF by its number.
             let fd = unsafe { libbpf_sys::bpf_btf_get_fd_by_id(about.attach_btf_obj_id) };
-            Some(descriptor(fd).context("failed to ask for the BTF of a module")?)
+            Some(descriptor(fd).context("failed to get the BTF of a module")?)
         } else {
             None
         };
@@ -279,8 +279,8 @@ fn descriptor(result: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
-/// Where the functions of a program begin, and their types, as it was given to the kernel, which has
-/// taken away since what is never reached.
+/// Start and type of a program's functions as they were passed to the kernel, which has removed
+/// unreachable code since.
 fn functions(program: &ProgramMut<'_>) -> Vec<[u32; 2]> {
     let program = program.as_libbpf_object().as_ptr();
     // SAFETY: the pointer is that of a live program, and libbpf has so many records where it says.

@@ -14,7 +14,7 @@ const BPF_ATOMIC: u32 = 0xc0;
 const BPF_CMPXCHG: i32 = 0xf1;
 const BPF_PSEUDO_MAP_VALUE: u8 = 2;
 
-/// How often a program is attached.
+/// Number of copies of a program.
 pub const COPIES: usize = 3;
 
 /// Sets of notes, by the upper bits of a hash, and notes in each: half a cache line.
