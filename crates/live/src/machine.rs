@@ -50,7 +50,8 @@ pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -
         if elapsed >= limit {
             return false;
         }
-        std::thread::park_timeout((elapsed / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        // No event tells of it. A scoped thread that ends (`net::inside`) would wake up a parked one.
+        std::thread::sleep((elapsed / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
     true
 }

@@ -119,8 +119,8 @@ fn a_moved_interface_is_shown_where_it_is() {
     let shown = (attempts(&text, &old), attempts(&text, &new));
     let sent = |text: &Exposition, labels| text.get("ebpf_wireguard_packets_total", labels);
     let packets = (sent(&text, &old), sent(&text, &new));
-    // What is left there for longer than what nobody knows.
-    std::thread::park_timeout(Duration::from_secs(12));
+    // Longer than an unknown interface is remembered; no event tells of the time.
+    std::thread::sleep(Duration::from_secs(12));
     exporter.scrape();
     sh("ip -n moved link set wg0 up");
     let mut text = exporter.scrape();
