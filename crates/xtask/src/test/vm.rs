@@ -34,9 +34,13 @@ const SILENCE: Duration = Duration::from_secs(8 * 60);
 /// Beside these one runs tests that do hardly anything else.
 const AT_A_TIME: usize = 3;
 
-/// Crates whose tests take longest: their tests are spread over several machines, and are begun
-/// first, so that none of them is what all wait for in the end.
-const LONGEST: [&str; 3] = ["live", "wireguard", "zfs-zio"];
+/// Crates whose tests take longest. They are started first, in this order, so that the run does not
+/// end with one of them alone.
+const LONGEST: [&str; 5] = ["live", "wireguard", "zfs-zio", "zfs-txg", "dns"];
+
+/// The crate whose tests are spread over several machines, one for each. All other tests of a crate
+/// share a machine: in a new one the emulator translates the kernel and the programs again.
+const SPREAD: &str = "live";
 
 /// Lines of a guest's console that are shown with a failure.
 const CONSOLE_LINES: usize = 12;
@@ -170,7 +174,7 @@ fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -
             }
             let job = |test, waits| Job { suite, binary: binary.name.clone(), test, waits, once };
             jobs.extend(waiting.iter().map(|test| job(Some(test.clone()), true)));
-            if LONGEST.contains(&&*binary.name) {
+            if binary.name == SPREAD {
                 jobs.extend(tests.iter().map(|test| job(Some(test.clone()), false)));
             } else if !tests.is_empty() {
                 jobs.push(job(None, false));
