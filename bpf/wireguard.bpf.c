@@ -56,16 +56,22 @@ const volatile bool wireguard_each_packet = false;
 
 /* Handshakes. */
 
-static __noinline int on_initiated(u64 peer)
+/*
+ * (dst, handshake): the message is made, and is sent next. wg_timers_handshake_initiated() is
+ * called only after that, when the response may have been handled by another CPU.
+ */
+static __noinline int on_initiated(u64 message, u64 handshake, u64 made)
 {
-	struct wireguard_peer *p = peer_stats(peer);
+	struct wireguard_peer *p = peer_stats(CONTAINER(handshake, wg_peer, handshake));
 
+	if (!(u8)made)
+		return 0;
 	ADD(p, attempts, 1);
 	if (p && is_one(p))
 		p->asked = bpf_ktime_get_ns();
 	return 0;
 }
-ON_ENTRY_OF(wg_timers_handshake_initiated, initiated, on_initiated)
+ON_EXIT_OF(wg_noise_handshake_create_initiation, initiated, 2, CALL_CREATE_INITIATION, on_initiated)
 
 /* Update the endpoint and key age of a peer; not for peers that share an entry. */
 static __noinline void note_session(struct wireguard_peer *p, u64 peer, bool new_key)

@@ -18,7 +18,7 @@ pub const SESSION: &[Row] = &[
     ("wg_open", &["opened_fentry", "opened_kprobe"], WHOSE),
     ("wg_stop", &["stopped_fentry", "stopped_kprobe"], &[]),
     ("wg_destruct", &["destruct_fentry+destroyed_fentry", "destruct_kprobe+destroyed_kprobe"], WHOSE),
-    ("wg_timers_handshake_initiated", &["initiated_fentry", "initiated_kprobe"], &["peers.attempts", "devices.latency"]),
+    ("wg_noise_handshake_create_initiation", &["initiated_fexit", "initiated_kprobe+initiated_kretprobe"], &["peers.attempts", "devices.latency"]),
     ("wg_timers_handshake_complete", &["complete_fentry", "complete_kprobe"], &["peers.completed"]),
     ("wg_expired_retransmit_handshake", &["no_answer_fentry", "no_answer_kprobe"], &["peers.no_answer", "peers.gave_up"]),
     ("wg_expired_zero_key_material", &["key_gone_fentry", "key_gone_kprobe"], &[]),
