@@ -8,8 +8,9 @@
  * Cost: a few loads from the task, an array lookup and an increment for each switch.
  * Counted once: a wait during which the task moved to another CPU. The scheduler adds up its parts;
  * the stored total (known_ns) separates them from earlier waits.
- * Not seen: waits that began before attaching; the idle task. If more threads share a set of
- * task_slots.bpf.h than it has room for, the part of a wait before a move is left out.
+ * Not seen: of a thread's first wait after attaching, the part before a move to another CPU; the
+ * idle task. If more threads share a set of task_slots.bpf.h than it has room for, the part of any
+ * wait before a move is left out.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

@@ -69,7 +69,7 @@ impl Exporter for Memory {
             .counter(
                 "ebpf_page_allocation_failures_total",
                 "failures",
-                "Page allocations that failed because the page allocator had no page to give.",
+                "Page allocations that failed: no page was free, or the memory limit of a cgroup refused an allocation of the kernel.",
             );
         let reclaims = MapSpec::new("reclaims").histogram(
             "ebpf_direct_reclaim_seconds",

@@ -39,7 +39,7 @@ impl Exporter for Syscall {
         let counts = labelled("counts", "").sparse().counter(
             "ebpf_syscalls_total",
             "calls",
-            "Syscalls entered, by name. Numbers that are no syscall, and x32 syscalls, count as \
+            "Syscalls entered, by name. Numbers from 512 on, and x32 syscalls, count as \
              \"invalid\". Syscalls that a seccomp filter answered are counted only with --syscall.latency \
              or --syscall.errors.",
         );

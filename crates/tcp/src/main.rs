@@ -50,7 +50,7 @@ impl Exporter for Tcp {
             .counter(
                 "ebpf_tcp_closes_total",
                 "closes",
-                "TCP connections that were established and are now closed. A connection counts when it enters TIME_WAIT; connections that were never established are not counted.",
+                "TCP connections that were established and whose socket is now closed, by a reset too. A connection that stays in TIME_WAIT counts when it enters it; connections that were never established are not counted.",
             )
             .counter_of(RESETS, &[("direction", "received")], "resets_received", RESETS_HELP)
             .histogram(
