@@ -109,6 +109,9 @@ impl Machine {
             File::create(&path)?.set_len(DISK_BYTES)?;
             add_disk(&mut qemu, name, &path, "format=raw,cache=unsafe");
         }
+        // A state is kept of a machine that was stopped. Without this, it would say so, and the one
+        // that resumes from it would stay stopped.
+        qemu.args(["-global", "migration.store-global-state=off"]);
         if let Some(state) = parts.state {
             qemu.args(["-incoming", &format!("exec:cat '{}'", state.display())]);
         }
@@ -190,6 +193,11 @@ impl Machine {
     /// When the emulator refuses.
     pub fn keep(mut self, state: &Path) -> Result<()> {
         let mut monitor = Monitor::connect(self.monitor.try_clone()?)?;
+        // While its memory is written, the guest must not change it. Before version 9.0 the emulator
+        // misses some of the pages that an emulated processor writes to meanwhile, so that the state
+        // has a mixture of old and new pages (QEMU, 03bfc2188f06, "physmem: Fix migration dirty
+        // bitmap coherency with TCG memory access").
+        monitor.ask(&json!({"execute": "stop"}))?;
         monitor.ask(&json!({"execute": "migrate-set-capabilities", "arguments": {"capabilities": [
             {"capability": "events", "state": true}
         ]}}))?;
