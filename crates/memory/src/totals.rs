@@ -4,7 +4,8 @@
 use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::perf::{Counter, Event};
 
-use crate::LATENCY;
+/// The histogram that the latency probe makes: its counts are the probe's numbers of faults.
+pub const LATENCY: &str = "ebpf_page_fault_latency_seconds";
 
 /// Minor and major faults.
 type Faults = [u64; 2];
