@@ -3,20 +3,21 @@
 //! and with /proc/PID/io.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
-use std::fs::{File, OpenOptions};
+#[path = "live/latency.rs"]
+mod latency;
+#[path = "live/tasks.rs"]
+mod tasks;
+
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
 use live::cgroup::Group;
 use live::exporter::Exporter;
-use live::exposition::{Delta, Exposition};
-use live::needs::has_own_machine;
+use live::exposition::Delta;
 use live::truth::own_io;
 use live::{Folder, sh, wait_until};
 
@@ -146,17 +147,6 @@ fn every_kind_of_write_is_counted_once() {
     assert_eq!(counted.ops("write") - writes, 412.0);
 }
 
-#[live::test(fentry)]
-fn every_kind_of_read_and_write_of_a_file_has_a_latency() {
-    let file = file();
-    let counted = measure(&[], || {
-        read_every_way(&file);
-        write_every_way(&file);
-    });
-    let latencies = (counted.latencies("read"), counted.latencies("write"));
-    assert!(latencies.0 >= 405.0 && latencies.1 >= 412.0, "{latencies:?}");
-}
-
 #[live::test]
 fn numbers_and_bytes_are_those_of_proc_pid_io() {
     let mut kernel = [0.0; 4];
@@ -185,76 +175,6 @@ fn numbers_and_bytes_are_those_of_proc_pid_io() {
     for ((ours, kernel), on_top) in ours.iter().zip(kernel).zip(on_top) {
         assert!((kernel..=kernel + on_top).contains(ours), "{ours}, /proc/self/io {kernel}");
     }
-}
-
-#[live::test]
-fn writes_of_a_thread_that_becomes_the_process_are_counted_once() {
-    let exporter = Exporter::shared("fileops");
-    let first = exporter.scrape();
-    let writes = |delta: &Delta, name| delta.of(OPS, &[("process", name), ("operation", "write")]);
-    let work = || {
-        let mut nothing = OpenOptions::new().write(true).open("/dev/null").unwrap();
-        (0..307).for_each(|_| nothing.write_all(b"x").unwrap());
-    };
-    live::threads::second_that_execs(c"second", work, || {
-        wait_until("they were counted", Duration::from_secs(60), || {
-            writes(&Delta(first.clone(), exporter.scrape()), "second") == 307.0
-        });
-    });
-    let delta = Delta(first, exporter.scrape());
-    delta.assert_whole();
-    assert_eq!((writes(&delta, "second"), writes(&delta, "true")), (307.0, 0.0));
-}
-
-/// 1000 times 48 threads that end at once, each after three writes.
-/// How often so many threads end at once: fewer times where processors are emulated.
-fn endings() -> u32 {
-    if has_own_machine() { 200 } else { 1000 }
-}
-
-fn threads_that_end_at_once() {
-    for _ in 0..endings() {
-        let barrier = Barrier::new(48);
-        std::thread::scope(|scope| {
-            for _ in 0..48 {
-                scope.spawn(|| {
-                    let mut nothing = OpenOptions::new().write(true).open("/dev/null").unwrap();
-                    (0..3).for_each(|_| nothing.write_all(b"x").unwrap());
-                    barrier.wait();
-                });
-            }
-        });
-    }
-}
-
-#[live::test(once)]
-fn threads_that_end_while_they_are_looked_at_are_counted_once_and_forgotten() {
-    let exporter = Exporter::start("fileops", &["--fileops.latency", "off"]);
-    let writes = || exporter.scrape().count(OPS, &[("process", "end-at-once"), ("operation", "write")]);
-    let work = || live::threads::process_that_does(c"end-at-once", threads_that_end_at_once);
-    let first = exporter.scrape();
-    work();
-    let alone = writes();
-    let ended = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) {
-                exporter.scrape();
-            }
-        });
-        work();
-        ended.store(true, Ordering::Relaxed);
-    });
-    let delta = Delta(first, exporter.scrape());
-    delta.assert_whole();
-    // The process tells in one write more that it starts no program.
-    let exact = f64::from(endings() * 48 * 3 + 1);
-    assert_eq!((alone, writes() - alone), (exact, exact));
-    let entries = || exporter.scrape().count("ebpf_exporter_map_entries", &[("map", "accounts")]);
-    // Nothing else tells when threads that were asked to end have ended.
-    wait_until("no more entries than threads", Duration::from_secs(10), || {
-        entries() <= sh("cut -d/ -f2 /proc/loadavg | cut -d' ' -f1").parse().unwrap()
-    });
 }
 
 #[live::test(functions)]
@@ -360,44 +280,6 @@ fn reads_that_fail_have_an_errno() {
     assert_eq!(counted.errors("read", "EISDIR"), 19.0);
 }
 
-#[live::test]
-fn processes_that_live_shorter_than_a_scrape_are_not_lost() {
-    let folder = Folder::new();
-    let short = folder.path("short");
-    let run = |count: u32| {
-        let line = format!(
-            "head -c 3000 /dev/zero > {short}
-             for n in $(seq 37); do dd if={short} of=/dev/null bs=100 count={count} status=none; done"
-        );
-        measure(&[], || drop(sh(&line)))
-    };
-    let dd = |counted: &Counted, name: &str, labels: &[(&str, &str)]| {
-        counted.delta.of(name, &[&[("process", "dd")], labels].concat())
-    };
-    // What dd reads of its libraries is the same each time.
-    let (nothing, all) = (run(0), run(1000));
-    let grown = |name: &str, labels: &[(&str, &str)]| dd(&all, name, labels) - dd(&nothing, name, labels);
-    // 30 pieces, and one read at the end of the file.
-    assert_eq!(grown(OPS, &[("operation", "read")]), 37.0 * 31.0);
-    assert_eq!(grown(OPS, &[("operation", "write")]), 37.0 * 30.0);
-    assert_eq!(grown("ebpf_file_write_bytes_total", &[]), 37.0 * 3000.0);
-    assert_eq!(grown("ebpf_file_read_bytes_total", &[]), 37.0 * 3000.0);
-    assert!(dd(&all, OPS, &[("operation", "open")]) >= 37.0 * 2.0);
-}
-
-#[live::test(fentry)]
-fn pipes_and_sockets_have_no_latency() {
-    let counted = measure(&[], || {
-        let (mut reader, mut writer) = std::io::pipe().unwrap();
-        for _ in 0..2003 {
-            writer.write_all(b"x").unwrap();
-            reader.read_exact(&mut [0]).unwrap();
-        }
-    });
-    assert!(counted.ops("read") >= 2003.0 && counted.ops("write") >= 2003.0);
-    assert!(counted.latencies("read") < 500.0 && counted.latencies("write") < 500.0, "{:?}", counted.delta);
-}
-
 #[live::test(cgroup2)]
 fn control_groups_are_a_flag() {
     let group = Group::new("copier");
@@ -438,83 +320,6 @@ fn control_groups_that_are_gone_give_back_their_room() {
     assert!(opens(&first).is_some(), "a group that is there keeps its series");
 }
 
-#[live::test(functions)]
-fn latency_is_a_flag() {
-    let counted = measure(&["--fileops.latency", "on"], || ());
-    assert!(counted.latencies("read") > 0.0);
-}
-
-/// Does `work` while so many threads wait inside a read of a pipe.
-fn while_reads_wait(threads: usize, work: impl FnOnce()) {
-    let (reader, writer) = std::io::pipe().unwrap();
-    let call = format!("{} {:#x} ", libc::SYS_read, reader.as_raw_fd());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| assert_eq!((&reader).read(&mut [0]).unwrap(), 0));
-        }
-        wait_until("all wait", Duration::from_secs(60), || {
-            let calls = sh(&format!("cat /proc/{}/task/*/syscall", std::process::id()));
-            calls.lines().filter(|line| line.starts_with(&call)).count() == threads
-        });
-        work();
-        drop(writer);
-    });
-}
-
-/// BTF, without which there is no fentry, and symbols, as systemd does.
-const HIDE: &str = "mount -t tmpfs none /sys/kernel/btf; mount --bind /dev/null /proc/kallsyms; exec \"$@\"";
-
-#[live::test(kprobes)]
-fn calls_whose_return_the_kernel_passes_over_are_lost_not_forgotten() {
-    let folder = Folder::new();
-    let btf = folder.path("vmlinux.btf");
-    sh(&format!("cp /sys/kernel/btf/vmlinux {btf}"));
-    let mut without_fentry = Command::new("unshare");
-    without_fentry.args(["-m", "sh", "-ec", HIDE, "sh"]).args([
-        "ebpf-fileops-exporter",
-        "--fileops.latency",
-        "on",
-        "--btf.path",
-        &btf,
-    ]);
-    let exporter = Exporter::spawn(&mut without_fentry);
-    let lost = |text: &Exposition, reason| text.get("ebpf_exporter_lost_events_total", &[("reason", reason)]);
-    let counted = |text: &Exposition| text.count("ebpf_file_read_latency_microseconds_count", &[]);
-    let file = file();
-    let reads = |count: u32| (0..count).for_each(|_| assert_eq!(file.read_at(&mut [0; 16], 0).unwrap(), 16));
-    let mut between = [const { None }; 2];
-    // More than a kretprobe has instances.
-    let waiting = 2 * std::thread::available_parallelism().unwrap().get() + 30;
-    while_reads_wait(waiting, || {
-        between[0] = Some(exporter.scrape());
-        reads(97);
-        between[1] = Some(exporter.scrape());
-    });
-    let [before, after] = between.map(Option::unwrap);
-    // Those threads have left their instances a moment after the last of them has ended.
-    let idle = exporter.scrape();
-    reads(61);
-    let end = exporter.scrape();
-    let grown = |[from, to]: [&Exposition; 2], reason| Some(lost(to, reason)? - lost(from, reason)?);
-    assert!(counted(&end) - counted(&idle) >= 61.0, "all are seen again");
-    // What a call that was passed over has begun is still there when the thread begins the next one.
-    let unfinished = grown([&before, &after], "no_start").unwrap();
-    assert!(unfinished >= 96.0, "{unfinished}");
-    // 3acf8ace6823 ("bpf: Add missed value to kprobe perf link info"), 6.7, and back-ported to 6.6.
-    let release = sh("uname -r | tr . ' ' | (read major minor rest; echo $((major * 1000 + minor)))");
-    if release.parse::<u32>().unwrap() < 6006 {
-        assert_eq!(lost(&end, "probe_missed"), None, "what is not known is absent");
-        return;
-    }
-    let missed = grown([&before, &after], "probe_missed").unwrap();
-    let seen = counted(&after) - counted(&before);
-    println!("{missed} passed over, {seen} counted, {unfinished} not ended");
-    // The test itself and others read meanwhile, to ask the exporter for instance.
-    live::assert_nearly("reads passed over or counted", missed + seen, 97.0, 60.0);
-    assert!(missed >= 97.0, "{missed}: no instance was left");
-    assert_eq!(grown([&idle, &end], "probe_missed"), Some(0.0));
-}
-
 #[live::test]
 fn processes_beyond_the_limit_are_folded_and_counted() {
     let folder = Folder::new();
@@ -527,28 +332,6 @@ fn processes_beyond_the_limit_are_folded_and_counted() {
     assert!(counted.delta.of("ebpf_exporter_folded_events_total", &[]) >= other);
     let opens = counted.delta.1.labels(OPS).iter().filter(|l| l["operation"] == "open").count();
     assert!(opens <= 16, "{opens} names");
-}
-
-#[live::test]
-fn in_a_pid_namespace_numbers_of_all_tasks_are_absent() {
-    let inside = |flags: &[&str]| {
-        let mut command = Command::new("unshare");
-        command
-            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "ebpf-fileops-exporter"])
-            .args(flags);
-        command
-    };
-    let (log, exporter) = Exporter::spawn_and_read(&mut inside(&[]));
-    assert!(log.contains("PID namespace"), "{log}");
-    let text = exporter.scrape();
-    for family in ["ebpf_file_read_bytes_total", "ebpf_file_write_bytes_total"] {
-        assert!(text.labels(family).is_empty(), "{family}: {text:?}");
-    }
-    assert!(text.get("ebpf_exporter_scrapes_total", &[]).is_some());
-    assert_eq!(text.get("ebpf_exporter_ebpf_program_attached", &[("program", "tasks")]), Some(0.0));
-    let check = inside(&["--check"]).output().unwrap();
-    let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(check.status.success() && said.contains("tasks: unsupported"), "{said}");
 }
 
 live::main!();

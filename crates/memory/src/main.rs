@@ -17,14 +17,12 @@ use common::read::engine::Reader;
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 
-use totals::Totals;
+use totals::{LATENCY, Totals};
 
 common::skeleton!();
 
 /// In the order of `enum memory_fault`.
 const KINDS: &[&str] = &["minor", "major", "populate", "failed"];
-
-const LATENCY: &str = "ebpf_page_fault_latency_seconds";
 
 const VMSTAT: &str = "/proc/vmstat";
 

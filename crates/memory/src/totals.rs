@@ -3,8 +3,10 @@
 
 use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::perf::{Counter, Event};
+use common::kernel::refusal::Obstacles;
 
-use crate::LATENCY;
+/// The histogram that the latency probe makes: its counts are the probe's numbers of faults.
+pub const LATENCY: &str = "ebpf_page_fault_latency_seconds";
 
 /// Minor and major faults.
 type Faults = [u64; 2];
@@ -36,10 +38,10 @@ impl Totals {
                      the kernel: {refused:#}"
                 );
             }
-            Err(refused) => log::warn!(
-                "page faults are not counted: {refused:#}; set kernel.perf_event_paranoid to 2, add \
-                 CAP_SYS_ADMIN, or set --memory.fault-latency=true"
-            ),
+            Err(refused) => {
+                let why = Obstacles::now().explain(&format!("{refused:#}"));
+                log::warn!("page faults are not counted: {why}");
+            }
         }
         Self {
             shown: (kernel.is_ok() || measured).then_some([0, 0]),

@@ -98,7 +98,7 @@ impl Exporter for ZfsDmu {
         })?;
         let mut there = Vec::new();
         for dataset in keys.keys().map(|key| dataset(key)) {
-            let Some(pool) = kstat::whole_name(&dataset.0)? else { continue };
+            let Some(pool) = names::whole_name(&dataset.0)? else { continue };
             if let Some(name) = kstat::dataset_name(&pool, dataset.1)? {
                 there.push(identity(&dataset));
                 self.names.insert(dataset, name);

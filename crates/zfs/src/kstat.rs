@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::names;
-
 const ROOT: &str = "/proc/spl/kstat/zfs";
 
 /// The values of a named kstat (`/proc/spl/kstat/zfs/NAME`), as text; None if it does not exist.
@@ -42,14 +40,6 @@ fn parse(text: &str) -> BTreeMap<String, String> {
 pub fn pools() -> Result<Vec<String>> {
     let folders = list(Path::new(ROOT))?.into_iter().filter(|path| path.is_dir());
     Ok(folders.filter_map(|path| name(&path)).filter(|name| !name.starts_with('$')).collect())
-}
-
-/// The full name of the imported pool whose name starts with `cut`, a truncated name from a key.
-///
-/// # Errors
-/// When pools cannot be read.
-pub fn whole_name(cut: &str) -> Result<Option<String>> {
-    Ok(pools()?.into_iter().find(|pool| names::cut(pool) == cut))
 }
 
 /// Ids of the datasets of `pool` that have a kstat: mounted datasets and volumes.

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use common::kernel::offsets::{Layout, Offsets, Table};
 use common::kernel::types::{KERNEL_BTF, Types};
 
-use crate::MODULE;
+/// The kernel module's name.
+pub const MODULE: &str = "zfs";
 
 const VERSION: &str = "/sys/module/zfs/version";
 

@@ -17,8 +17,7 @@ use libbpf_rs::OpenObject;
 
 use names::Names;
 
-/// The kernel module's name.
-pub const MODULE: &str = "zfs";
+pub use layout::MODULE;
 
 /// Flags of every ZFS exporter.
 #[derive(Args, Clone, Debug)]

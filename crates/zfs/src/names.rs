@@ -136,6 +136,14 @@ pub fn cut(name: &str) -> String {
     String::from_utf8_lossy(&name.as_bytes()[..name.len().min(POOL_BYTES - 1)]).into_owned()
 }
 
+/// The full name of the imported pool whose name starts with `cut`, a truncated name from a key.
+///
+/// # Errors
+/// When pools cannot be read.
+pub fn whole_name(cut: &str) -> Result<Option<String>> {
+    Ok(kstat::pools()?.into_iter().find(|pool| self::cut(pool) == cut))
+}
+
 /// Text up to the first NUL.
 pub fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());

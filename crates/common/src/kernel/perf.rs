@@ -65,7 +65,7 @@ impl Counter {
                 // It went offline meanwhile.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => {
-                    let what = format!("failed to count {:?} on CPU {cpu}", self.event);
+                    let what = format!("failed to open perf event {:?} on CPU {cpu}", self.event);
                     return Err(error).context(what);
                 }
             }

@@ -116,7 +116,7 @@ impl Obstacles {
         let unknown = has(&["not implemented", "ENOSYS"]);
         if permission && self.user_namespace {
             return Some(
-                "capabilities in a user namespace do not allow eBPF: run the exporter outside of it"
+                "capabilities in a user namespace allow neither eBPF nor perf events: run the exporter outside of it"
                     .to_owned(),
             );
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The port of an exporter, and the process that holds it if it is in use: `/proc/net/tcp` lists
-//! the socket, `/proc/PID/fd` the process.
+//! The port of an exporter, from its spec and a base, and the process that holds it if it is in
+//! use: `/proc/net/tcp` lists the socket, `/proc/PID/fd` the process.
 
 use std::ffi::OsStr;
 use std::fs;

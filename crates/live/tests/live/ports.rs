@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use live::exporter::until;
 use live::work::Running;
 
-use crate::fails;
+use crate::refusals::fails;
 
 const BASE: &str = "EBPF_EXPORTERS_PORT_BASE";
 

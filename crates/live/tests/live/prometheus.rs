@@ -18,7 +18,8 @@ use live::zpool::{DISKS, Pool};
 use live::{sh, tell, wait_until};
 use serde_json::Value;
 
-use crate::{exporters, load};
+use crate::exporters;
+use crate::together::load;
 
 const SHARE: &str = "/usr/share/ebpf-exporters";
 const ADDRESS: &str = "127.0.0.1:9090";

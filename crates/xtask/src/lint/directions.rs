@@ -16,15 +16,12 @@ const ROOMS: [&str; 7] = ["fixture", "process", "serve", "read", "kernel", "spec
 /// Rooms that do not use libbpf.
 const WITHOUT_LIBBPF: [&str; 3] = ["serve", "spec", "exposition"];
 
-/// Crates whose files import each other in no circle.
-const CRATES: [&str; 3] = ["common", "live", "xtask"];
-
-/// Checks these crates. `#[cfg(test)]` is left out: tests of the engine use its fixture.
+/// Checks all crates of the workspace. `#[cfg(test)]` is left out: tests of the engine use its fixture.
 ///
 /// # Errors
 /// When a file cannot be read.
 pub fn check(breaches: &mut Vec<String>) -> Result<()> {
-    for name in CRATES {
+    for name in crates()? {
         let folder = format!("crates/{name}/src");
         let mut sources = BTreeMap::new();
         for path in files(&folder, ".rs")? {
@@ -40,6 +37,12 @@ pub fn check(breaches: &mut Vec<String>) -> Result<()> {
         breaches.extend(found.into_iter().map(|breach| format!("{folder}/{breach}")));
     }
     Ok(())
+}
+
+/// The folders in crates/, as the workspace lists its members.
+fn crates() -> Result<Vec<String>> {
+    let folders = fs::read_dir(root().join("crates"))?;
+    folders.map(|folder| Ok(folder?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 /// For each file the other files that it imports from, and a path that it names there.

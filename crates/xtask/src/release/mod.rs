@@ -62,8 +62,27 @@ pub fn build(revision: &str) -> Result<()> {
 /// # Errors
 /// When cargo fails.
 pub fn quick() -> Result<PathBuf> {
-    phases::named("build", || run(cargo_at("build").args(["--workspace", "--bins"])))?;
-    Ok(target_folder()?.join("debug"))
+    let target = target_folder()?;
+    let built = phases::named("build", || run(cargo_at("build").args(["--workspace", "--bins"])));
+    if let (Err(_), Some(why)) = (&built, lacks_room(&target)) {
+        bail!(why);
+    }
+    built?;
+    Ok(target.join("debug"))
+}
+
+/// Whether a full disk ended a build: of which a linker dies with a bus error, and says nothing else.
+fn lacks_room(folder: &Path) -> Option<String> {
+    const LITTLE: u64 = 100 << 20;
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    let left = disk.f_bavail * disk.f_frsize;
+    (left < LITTLE).then(|| {
+        format!(
+            "{} has {} MB left, a build takes 3000: make room, or set CARGO_TARGET_DIR to another folder",
+            folder.display(),
+            left >> 20
+        )
+    })
 }
 
 /// When what is packaged was made, in seconds of 1970: `SOURCE_DATE_EPOCH` where that is set, as

@@ -26,6 +26,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 pub struct Running {
     child: Child,
     address: String,
+    warnings: Vec<String>,
 }
 
 impl Running {
@@ -54,17 +55,18 @@ impl Running {
                 let _ = sender.send(line);
             }
         });
-        let mut last = String::new();
+        let (mut last, mut warnings) = (String::new(), Vec::new());
         loop {
             match lines.recv_timeout(START) {
                 Ok(line) => {
                     if let Some((_, address)) = line.split_once("listening on ") {
                         let address = address.trim_end_matches('"').replace("[::]", "localhost");
-                        return Ok(Self { child, address });
+                        return Ok(Self { child, address, warnings });
                     }
-                    let message =
-                        line.split_once("msg=").map_or(&*line, |(_, message)| message.trim_matches('"'));
-                    last = message.trim_start_matches("cannot run: ").to_owned();
+                    message(&line).clone_into(&mut last);
+                    if line.contains(" level=warn ") {
+                        warnings.push(last.clone());
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     child.kill()?;
@@ -81,6 +83,11 @@ impl Running {
     /// Where it listens, HOST:PORT.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// What it warned of before it listened.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// How it ended, if it has.
@@ -113,6 +120,12 @@ impl Drop for Running {
     }
 }
 
+/// What a line of the log says; of another line all.
+fn message(line: &str) -> &str {
+    let message = line.split_once("msg=").map_or(line, |(_, message)| message.trim_matches('"'));
+    message.trim_start_matches("cannot run: ")
+}
+
 /// Lines of an exposition that are samples with labels of `name`.
 pub fn samples<'t>(text: &'t str, name: &str) -> impl Iterator<Item = &'t str> {
     let start = format!("{name}{{");
@@ -135,4 +148,16 @@ pub fn owned(result: i32) -> Result<OwnedFd> {
     }
     // SAFETY: it is new, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_line_is_read() {
+        let line = "time=2026-01-01T00:00:00.000Z level=error msg=\"cannot run: CAP_BPF is missing\"";
+        assert_eq!(message(line), "CAP_BPF is missing");
+        assert_eq!(message("sudo: a password is required"), "sudo: a password is required");
+    }
 }

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `make run`: every exporter that this kernel supports in the foreground, and what they do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::query::ProgInfoIter;
+use rustix::process::geteuid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -29,7 +31,7 @@ struct Row {
 }
 
 impl Row {
-    /// State, address, events per second, and why it is not running.
+    /// State, address, events per second, and why it does not run or lacks something.
     fn columns(&mut self) -> [String; 4] {
         let running = match &mut self.exporter {
             Ok(running) => running,
@@ -45,11 +47,9 @@ impl Row {
         };
         let mode = samples(&text, "ebpf_exporter_mode").next().map_or("", |line| label(line, "mode"));
         let (state, why) = match mode {
-            "ebpf" => ("running", String::new()),
+            "ebpf" => ("running", first(running.warnings())),
             "waiting" => ("waiting", running.get("/-/ready").unwrap_or_default().trim().to_owned()),
-            _ => {
-                ("fallback", format!("the kernel refuses eBPF: ebpf-{}-exporter --check says why", self.name))
-            }
+            _ => ("fallback", why_without(running.warnings()).to_owned()),
         };
         let ids = samples(&text, "ebpf_exporter_ebpf_program_info").map(|line| label(line, "id").to_owned());
         let now = (runs(&ids.collect()), Instant::now());
@@ -60,6 +60,21 @@ impl Row {
             _ => "-".to_owned(),
         };
         [state.to_owned(), url, events, why]
+    }
+}
+
+/// Why an exporter runs without eBPF: the warning before the one that says so.
+fn why_without(warnings: &[String]) -> &str {
+    let says_so = warnings.iter().position(|warning| warning.starts_with("running without eBPF"));
+    says_so.and_then(|at| warnings.get(at.checked_sub(1)?)).map_or("", String::as_str)
+}
+
+/// The first of several warnings, and how many there are beside it.
+fn first(warnings: &[String]) -> String {
+    match warnings {
+        [] => String::new(),
+        [warning] => warning.clone(),
+        [warning, others @ ..] => format!("{warning}; and {} more, as --check says", others.len()),
     }
 }
 
@@ -75,12 +90,25 @@ fn count_runs() -> Result<OwnedFd> {
     owned(unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) })
 }
 
+/// Asks for the password now and not once for each exporter.
+fn may_be_root() -> Result<()> {
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    match Command::new("sudo").arg("true").status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => bail!("exporters need root, and sudo refuses it: run this as root"),
+        Err(_) => bail!("exporters need root, and there is no sudo: run this as root"),
+    }
+}
+
 /// Builds them, starts them all and shows what they do until a signal comes or all have ended: on a
 /// terminal again and again, else once.
 ///
 /// # Errors
 /// When not one can be built or started.
 pub fn run() -> Result<()> {
+    may_be_root()?;
     let folder = release::quick()?;
     let (sender, signal) = mpsc::channel();
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("failed to watch for signals")?;
@@ -98,9 +126,14 @@ pub fn run() -> Result<()> {
         before: None,
     };
     let mut rows: Vec<Row> = exporters()?.into_iter().map(start).collect();
+    let reasons: BTreeSet<_> =
+        rows.iter().filter_map(|row| Some(format!("{:#}", row.exporter.as_ref().err()?))).collect();
     if rows.iter().all(|row| row.exporter.is_err()) {
+        if let [reason] = &*reasons.into_iter().collect::<Vec<_>>() {
+            bail!("no exporter runs here: {reason}");
+        }
         table(&mut rows);
-        bail!("no exporter runs on this kernel");
+        bail!("no exporter runs here: the last column says why");
     }
     // The first look is what the second is compared with.
     for row in &mut rows {
@@ -132,8 +165,58 @@ pub fn run() -> Result<()> {
 
 fn table(rows: &mut [Row]) {
     println!("{:<14} {:<9} {:<32} {:>9}  WHY NOT", "EXPORTER", "STATE", "METRICS", "EVENTS/S");
+    let mut told = BTreeMap::new();
     for row in rows {
         let [state, url, events, why] = row.columns();
+        let why = if state == "waiting" { why } else { once(&mut told, &row.name, why) };
         println!("{:<14} {state:<9} {url:<32} {events:>9}  {why}", row.name);
+    }
+}
+
+/// A reason in full where it comes first, and where it comes again the exporter that had it.
+fn once(told: &mut BTreeMap<String, String>, name: &str, why: String) -> String {
+    if why.is_empty() {
+        return why;
+    }
+    match told.get(&why) {
+        Some(first) => format!("as {first}"),
+        None => {
+            told.insert(why.clone(), name.to_owned());
+            why
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let mut told = BTreeMap::new();
+        let mut why = |name: &str, why: &str| once(&mut told, name, why.to_owned());
+        assert_eq!(why("cachestat", "CAP_BPF is missing"), "CAP_BPF is missing");
+        assert_eq!(why("diskio", "the port is taken"), "the port is taken");
+        assert_eq!(why("dns", "CAP_BPF is missing"), "as cachestat");
+        assert_eq!([why("tcp", ""), why("memory", "")], ["", ""]);
+    }
+
+    #[test]
+    fn why_it_runs_without_is_what_is_said_before() {
+        let warnings =
+            ["page faults are not counted", "CAP_BPF is missing", "running without eBPF: only", "x"];
+        let warnings = warnings.map(str::to_owned);
+        assert_eq!(why_without(&warnings), "CAP_BPF is missing");
+        assert_eq!([why_without(&warnings[..2]), why_without(&warnings[2..])], ["", ""]);
+    }
+
+    #[test]
+    fn warnings_are_counted_behind_the_first() {
+        let said = |warnings: &[&str]| {
+            first(&warnings.iter().map(|warning| (*warning).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(said(&[]), "");
+        assert_eq!(said(&["no tasks"]), "no tasks");
+        assert_eq!(said(&["no tasks", "a", "b"]), "no tasks; and 2 more, as --check says");
     }
 }
