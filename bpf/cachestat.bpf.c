@@ -12,8 +12,10 @@
  * readahead that nobody uses is not a miss, and neither are pages that a write adds.
  * Cost: a hash lookup for each read(2) and fault, and for each added or dirtied page; large reads
  * take one for each 2 MiB.
- * Not seen: access to mapped pages after their fault; reads of tmpfs (it has its own read
- * function); DAX and O_DIRECT, which bypass the page cache.
+ * Not seen: access to mapped pages after their fault; DAX and O_DIRECT, which bypass the page
+ * cache. Left out: tmpfs and shared memory. They have functions of their own for reads and for
+ * pages that are not there, and share filemap_map_pages only, so no lookup of theirs could be a
+ * miss.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -26,6 +28,7 @@
 
 #define S_IFMT 00170000
 #define S_IFBLK 0060000
+#define TMPFS_MAGIC 0x01021994
 #define VM_FAULT_NOPAGE 0x0100 /* as in memory.bpf.c */
 #define VM_FAULT_RETRY 0x0400
 
@@ -209,6 +212,13 @@ static __always_inline int on_read(struct address_space *mapping, s64 position, 
 	return 0;
 }
 
+static __always_inline bool is_tmpfs(struct address_space *mapping)
+{
+	struct inode *host = mapping->host;
+
+	return host && host->i_sb->s_magic == TMPFS_MAGIC;
+}
+
 static __always_inline bool is_another_try(struct cachestat_task *task, u64 mapping, u64 first,
 					   u64 last)
 {
@@ -327,7 +337,9 @@ static __always_inline int on_map_pages_exit(u64 *ctx)
 	struct cachestat_task *task = this_task();
 	u64 at = vmf->pgoff;
 
-	return task ? on_map_pages(task, mapping_of(task, vmf), ctx[1], ctx[2], at, at) : 0;
+	if (!task || is_tmpfs(vmf->vma->vm_file->f_mapping))
+		return 0;
+	return on_map_pages(task, mapping_of(task, vmf), ctx[1], ctx[2], at, at);
 }
 
 /* (vmf, first, last); returns VM_FAULT_NOPAGE when the page is mapped. */
@@ -409,6 +421,8 @@ int map_pages_btf(u64 *ctx)
 	if (!task)
 		return 0;
 	settle(task);
+	if (is_tmpfs((struct address_space *)ctx[0]))
+		return 0;
 	mapping = address_of(task, (void *)ctx[0]);
 	if (use_up_pages(mapping, first, last + 1)) {
 		if (!is_another_try(task, mapping, first, last))

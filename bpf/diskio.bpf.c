@@ -182,10 +182,10 @@ static __always_inline bool request_key(struct request *rq, u32 op, struct diski
 	return read_disk_name(request_disk(rq, btf), key, btf);
 }
 
-/* The statistics of a key; those of disk "other" if there is no room; or NULL, which is counted. */
+/* The statistics of a key; the shared ones if there is no room; or NULL, which is counted. */
 static __always_inline void *stats_of(void *map, struct diskio_key *key, const void *zero)
 {
-	struct diskio_key other = {.disk = "other", .op = key->op};
+	struct diskio_key other = {.disk = FOLDED_NAME, .op = key->op};
 
 	return map_lookup_or_fold(map, key, zero, &other);
 }

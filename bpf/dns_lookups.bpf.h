@@ -15,7 +15,7 @@ enum dns_transport {
 	DNS_TCP,
 };
 
-/* Why a lookup failed: the response code, or: */
+/* Why a query failed: the response code, or: */
 #define DNS_UNREACHABLE 16
 #define DNS_FAILURES 17
 

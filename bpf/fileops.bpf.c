@@ -109,7 +109,7 @@ static __always_inline void key_of(struct task_struct *task, struct fileops_key 
 static __always_inline void *entry_of(void *map, struct task_struct *task, const void *zero,
 				      bool btf)
 {
-	struct fileops_key key = {}, other = {.comm = "other"};
+	struct fileops_key key = {}, other = {.comm = FOLDED_NAME};
 
 	key_of(task, &key, btf);
 	return map_lookup_or_fold(map, &key, zero, &other);

@@ -7,6 +7,13 @@
 #define ENOMEM 12
 
 /*
+ * The name in the key of the entry that all keys without room share. No pool, disk or process can
+ * have it: the kernel's names end at the first zero byte, and the rest of a key is zero. "other"
+ * itself would not do, because somebody may have chosen that name. Userland's FOLDED.
+ */
+#define FOLDED_NAME "\0other"
+
+/*
  * Whether a map operation failed with this error. Compare 32 bits only: before 6.4 the map's own
  * function, which the verifier calls instead of the helper, returned an int, and the register's
  * upper half is 0 (d7ba4cc900bf, "bpf: return long from bpf_map_ops funcs").

@@ -107,7 +107,7 @@ struct {
 
 static __always_inline void add_to_name(void *map, const struct process_name *name, u64 value)
 {
-	struct process_name other = {.comm = "other"};
+	struct process_name other = {.comm = FOLDED_NAME};
 	struct process_number *n = map_lookup_or_fold(map, name, &zero_number, &other);
 
 	if (n)

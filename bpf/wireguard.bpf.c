@@ -5,12 +5,13 @@
  * Hooks: fentry and fexit on functions of the module if it has BTF, otherwise kprobes and
  * kretprobes. No kernel from 5.10 to 7.2 inlines any of these functions.
  * Cost: with --wireguard.detail session, one run for each handshake and each batch of received
- * packets. With packet, five runs for each sent and eight for each received packet, most with a
- * hash lookup, and a comparison for each packet that the host sends. Not seen directly: packets
- * with replayed or too old counters, because that check is inlined. They are the packets taken from
- * a peer's queue minus those that failed decryption or were accepted. Not seen: handshake messages
- * dropped because 4096 are waiting. wg_packet_receive() drops them internally. They are in
- * rx_enter_total and under no reason.
+ * packets. With packet, five runs for each sent and nine for each received packet, most with a hash
+ * lookup, a comparison for each packet that the host sends, and a lookup in an array for each work
+ * that the kernel queues. Not seen directly: packets with replayed or too old counters, because
+ * that check is inlined. They are the packets taken from a peer's queue minus those that failed
+ * decryption or were accepted. Handshake messages that find the queue full are dropped inside
+ * wg_packet_receive(): they are those for which it returns without having called queue_work_on(),
+ * which the kernel calls for all kinds of work.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -33,7 +34,8 @@
 #define RESPONSE_BYTES 92
 #define COOKIE_BYTES 64
 #define UDP_HEADER 8
-#define KEEPALIVE_BYTES 32 /* also the least that a data message has */
+#define KEEPALIVE_BYTES 32   /* also the least that a data message has */
+#define WG_DEVICE_BYTES 4096 /* more than struct wg_device has */
 #define MAX_HANDSHAKES 18
 #define MAX_STAGED_PACKETS 128
 
@@ -237,20 +239,23 @@ ON_EXIT_OF(wg_packet_rx_poll, poll, 2, CALL_POLL, on_polled)
 
 /* Packets received. */
 
-static __always_inline bool is_message(const struct sk_buff *skb, u32 bytes)
+/* The type of a message; 0: malformed. */
+static __always_inline u32 message_type(const struct sk_buff *skb, u32 bytes)
 {
 	u32 type = 0, linear = bytes - BPF_CORE_READ(skb, data_len);
 	const u8 *data = BPF_CORE_READ(skb, data);
 
 	/* The type is not in linear memory: most likely data. */
 	if (linear < UDP_HEADER + sizeof(type))
-		return bytes >= UDP_HEADER + KEEPALIVE_BYTES;
+		return bytes >= UDP_HEADER + KEEPALIVE_BYTES ? MESSAGE_DATA : 0;
 	bpf_probe_read_kernel(&type, sizeof(type), data + UDP_HEADER);
 	bytes -= UDP_HEADER;
-	return (type == MESSAGE_INITIATION && bytes == INITIATION_BYTES) ||
-	       (type == MESSAGE_RESPONSE && bytes == RESPONSE_BYTES) ||
-	       (type == MESSAGE_COOKIE && bytes == COOKIE_BYTES) ||
-	       (type == MESSAGE_DATA && bytes >= KEEPALIVE_BYTES);
+	if ((type == MESSAGE_INITIATION && bytes == INITIATION_BYTES) ||
+	    (type == MESSAGE_RESPONSE && bytes == RESPONSE_BYTES) ||
+	    (type == MESSAGE_COOKIE && bytes == COOKIE_BYTES) ||
+	    (type == MESSAGE_DATA && bytes >= KEEPALIVE_BYTES))
+		return type;
+	return 0;
 }
 
 /* (wg, skb); the data begins with the UDP header. */
@@ -259,15 +264,69 @@ static __noinline int on_receive(u64 wg, u64 datagram)
 	const struct sk_buff *skb = (const struct sk_buff *)datagram;
 	struct wireguard_traffic *s = traffic_stats(netdev_of(wg));
 	struct wireguard_task *t = task(true);
+	u32 message;
 
 	ADD(s, entered, 1);
-	if (!is_message(skb, BPF_CORE_READ(skb, len)))
+	message = message_type(skb, BPF_CORE_READ(skb, len));
+	if (!message)
 		ADD(s, malformed, 1);
-	if (t)
+	if (t) {
 		t->receives = wg;
+		t->queues = message && message != MESSAGE_DATA ? wg : 0;
+	}
 	return 0;
 }
 ON_ENTRY_OF_2(wg_packet_receive, receive, on_receive)
+
+/*
+ * (cpu, queue of works, work): whether it is the work for the handshake messages of the device
+ * whose datagram this thread handles. Before its work_struct, struct multicore_worker has a pointer
+ * to the queue of messages, which is a member of the device, or (before 5.16) to the device.
+ */
+static __noinline int on_queue_work(u64 cpu, u64 works, u64 work)
+{
+	struct wireguard_task *t = task(false);
+
+	if (t && t->queues && read_pointer(work - sizeof(u64)) - t->queues < WG_DEVICE_BYTES)
+		t->queues = 0;
+	return 0;
+}
+
+SEC("fentry/queue_work_on")
+int queue_work_fentry(u64 *ctx)
+{
+	return on_queue_work(ctx[0], ctx[1], ctx[2]);
+}
+
+SEC("kprobe/queue_work_on")
+int BPF_KPROBE(queue_work_kprobe, u64 cpu, u64 works, u64 work)
+{
+	return on_queue_work(cpu, works, work);
+}
+
+/* A handshake message for which no work was queued was dropped. */
+static __noinline int on_received(void)
+{
+	struct wireguard_task *t = task(false);
+
+	if (t && t->queues)
+		ADD(traffic_stats(netdev_of(t->queues)), queue_full, 1);
+	if (t)
+		t->queues = 0;
+	return 0;
+}
+
+SEC("fexit/wireguard:wg_packet_receive")
+int received_fexit(void *ctx)
+{
+	return on_received();
+}
+
+SEC("kretprobe/wg_packet_receive")
+int received_kretprobe(void *ctx)
+{
+	return on_received();
+}
 
 /* (table, type_mask, index, peer). The device is that of the datagram that this thread handles. */
 static __noinline int on_lookup_index(u64 table, u64 mask, u64 found)

@@ -69,6 +69,7 @@ struct wireguard_task {
 	u64 depth;	  /* nested calls that kprobes saw start, from the one for its message on */
 	u64 dropped;	  /* whether the host dropped it below the tunnel */
 	u64 receives;	  /* the device whose datagram it handles */
+	u64 queues;	  /* the same, if that is a handshake message and not yet queued */
 	u64 accepts;	  /* the peer whose packet it accepted last */
 };
 TASK_SLOTS(tasks, struct wireguard_task);

@@ -78,6 +78,7 @@ struct wireguard_traffic {
 	u64 entered;
 	u64 malformed;
 	u64 no_session;
+	u64 queue_full;
 	u64 no_peer;
 	u64 unsupported;
 };

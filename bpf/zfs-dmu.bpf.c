@@ -67,7 +67,7 @@ static __always_inline u64 objset_of(const char name[32])
 /* A dataset's kstat is called objset-0xID, in the module zfs/POOL. */
 static __always_inline struct zfs_dmu_requests *requests_of(u64 dk)
 {
-	struct zfs_dmu_key key = {}, other = {.pool = "other"};
+	struct zfs_dmu_key key = {}, other = {.pool = FOLDED_NAME};
 	char name[32] = {};
 	u64 kstat = 0, entry;
 

@@ -144,7 +144,8 @@ static __always_inline u64 bytes_given(const struct zfs_metaslab_task *t)
 
 static __always_inline int on_alloc_end(int error)
 {
-	struct zfs_metaslab_key key = {}, other = {.pool = "other", .class = ZFS_METASLAB_NORMAL};
+	struct zfs_metaslab_key key = {},
+				other = {.pool = FOLDED_NAME, .class = ZFS_METASLAB_NORMAL};
 	u32 tid = current_tid();
 	struct zfs_metaslab_task *t = tasks_find(tid, tid);
 	struct zfs_metaslab_allocs *a;

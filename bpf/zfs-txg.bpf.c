@@ -97,7 +97,7 @@ const struct zfs_txg_delays zero_delays = {};
 
 static __always_inline struct zfs_txg_pool *pool_of(u64 dp)
 {
-	struct zfs_txg_key key = {}, other = {.pool = "other"};
+	struct zfs_txg_key key = {}, other = {.pool = FOLDED_NAME};
 
 	if (!zfs_pool_of_dsl(key.pool, dp))
 		return NULL;
@@ -219,7 +219,7 @@ int BPF_KPROBE(dirty_synced, u64 dp)
 SEC("kprobe/trace_zfs_delay__mintime")
 int BPF_KPROBE(delay, u64 tx, u64 bytes, u64 ns)
 {
-	struct zfs_txg_key key = {}, other = {.pool = "other"};
+	struct zfs_txg_key key = {}, other = {.pool = FOLDED_NAME};
 	struct zfs_txg_delays *d;
 	u64 dp = 0;
 

@@ -187,10 +187,10 @@ struct {
 } started SEC(".maps");
 
 /* What finds no room; no ZIO of type null is counted otherwise. */
-const struct zfs_zio_pool other_pool = {.pool = "other"};
-const struct zfs_zio_key other_key = {.pool = "other"};
-const struct zfs_zio_device other_device = {.pool = "other", .vdev = "other"};
-const struct zfs_zio_error other_error = {.pool = "other"};
+const struct zfs_zio_pool other_pool = {.pool = FOLDED_NAME};
+const struct zfs_zio_key other_key = {.pool = FOLDED_NAME};
+const struct zfs_zio_device other_device = {.pool = FOLDED_NAME, .vdev = FOLDED_NAME};
+const struct zfs_zio_error other_error = {.pool = FOLDED_NAME};
 const struct zfs_zio_logical zero_logical = {};
 const struct zfs_zio_all zero_all = {};
 const struct zfs_zio_device_stats zero_device = {};

@@ -250,8 +250,13 @@ struct folio {
 	u64 index;
 };
 
+struct super_block {
+	u64 s_magic;
+};
+
 struct inode {
 	u16 i_mode;
+	struct super_block *i_sb;
 	s64 i_size;
 };
 

@@ -31,8 +31,8 @@ impl Exporter for Cachestat {
                 "ebpf_page_cache_hits_total",
                 "hits",
                 "Page cache lookups that found the page cached. One lookup is one page of a buffered read, \
-                 or one page fault on a mapped file; reads of tmpfs, O_DIRECT and access to pages already \
-                 mapped are not counted.",
+                 or one page fault on a mapped file; tmpfs, O_DIRECT and access to pages already mapped are \
+                 not counted.",
             )
             .counter(
                 "ebpf_page_cache_misses_total",

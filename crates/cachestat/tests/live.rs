@@ -278,6 +278,25 @@ fn faults_on_mapped_files_are_look_ups() {
 }
 
 #[live::test]
+fn faults_on_tmpfs_are_no_look_ups() {
+    let folder = Folder::new();
+    sh(&format!("mount -t tmpfs none {}", folder.path("")));
+    let path = folder.path("mapped");
+    fill(path.as_ref(), 2003);
+    let faults = Cell::new(0);
+    let mapped = measure(|| {
+        let before = own_faults();
+        // Several times, as others look up pages meanwhile.
+        (0..20).for_each(|_| Mapping::of_file(path.as_ref(), 2003).read_all());
+        faults.set(own_faults().0 - before.0);
+    });
+    sh(&format!("umount {}", folder.path("")));
+    assert!(faults.get() > 2003, "{} faults", faults.get());
+    nearly("hits", mapped.hits, 0);
+    nearly("misses", mapped.misses, 0);
+}
+
+#[live::test]
 fn splice_looks_up_as_read_does() {
     let file = cold_file(PAGES);
     let copy = || {

@@ -12,7 +12,7 @@ use common::exposition::hist::Unit;
 use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::facts::Facts;
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::decode::OTHER;
+use common::read::decode::{FOLDED, shown};
 use common::read::{engine::Reader, live::Live};
 use common::spec::{Decode, MapSpec, Side, Spec};
 use sysfs::Disk;
@@ -84,7 +84,7 @@ impl Exporter for Diskio {
         // First, as events go here that find no room.
         for map in ["rq_stats", "bio_stats"] {
             for operation in OPERATIONS {
-                live.maps.insert_zero(map, &key(live, map, OTHER, operation)?)?;
+                live.maps.insert_zero(map, &key(live, map, FOLDED, operation)?)?;
             }
         }
         for disk in sysfs::disks().into_iter().filter(|disk| disk.size > 0) {
@@ -127,7 +127,7 @@ fn describe(disks: &[Disk], source: &str, families: &mut Families) {
             "ebpf_disk_device_info",
             "Always 1. The labels give other names of a block device: major:minor number, device mapper name and UUID, model.",
             Labels::of(&[
-                ("device", &disk.name),
+                ("device", &*shown(&disk.name)),
                 ("number", &disk.number),
                 ("dm_name", &disk.dm_name),
                 ("dm_uuid", &disk.dm_uuid),
@@ -145,7 +145,7 @@ const BYTES_HELP: &str = "Bytes of block I/O by operation, those of requests tha
 fn moved(disk: &Disk, bytes: Option<[u64; 3]>, families: &mut Families) {
     for (operation, bytes) in ["read", "write", "discard"].into_iter().zip(bytes.into_iter().flatten()) {
         if disk.size > 0 {
-            let labels = Labels::of(&[("device", &disk.name), ("operation", operation)]);
+            let labels = Labels::of(&[("device", &*shown(&disk.name)), ("operation", operation)]);
             families.counter(BYTES, BYTES_HELP, labels, Value::Integer(bytes));
         }
     }
@@ -237,9 +237,9 @@ mod tests {
             maps.set("start", &[("", 2.into())], &read)?;
             maps.set("start", &[("", 3.into())], &[("first", 7.into())])?;
             maps.set("bio_start", &[("", 1.into())], &[("key.disk", "dm-0".into())])?;
-            // Folded into "other" in one map and idle in the other.
-            maps.set("rq_stats", &[("disk", "other".into()), ("op", 0.into())], &[])?;
-            maps.set("bio_stats", &[("disk", "other".into()), ("op", 0.into())], &[("bytes", 512.into())])?;
+            // Folded in one map and idle in the other.
+            maps.set("rq_stats", &[("disk", FOLDED.into()), ("op", 0.into())], &[])?;
+            maps.set("bio_stats", &[("disk", FOLDED.into()), ("op", 0.into())], &[("bytes", 512.into())])?;
             Ok(())
         });
         let root = Disk {

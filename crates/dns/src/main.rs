@@ -30,8 +30,8 @@ const RCODES: &str = "NOERROR FORMERR SERVFAIL NXDOMAIN NOTIMP REFUSED YXDOMAIN 
                       DSOTYPENI unassigned unassigned unassigned unassigned unreachable";
 
 const FAILURES: &str = "ebpf_dns_failures_total";
-const FAILURES_HELP: &str = "DNS lookups that failed, by reason: the response code if it is not NOERROR, timeout (no answer within \
-     --dns.timeout) or unreachable (ICMP error). Queries of local resolvers are not counted.";
+const FAILURES_HELP: &str = "DNS queries that failed, by reason: the response code if it is not NOERROR, timeout (no answer within \
+     --dns.timeout) or unreachable (ICMP error). A lookup that asks several servers may succeed all the same. Queries of local resolvers are not counted.";
 const UPSTREAM_FAILURES: &str = "ebpf_dns_upstream_failures_total";
 const UPSTREAM_FAILURES_HELP: &str = "Queries of local resolvers to other name servers that failed: \
                                       response code other than NOERROR, timeout or unreachable.";
@@ -56,7 +56,7 @@ impl Default for Flags {
 #[derive(Default)]
 struct Dns {
     timeout_ns: u64,
-    /// Lookups, and queries of local resolvers, that timed out.
+    /// Queries of clients and of local resolvers that timed out.
     timed_out: [u64; 2],
 }
 
@@ -71,8 +71,8 @@ impl Exporter for Dns {
             .counter(
                 "ebpf_dns_queries_total",
                 "value",
-                "DNS queries sent to a name server, retries included. Queries that a local resolver sends \
-                 on to other servers are not counted: see ebpf_dns_upstream_queries_total.",
+                "DNS queries sent to a name server, retries included. A lookup that asks several servers sends \
+                 as many. Queries that a local resolver sends on to other servers are not counted: see ebpf_dns_upstream_queries_total.",
             );
         let counts = MapSpec::new("counts")
             .histogram(
@@ -116,7 +116,7 @@ impl Exporter for Dns {
             .counter(
                 "ebpf_dns_cache_misses_total",
                 "cache_misses",
-                "Answers of a local resolver for which it, or a concurrent lookup of the same question, \
+                "Answers of a local resolver for which it, or a concurrent query with the same question, \
                  asked another server. UDP only.",
             )
             .counter(
@@ -146,7 +146,7 @@ impl Exporter for Dns {
             .map(MapSpec::new("responses").sparse().label("rcode", "", rcode()).counter(
                 "ebpf_dns_responses_total",
                 "value",
-                "Answers to DNS lookups, by response code. Answers to queries of local resolvers and \
+                "Answers to DNS queries, by response code. Answers to queries of local resolvers and \
                  unmatched answers are not counted.",
             ))
             .map(MapSpec::new("failures").sparse().label("reason", "", rcode()).counter(

@@ -10,7 +10,7 @@ use common::read::maps::MapSource;
 const OUTSTANDING: &str = "outstanding";
 
 /// Removes queries that were last sent more than `timeout_ns` ago. Returns how many of them were
-/// lookups, and how many were queries of local resolvers.
+/// those of clients, and how many of local resolvers.
 ///
 /// # Errors
 /// When the map cannot be read or changed.

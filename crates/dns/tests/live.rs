@@ -347,6 +347,7 @@ fn of_two_servers_each_has_its_own_answer() {
     assert_eq!(queries(&delta, "udp", "A"), 40.0, "{delta:?}");
     assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "NOERROR")]), 20.0, "{delta:?}");
     assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "REFUSED")]), 20.0, "{delta:?}");
+    // Of queries: each of the 20 look-ups got an answer.
     assert_eq!(delta.of("ebpf_dns_failures_total", &[]), 20.0);
     assert_eq!(delta.of("ebpf_dns_unmatched_responses_total", &[]), 0.0);
 }

@@ -11,7 +11,7 @@ use common::exposition::hist::Unit;
 use common::kernel::facts::{Facts, monotonic_ns};
 use common::process::exporter::{Exporter, OpenOf};
 use common::read::cgroups::Sweeper;
-use common::read::decode::{OTHER, syscall_slots};
+use common::read::decode::{FOLDED, syscall_slots};
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Shape, Spec};
 
@@ -112,7 +112,7 @@ impl Exporter for Fileops {
 
     fn seed(live: &Live) -> Result<()> {
         for map in ["usage", "opens"] {
-            live.maps.insert_zero(map, &live.key(map, &[("comm", OTHER.into())])?)?;
+            live.maps.insert_zero(map, &live.key(map, &[("comm", FOLDED.into())])?)?;
         }
         Ok(())
     }
@@ -220,8 +220,8 @@ mod tests {
                 &[("comm", "postgres".into()), ("cgroup", u64::MAX.into())],
                 &[("value", 3.into())],
             )?;
-            maps.set("opens", &[("comm", "other".into())], &[("value", 1.into())])?;
-            maps.set("usage", &[("comm", "other".into())], &[])?;
+            maps.set("opens", &[("comm", FOLDED.into())], &[("value", 1.into())])?;
+            maps.set("usage", &[("comm", FOLDED.into())], &[])?;
             for (map, errno) in [("open_errors", 2), ("read_errors", 5), ("write_errors", 28)] {
                 maps.set(map, &[("", errno.into())], &[("value", errno.into())])?;
                 maps.set(map, &[("", 1.into())], &[])?;

@@ -12,7 +12,7 @@ use common::exposition::hist::Unit;
 use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::facts::{Facts, page_size, possible_cpus};
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::decode::{OTHER, until_nul};
+use common::read::decode::{FOLDED, shown, until_nul};
 use common::read::layout::number;
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
@@ -120,7 +120,7 @@ impl Exporter for Process {
 
     fn seed(live: &Live) -> Result<()> {
         for map in ["starts", "cpu"] {
-            live.maps.insert_zero(map, &live.key(map, &[("comm", OTHER.into())])?)?;
+            live.maps.insert_zero(map, &live.key(map, &[("comm", FOLDED.into())])?)?;
         }
         Ok(())
     }
@@ -159,7 +159,7 @@ fn by_memory(records: &[u8], page: u64, families: &mut Families) {
             MEMORY,
             "Resident memory by process name. Memory that several processes share counts for each of them; \
              all but the top --process.top names are in \"other\".",
-            Labels::of(&[("process", &name)]),
+            Labels::of(&[("process", &*shown(&name))]),
             Value::Integer(bytes),
         );
     }
@@ -190,7 +190,9 @@ mod tests {
                 ("lifetime.sum", 5_000_000.into()),
             ];
             maps.set("counts", &[], &counts)?;
-            for (name, number) in [("sh", 1_500_000_000), ("a\"b", 1), ("kworker/0:1", 2), ("other", 0)] {
+            for (name, number) in
+                [("sh", 1_500_000_000), ("a\"b", 1), ("kworker/0:1", 2), (FOLDED, 0), ("other", 3)]
+            {
                 for map in ["starts", "cpu"] {
                     maps.set(map, &[("comm", name.into())], &[("value", number.into())])?;
                 }
@@ -207,7 +209,7 @@ mod tests {
             record[RECORD - 8..].copy_from_slice(&pages.to_ne_bytes());
             record
         };
-        let records = [record("sh", 3), record("sshd", 10), record("sh", 4)].concat();
+        let records = [record("sh", 3), record("sshd", 10), record("sh", 4), record("other", 1)].concat();
         by_memory(&records, 4096, &mut families);
         text += &encode(families, Format::Text);
         golden::<Process>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");

@@ -241,6 +241,19 @@ fn names_beyond_the_limit_are_folded_and_counted() {
 }
 
 #[live::test]
+fn a_program_that_is_called_other_is_not_what_found_no_room() {
+    let folder = Folder::new();
+    let delta = measure(&["--max-series", "16"], || {
+        // First, while there is room.
+        sh(&format!("cp /bin/true {0}; for n in $(seq 23); do {0}; done", folder.path("other")));
+        sh(&format!("for n in $(seq 40); do cp /bin/true {0}$n; {0}$n; done", folder.path("name")));
+    });
+    assert_eq!(delta.of(STARTS, &[("process", "\\other")]), 23.0);
+    let folded = delta.of(STARTS, &[("process", "other")]);
+    assert!(folded >= 24.0, "{folded} found no room");
+}
+
+#[live::test]
 fn a_changing_top_never_takes_a_counter_down() {
     let exporter = Exporter::start("process", &["--process.top", "2"]);
     let (folder, mut before) = (Folder::new(), exporter.scrape());

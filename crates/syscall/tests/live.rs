@@ -313,7 +313,9 @@ fn what_has_no_room_is_counted_as_lost() {
     const THREADS: u32 = 7;
     let exporter = Exporter::start("syscall", &["--syscall.latency", "--syscall.errors"]);
     let before = exporter.scrape();
+    let began = Instant::now();
     with_ids_apart(THREADS, 16_384, |_| wait_for_semaphore(1, Duration::from_millis(200)));
+    let longest = began.elapsed().as_micros() as f64;
     let delta = Delta(before, exporter.scrape());
     let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
     let (latencies, errors) = waits(&delta);
@@ -321,6 +323,56 @@ fn what_has_no_room_is_counted_as_lost() {
     assert!(latencies == errors && missing >= 3.0, "{latencies} latencies, {errors} errors");
     // Also other calls of these threads, such as futex.
     assert!(lost >= missing, "{lost} lost, {missing} missing");
+    // Those that are told are right: none began with another thread's call.
+    assert_durations(&delta, 200_000.0, longest);
+}
+
+/// Each latency of that call is one of `least` to `longest` microseconds.
+fn assert_durations(delta: &Delta, least: f64, longest: f64) {
+    let of = |part: &str, le: &[(&str, &str)]| {
+        delta.of(
+            &format!("ebpf_syscall_latency_microseconds{part}"),
+            &[&[("syscall", "semtimedop")], le].concat(),
+        )
+    };
+    let (count, sum) = (of("_count", &[]), of("_sum", &[]));
+    assert_eq!(of("_bucket", &[("le", "131072")]), 0.0, "none is shorter");
+    assert!((count * least..=count * longest).contains(&sum), "{count} latencies of {sum} us, {longest} us");
+}
+
+#[live::test]
+fn a_fifth_thread_of_a_set_costs_one_latency_and_changes_none() {
+    const WAYS: u32 = 4;
+    let exporter = Exporter::start("syscall", &["--syscall.latency", "--syscall.errors"]);
+    let before = exporter.scrape();
+    let (began, waiting) = (Instant::now(), Mutex::new(Vec::new()));
+    with_ids_apart(WAYS + 1, 16_384, |number| {
+        if number < WAYS {
+            // SAFETY: no arguments.
+            waiting.lock().unwrap().push(unsafe { libc::gettid() });
+            wait_for_semaphore(1, Duration::from_millis(600));
+            return;
+        }
+        // Each record of the set is in use when this thread's call begins.
+        let waits = |tid: &i32| {
+            let call = std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall")).unwrap();
+            call.starts_with(&format!("{} ", libc::SYS_semtimedop))
+        };
+        wait_until("the others wait", Duration::from_secs(30), || {
+            let waiting = waiting.lock().unwrap();
+            waiting.len() == WAYS as usize && waiting.iter().all(waits)
+        });
+        wait_for_semaphore(1, Duration::from_millis(200));
+    });
+    let longest = began.elapsed().as_micros() as f64;
+    let delta = Delta(before, exporter.scrape());
+    let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
+    let (latencies, errors) = waits(&delta);
+    println!("{latencies} latencies and {errors} errors of {} calls, {lost} lost", WAYS + 1);
+    let missing = f64::from(WAYS + 1) - latencies;
+    assert!(latencies == errors && (1.0..=2.0).contains(&missing), "{latencies} and {errors}");
+    assert!(lost >= missing, "{lost} lost, {missing} missing");
+    assert_durations(&delta, 200_000.0, longest);
 }
 
 #[live::test]

@@ -35,7 +35,8 @@ pub const SESSION: &[Row] = &[
 /// The same for each packet.
 #[rustfmt::skip]
 pub const PACKET: &[Row] = &[
-    ("wg_packet_receive", &["receive_fentry", "receive_kprobe"], &["traffic.entered", "traffic.malformed", "traffic.no_session"]),
+    ("wg_packet_receive", &["receive_fentry+received_fexit", "receive_kprobe+received_kretprobe"], &["traffic.entered", "traffic.malformed", "traffic.no_session", "traffic.queue_full"]),
+    ("queue_work_on", &["queue_work_fentry", "queue_work_kprobe"], &["traffic.queue_full"]),
     ("wg_index_hashtable_lookup", &["lookup_index_fexit", "lookup_index_kprobe+lookup_index_kretprobe"], &["traffic.no_session"]),
     ("decrypt_packet", &["decrypt_fexit", "decrypt_kprobe+decrypt_kretprobe"], &["packets.decrypted", "packets.undecrypted"]),
     ("wg_noise_received_with_keypair", &["accepted_fentry", "accepted_kprobe"], &["packets.delivered", "packets.denied"]),
@@ -196,6 +197,7 @@ pub fn of_packets() -> [MapSpec; 2] {
     for (direction, reason, member) in [
         ("rx", "malformed", "malformed"),
         ("rx", "no_session", "no_session"),
+        ("rx", "queue_full", "queue_full"),
         ("tx", "no_peer", "no_peer"),
         ("tx", "unsupported", "unsupported"),
     ] {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use common::exposition::metric::{Families, Labels, Value};
-use common::read::decode::OTHER;
+use common::read::decode::{OTHER, shown};
 use common::read::layout::number;
 use common::read::live::Live;
 use common::read::maps::MapSource;
@@ -81,9 +81,9 @@ enum Entry {
 }
 
 fn labels(space: &str, interface: &str) -> Labels {
-    let mut labels = Labels::of(&[("interface", interface)]);
+    let mut labels = Labels::of(&[("interface", &*shown(interface))]);
     if !space.is_empty() {
-        labels.push("netns", space);
+        labels.push("netns", &shown(space));
     }
     labels
 }
@@ -487,6 +487,9 @@ pub mod tests {
         let mut view = example(false);
         let short = view.of_peer("", "wg0", &[1; 32]);
         assert_eq!(short.as_str(), "interface=\"wg0\",peer=\"AQEBAQEBAQEB...\"");
+        let own = labels("other", "other");
+        assert_eq!(own.as_str(), r#"interface="\\other",netns="\\other""#);
+        assert_ne!(Owner::Foreign.labels(), Some(own));
         view.full_keys = true;
         let full = view.of_peer("blue", "wg0", &[1; 32]);
         assert!(

@@ -289,6 +289,39 @@ fn what_is_forged_is_told_apart() {
 }
 
 #[live::test(kprobes, module("wireguard"), tool("wg"))]
+fn handshakes_that_find_the_queue_full_are_told_apart() {
+    let exporter = start("packet");
+    let tunnel = Tunnel::new("");
+    let mut tap = Tap::new();
+    tunnel.exchange("left", "right", "10.98.0.2", 20);
+    settle();
+    let flood = vec![tap.recorded().0; 20_000];
+    let right = [("netns", "right"), ("interface", "wg0")];
+    let full = |text: &Exposition| {
+        let labels = [right[0], right[1], ("direction", "rx"), ("reason", "queue_full")];
+        text.count(DROPS, &labels)
+    };
+    let before = exporter.scrape();
+    assert_eq!(full(&before), 0.0);
+    // 4096 have room, as long as the other CPU does not handle them faster than they come.
+    wait_until("the queue is full", Duration::from_secs(300), || {
+        std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(|| inject(&flood))).map(|_| ()));
+        quiet(Duration::from_millis(1500), || statistic("right", "tx_packets"));
+        full(&exporter.scrape()) > 0.0
+    });
+    let delta = Delta(before, exporter.scrape());
+    delta.assert_nothing_lost();
+    let reasons = ["bad_mac", "cookie_required", "rate_limited", "bad_initiation", "bad_response"];
+    let refused = reasons.map(|reason| delta.of(FAILURES, &[right[0], right[1], ("reason", reason)]));
+    let [entered, dropped] =
+        ["ebpf_wireguard_rx_enter_total", DROPS].map(|metric| delta.of(metric, &[right[0], right[1]]));
+    let received = delta.of(PACKETS, &[right[0], right[1], ("direction", "rx")]);
+    println!("of {entered} messages {dropped} were dropped, {refused:?} refused, {received} received");
+    assert_eq!(dropped, full(&delta.1), "for no other reason");
+    assert_eq!(entered, dropped + refused.iter().sum::<f64>() + received);
+}
+
+#[live::test(kprobes, module("wireguard"), tool("wg"))]
 fn what_goes_nowhere_is_told_apart() {
     let exporter = start("packet");
     let tunnel = Tunnel::new("");

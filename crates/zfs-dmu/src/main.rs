@@ -12,7 +12,7 @@ use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::facts::Facts;
 use common::kernel::probes::Refused;
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::decode::OTHER;
+use common::read::decode::{FOLDED, OTHER, shown};
 use common::read::engine::Reader;
 use common::read::layout::number;
 use common::read::live::Live;
@@ -81,7 +81,7 @@ impl Exporter for ZfsDmu {
     }
 
     fn seed(live: &Live) -> Result<()> {
-        live.maps.insert_zero(MAP, &live.key(MAP, &[("pool", OTHER.into())])?)?;
+        live.maps.insert_zero(MAP, &live.key(MAP, &[("pool", FOLDED.into())])?)?;
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl Exporter for ZfsDmu {
         }
         self.datasets.update(there, Instant::now());
         let name = |key: &[u8]| match dataset(key) {
-            (other, 0) if other == OTHER => other,
+            (other, 0) if other == FOLDED => other,
             dataset => identity(&dataset),
         };
         // The entries left belong to known pools. No dataset has id 0.
@@ -120,8 +120,8 @@ impl Exporter for ZfsDmu {
             if known.has(&identity(&dataset)) {
                 let name = self.names.get(&dataset).map_or("", String::as_str);
                 roster.entries.insert(key, labels(&dataset.0, name, &dataset.1.to_string()));
-            } else if dataset == (OTHER.to_owned(), 0) && !idle {
-                roster.entries.insert(key, labels(OTHER, OTHER, OTHER));
+            } else if dataset == (FOLDED.to_owned(), 0) && !idle {
+                roster.entries.insert(key, labels_of_folded());
             }
         }
         Ok(())
@@ -168,7 +168,11 @@ fn identity((pool, objset): &Dataset) -> String {
 }
 
 fn labels(pool: &str, name: &str, id: &str) -> Labels {
-    Labels::of(&[("pool", pool), ("dataset", name), ("objset_id", id)])
+    Labels::of(&[("pool", &*shown(pool)), ("dataset", &*shown(name)), ("objset_id", id)])
+}
+
+fn labels_of_folded() -> Labels {
+    Labels::of(&["pool", "dataset", "objset_id"].map(|label| (label, OTHER)))
 }
 
 fn main() -> ExitCode {
@@ -192,13 +196,14 @@ mod tests {
                 ("written_bytes", 524_288.into()),
             ];
             let mut roster = Roster::default();
-            for (pool, objset, name, id) in [
-                ("tank", 54u64, "tank/home", "54"),
-                ("tank", 68, "tank/a \"volume\"", "68"),
-                (OTHER, 0, OTHER, OTHER),
+            for (pool, objset, labels) in [
+                ("tank", 54u64, labels("tank", "tank/home", "54")),
+                ("tank", 68, labels("tank", "tank/a \"volume\"", "68")),
+                ("other", 54, labels("other", "other", "54")),
+                (FOLDED, 0, labels_of_folded()),
             ] {
                 let key = [("pool", pool.into()), ("objset", objset.into())];
-                roster.entries.insert(maps.key(MAP, &key)?, labels(pool, name, id));
+                roster.entries.insert(maps.key(MAP, &key)?, labels);
                 maps.set(MAP, &key, &requests)?;
             }
             Ok([(MAP.to_owned(), roster)].into())

@@ -10,7 +10,7 @@ use common::exposition::hist::Unit;
 use common::kernel::facts::Facts;
 use common::kernel::probes::Refused;
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::decode::OTHER;
+use common::read::decode::FOLDED;
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
@@ -93,7 +93,7 @@ impl Exporter for ZfsMetaslab {
     }
 
     fn seed(live: &Live) -> Result<()> {
-        live.maps.insert_zero("allocs", &live.key("allocs", &[("pool", OTHER.into())])?)?;
+        live.maps.insert_zero("allocs", &live.key("allocs", &[("pool", FOLDED.into())])?)?;
         Ok(())
     }
 
@@ -128,7 +128,7 @@ mod tests {
             }
             let fill = [("allocated", 1_000_000.into()), ("free", 9_000_000.into())];
             maps.set("fill", &[("pool", "tank".into())], &fill)?;
-            maps.set("allocs", &[("pool", OTHER.into())], &[])?;
+            maps.set("allocs", &[("pool", FOLDED.into())], &[])?;
             Ok(())
         });
         golden::<ZfsMetaslab>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered"))

@@ -10,7 +10,7 @@ use common::exposition::hist::Unit;
 use common::kernel::facts::Facts;
 use common::kernel::probes::Refused;
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::decode::OTHER;
+use common::read::decode::FOLDED;
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
@@ -107,7 +107,7 @@ impl Exporter for ZfsTxg {
 
     fn seed(live: &Live) -> Result<()> {
         for map in ["pools", "delays"] {
-            live.maps.insert_zero(map, &live.key(map, &[("pool", OTHER.into())])?)?;
+            live.maps.insert_zero(map, &live.key(map, &[("pool", FOLDED.into())])?)?;
         }
         Ok(())
     }
@@ -145,7 +145,8 @@ mod tests {
             maps.set("pools", &tank, &values)?;
             maps.set("dirty", &tank, &[("bytes", 4096.into())])?;
             maps.set("delays", &tank, &[("delays", 7.into()), ("delay_ns", 1_500_000.into())])?;
-            maps.set("delays", &[("pool", OTHER.into())], &[])?;
+            maps.set("delays", &[("pool", FOLDED.into())], &[])?;
+            maps.set("delays", &[("pool", "other".into())], &[])?;
             Ok(())
         });
         golden::<ZfsTxg>(env!("CARGO_MANIFEST_DIR"), &text.expect("rendered")).expect("as the golden file");

@@ -13,7 +13,7 @@ use common::exposition::metric::Families;
 use common::kernel::facts::Facts;
 use common::kernel::probes::Refused;
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::decode::OTHER;
+use common::read::decode::FOLDED;
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 use libbpf_rs::skel::OpenSkel;
@@ -42,7 +42,7 @@ const PRIORITIES: &[&str] = &[
 
 /// ZFS's own error names, which Linux does not have.
 fn error() -> Decode {
-    Decode::ErrnoOr(vec![(0, OTHER.into()), (52, "ECKSUM".into()), (53, "EFRAGS".into())])
+    Decode::ErrnoOr(vec![(0, FOLDED.into()), (52, "ECKSUM".into()), (53, "EFRAGS".into())])
 }
 
 #[derive(Default)]
@@ -161,9 +161,9 @@ impl Exporter for ZfsZio {
 
     fn seed(live: &Live) -> Result<()> {
         for map in ["logical", "all", "errors", "scans"] {
-            live.maps.insert_zero(map, &live.key(map, &[("pool", OTHER.into())])?)?;
+            live.maps.insert_zero(map, &live.key(map, &[("pool", FOLDED.into())])?)?;
         }
-        let other = [("pool", OTHER.into()), ("vdev", OTHER.into())];
+        let other = [("pool", FOLDED.into()), ("vdev", FOLDED.into())];
         live.maps.insert_zero("devices", &live.key("devices", &other)?)?;
         Ok(())
     }

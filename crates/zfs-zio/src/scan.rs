@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 use common::exposition::metric::{Families, Labels, Value};
-use common::read::decode::OTHER;
+use common::read::decode::{FOLDED, shown};
 use common::read::layout::{Layouts, number};
 use common::read::maps::MapSource;
 use common::spec::MapSpec;
@@ -75,11 +75,11 @@ pub fn progress(layouts: &Layouts, maps: &dyn MapSource, families: &mut Families
         let numbers: Vec<u64> = fields.iter().map(|field| number(field.bytes(value))).collect();
         let [function, state, to_examine, examined, issued, skipped] = numbers[..] else { return };
         let pool = names::text(pool.bytes(key));
-        if pool == OTHER {
+        if pool == FOLDED {
             return;
         }
         for (of, names) in FUNCTIONS {
-            let labels = || Labels::of(&[("pool", &pool)]);
+            let labels = || Labels::of(&[("pool", &*shown(&pool))]);
             let active = *of == function && state == SCANNING;
             families.gauge(
                 names.active,

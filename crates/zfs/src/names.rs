@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use common::read::decode::OTHER;
+use common::read::decode::{FOLDED, is_folded};
 use common::read::live::Live;
 use common::read::maps::MapSource;
 
@@ -102,7 +102,7 @@ impl Names {
         let now = Instant::now();
         for key in keys {
             let name = name(&key);
-            if name == OTHER || self.seen.contains_key(&name) {
+            if name == FOLDED || self.seen.contains_key(&name) {
                 continue;
             }
             if self.is_certain && is_plausible(&name) && !self.expired.contains(&name) {
@@ -144,8 +144,11 @@ pub fn whole_name(cut: &str) -> Result<Option<String>> {
     Ok(kstat::pools()?.into_iter().find(|pool| self::cut(pool) == cut))
 }
 
-/// Text up to the first NUL.
+/// Text up to the first NUL, or [`FOLDED`].
 pub fn text(bytes: &[u8]) -> String {
+    if is_folded(bytes) {
+        return FOLDED.to_owned();
+    }
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
@@ -182,5 +185,6 @@ mod tests {
     fn long_names_are_cut_as_in_the_kernel() {
         assert_eq!(cut(&"x".repeat(70)).len(), 63);
         assert_eq!(text(b"tank\0garbage"), "tank");
+        assert_eq!([text(b"other\0\0"), text(b"\0other\0")], ["other", FOLDED]);
     }
 }

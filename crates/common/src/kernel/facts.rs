@@ -246,6 +246,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn where_symbols_are_hidden_the_kernel_is_asked_for_the_function_itself() {
+        for section in ["fentry/vfs_read", "kprobe/vfs_read", "kretprobe/vfs_read"] {
+            assert_eq!(Facts::default().places(&Hook::parse(section)), Ok(vec!["vfs_read"]), "{section}");
+        }
+    }
+
+    #[test]
     fn a_kernel_without_btf_is_told_from_one_that_hides_it() {
         let built = |config| why_no_btf(built_with_btf(config));
         assert!(built("CONFIG_BPF=y\nCONFIG_DEBUG_INFO_BTF=y\n").contains("is hidden from"));

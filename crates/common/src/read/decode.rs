@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Decodes the bytes of a key to label values that a shell user knows.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +15,33 @@ use crate::spec::Decode;
 /// ([`Decode::Words`]) may have the same word: there it stands for all that the list does not name,
 /// and the exporter's `main.rs` has the list.
 pub const OTHER: &str = "other";
+
+/// The name in the key of the entry for such events, where keys have names (`FOLDED_NAME` in
+/// `bpf/maps.bpf.h`).
+pub const FOLDED: &str = "\0other";
+
+/// The label value of a name that somebody chose: the name itself. [`OTHER`] gets a backslash before
+/// it, and so does a name that is [`OTHER`] after backslashes, so that no two names look the same.
+pub fn shown(name: &str) -> Cow<'_, str> {
+    match name.trim_start_matches('\\') {
+        OTHER => Cow::Owned(format!("\\{name}")),
+        _ => Cow::Borrowed(name),
+    }
+}
+
+/// The label value of a name in a key.
+fn name(bytes: &[u8]) -> String {
+    if is_folded(bytes) {
+        return OTHER.to_owned();
+    }
+    // It may be cut inside a character, or be of another encoding.
+    shown(&String::from_utf8_lossy(until_nul(bytes))).into_owned()
+}
+
+/// Whether a name in a key is [`FOLDED`].
+pub fn is_folded(bytes: &[u8]) -> bool {
+    bytes.starts_with(FOLDED.as_bytes())
+}
 
 /// Decodes labels and caches lookups.
 #[derive(Debug, Default)]
@@ -32,8 +60,7 @@ impl Decoder {
     pub fn label(&self, decode: &Decode, bytes: &[u8]) -> Decoded {
         let n = number(bytes);
         match decode {
-            // A name may be cut inside a character, or be of another encoding.
-            Decode::Text => Ok(String::from_utf8_lossy(until_nul(bytes)).into_owned()),
+            Decode::Text => Ok(name(bytes)),
             Decode::Number => Ok(n.to_string()),
             Decode::Words(words) => {
                 let word = usize::try_from(n).ok().and_then(|n| words.get(n));
@@ -178,6 +205,16 @@ mod tests {
         assert_eq!(label(Decode::Address, &mapped), Ok("10.0.0.1".to_owned()));
         assert_eq!(label(Decode::Address, &Ipv6Addr::LOCALHOST.octets()), Ok("::1".to_owned()));
         assert_eq!(label(Decode::Address, &[0; 16]), Ok("other".to_owned()));
+    }
+
+    #[test]
+    fn a_name_is_never_taken_for_what_found_no_room() {
+        let name = |name: &str| label(Decode::Text, format!("{name}\0").as_bytes()).expect("a name");
+        assert_eq!(name(FOLDED), "other");
+        assert_eq!([name("other"), name("\\other")], ["\\other", "\\\\other"]);
+        for same in ["", "others", "another", "tank", "\\", "\\tank", "oth\\er"] {
+            assert_eq!(name(same), same);
+        }
     }
 
     #[test]

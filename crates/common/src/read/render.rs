@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::exposition::hist::{Unit, cumulative, steps};
 use crate::exposition::metric::{Families, FamilyKind, Histogram, Labels, Sample, Value};
-use crate::read::decode::{Decoder, OTHER, until_nul};
+use crate::read::decode::{Decoder, is_folded};
 use crate::read::layout::{Field, Layout, Layouts, number};
 use crate::read::maps::MapSource;
 use crate::read::roster::{Roster, Rosters};
@@ -166,7 +166,7 @@ impl BoundMap {
         let mut labels = self.spec.labels.iter().zip(&self.labels);
         let is_fold = labels.any(|(label, field)| {
             let is_text = matches!(label.decode, Decode::Text) && label.side == Side::Key;
-            is_text && until_nul(field.bytes(key)) == OTHER.as_bytes()
+            is_text && is_folded(field.bytes(key))
         });
         (is_fold || self.spec.sparse) && value.iter().all(|byte| *byte == 0)
     }
@@ -279,6 +279,17 @@ mod tests {
         let (text, unknown) = scrapes(4, &[(b"batch-jobs-\xe6", 2, 3), (b"batch-jobs-\xe8", 2, 4)]);
         assert_eq!(text, "a_total{process=\"batch-jobs-\u{fffd}\",errno=\"ENOENT\"} 7");
         assert_eq!(unknown, 0);
+    }
+
+    #[test]
+    fn a_name_that_is_other_has_a_series_beside_what_found_no_room() {
+        let (text, _) = scrapes(1, &[(b"\0other", 2, 3), (b"other", 2, 4)]);
+        let lines: BTreeSet<&str> = text.lines().collect();
+        let [folded, own] = [r"other", r"\\other"];
+        let line = |name: &str, n: u32| format!("a_total{{process=\"{name}\",errno=\"ENOENT\"}} {n}");
+        assert_eq!(lines, BTreeSet::from([&*line(folded, 3), &*line(own, 4)]));
+        // Only the shared entry is hidden while it is zero.
+        assert_eq!(scrapes(1, &[(b"\0other", 2, 0), (b"other", 2, 0)]).0, line(own, 0));
     }
 
     #[test]
