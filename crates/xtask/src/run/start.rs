@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `make run`: every exporter that this kernel supports in the foreground, and what they do.
+//! `make run`: runs every exporter that this kernel supports in the foreground, and shows a table of
+//! them.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -17,14 +18,14 @@ use crate::release;
 use crate::run::running::{Running, label, owned, samples};
 use crate::workspace::{Exporter, exporters};
 
-/// Between two looks at what they do.
+/// Time between two updates of the table.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// A row of the table.
 struct Row {
     name: String,
     exporter: Result<Running>,
-    /// How often its programs had run at the last look, and when that was.
+    /// How often its programs had run at the last update, and the time of that.
     before: Option<(u64, Instant)>,
 }
 
@@ -63,23 +64,23 @@ impl Row {
     }
 }
 
-/// How often programs with these ids have run; needs root and [`count_runs`].
+/// How often the programs with these ids have run. Needs root and [`count_runs`].
 fn runs(ids: &BTreeSet<String>) -> u64 {
     let ours = ProgInfoIter::default().filter(|program| ids.contains(&program.id.to_string()));
     ours.map(|program| program.run_cnt).sum()
 }
 
-/// Makes the kernel count how often programs run, for as long as the result lives.
+/// Makes the kernel count the runs of programs while the result lives.
 fn count_runs() -> Result<OwnedFd> {
-    // SAFETY: it takes a number.
+    // SAFETY: the only argument is a number.
     owned(unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) })
 }
 
-/// Builds them, starts them all and shows what they do until a signal comes or all have ended: on a
-/// terminal again and again, else once.
+/// Builds and starts all exporters, and shows the table until a signal comes or all have ended. On a
+/// terminal the table is updated; otherwise it is printed once.
 ///
 /// # Errors
-/// When not one can be built or started.
+/// When the build fails, or no exporter can be started.
 pub fn run() -> Result<()> {
     let folder = release::quick()?;
     let (sender, signal) = mpsc::channel();
@@ -90,7 +91,7 @@ pub fn run() -> Result<()> {
             let _ = sender.send(signal);
         }
     });
-    // Without it there are no events per second.
+    // If it fails, the table has no events per second.
     let _counted = count_runs();
     let start = |exporter: Exporter| Row {
         exporter: Running::start(&folder, &exporter, &[]),
@@ -102,7 +103,7 @@ pub fn run() -> Result<()> {
         table(&mut rows);
         bail!("no exporter runs on this kernel");
     }
-    // The first look is what the second is compared with.
+    // The first reading, for comparison with the second.
     for row in &mut rows {
         row.columns();
     }
@@ -113,7 +114,7 @@ pub fn run() -> Result<()> {
             Err(RecvTimeoutError::Timeout) if shown && !terminal => {}
             Err(RecvTimeoutError::Timeout) => {
                 if terminal {
-                    // An empty screen, from its top.
+                    // Clear the screen and start at its top.
                     print!("\x1b[2J\x1b[H");
                 }
                 table(&mut rows);
