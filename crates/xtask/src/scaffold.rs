@@ -53,6 +53,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         (
             format!("systemd/ebpf-{name}-exporter.service"),
             unit.replace(&model.binary, &format!("ebpf-{name}-exporter"))
+                .replace(&pages::page_of(&model.name), &pages::page_of(name))
                 .replace(&description, &fill("Description=Prometheus exporter: @NAME@")),
         ),
         (format!("prometheus/jobs/{name}.yml"), fill(JOB)),
