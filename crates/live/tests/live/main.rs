@@ -38,21 +38,22 @@ use rustix::process::Signal;
 
 const IO_LATENCY: &str = "ebpf_disk_io_latency_microseconds";
 
-/// What an exporter's process may need.
+/// Maximum memory of an exporter's process.
 const MEMORY: f64 = 4.0 * 1024.0 * 1024.0;
 
-/// How long the machine is busy.
+/// How long the load runs.
 const BUSY: Duration = Duration::from_secs(40);
 
-/// Programs that are started meanwhile, at least.
+/// Minimum number of programs that the load starts.
 const ENOUGH: f64 = 100.0;
 
-/// What an exporter may miss of hundreds of thousands of events where the kernel preempts programs.
+/// Maximum number of events that an exporter may miss, of hundreds of thousands, on a kernel that
+/// preempts programs.
 const RARELY: f64 = 100.0;
 
 const EXECS: &str = "ebpf_process_execs_total";
 
-/// Programs of diskio, as the kernel truncates their names.
+/// Number of diskio's programs in the kernel, which truncates their names.
 fn our_programs() -> usize {
     bpf_programs().iter().filter(|name| name.starts_with("rq_") || name.starts_with("bio_")).count()
 }
@@ -61,7 +62,7 @@ fn start() -> Exporter {
     Exporter::start("diskio", &[])
 }
 
-/// Names and ports, from the scrape configuration in the package.
+/// Names and ports, from the package's scrape configuration.
 fn exporters() -> BTreeMap<String, u16> {
     let config = std::fs::read_to_string("/usr/share/ebpf-exporters/prometheus/prometheus.yml").unwrap();
     let jobs = config.split("job_name: ebpf-").skip(1);
@@ -105,7 +106,7 @@ fn check_once_and_textfile_do_what_they_say() {
     let mut once = Command::new("ebpf-diskio-exporter");
     let mut once = Running::start(once.arg("--once").stdout(Stdio::piped()));
     let id = once.0.id();
-    // Once this thread is there everything is attached.
+    // This thread starts after all programs are attached.
     wait_until("it waits for signals", Duration::from_secs(30), || {
         sh(&format!("cat /proc/{id}/task/*/comm || :")).contains("signals")
     });
@@ -135,7 +136,7 @@ fn check_once_and_textfile_do_what_they_say() {
     assert_eq!(sh(&format!("ls -A {}", folder.path(""))), "diskio.prom");
 }
 
-/// Exit code and standard error.
+/// Runs a command that must fail. Returns its exit code and standard error.
 fn fails(command: &mut Command) -> (Option<i32>, String) {
     let output = command.output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -178,7 +179,7 @@ fn what_cannot_work_says_why_and_leaves_nothing_behind() {
     wait_until("programs gone", Duration::from_secs(30), || our_programs() == before);
 }
 
-/// Remedies, by a word of each.
+/// Remedies that messages may name, by a word of each.
 const REMEDIES: [&str; 8] = [
     "locked memory",
     "CAP_BPF",
@@ -190,7 +191,7 @@ const REMEDIES: [&str; 8] = [
     "is hidden from this process",
 ];
 
-/// That a command fails with code 1, and which remedies it names.
+/// Asserts that a command fails with code 1 and names exactly these remedies.
 #[track_caller]
 fn names(command: &mut Command, remedies: &[&str]) {
     let (code, said) = fails(command);
@@ -200,7 +201,7 @@ fn names(command: &mut Command, remedies: &[&str]) {
     assert!(!said.contains("BPF skeleton"), "it says what was refused: {said}");
 }
 
-/// What an exporter says of its probes to nobody, with these capabilities.
+/// `--check` of an exporter as the user nobody with these capabilities.
 fn with_capabilities(capabilities: &str, exporter: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -211,11 +212,11 @@ fn with_capabilities(capabilities: &str, exporter: &str) -> Command {
     command
 }
 
-/// Answers bpf(2) with EPERM, as units and containers may.
+/// Makes bpf(2) fail with EPERM, as units and containers may do.
 fn without_bpf() -> std::io::Result<()> {
     let step = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut filter = [
-        // The number of the call is what a filter sees first.
+        // The number of the call is at the beginning of a filter's input.
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_bpf as u32, 0, 1),
         step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
@@ -234,7 +235,7 @@ fn a_remedy_is_named_only_where_its_cause_is_there() {
     names(&mut with_capabilities("", "diskio"), &["CAP_BPF", "CAP_PERFMON"]);
     names(&mut with_capabilities(",+bpf", "diskio"), &["CAP_PERFMON"]);
     names(&mut with_capabilities(",+perfmon", "diskio"), &["CAP_BPF"]);
-    // A limit of locked memory is not what is in their way.
+    // The limit of locked memory is not the cause here.
     names(
         Command::new("prlimit").arg("--memlock=65536").args(["setpriv", "--bounding-set=-all"]).args([
             "--inh-caps=-all",
@@ -245,12 +246,12 @@ fn a_remedy_is_named_only_where_its_cause_is_there() {
     );
     let mut filtered = Command::new("prlimit");
     filtered.args(["--memlock=65536", "ebpf-diskio-exporter", "--check"]);
-    // SAFETY: between fork and exec it makes one system call and nothing else.
+    // SAFETY: between fork and exec it only makes one system call.
     unsafe { filtered.pre_exec(without_bpf) };
     names(&mut filtered, &["seccomp"]);
     let namespace = ["-Ur", "ebpf-diskio-exporter", "--check"];
     names(Command::new("unshare").args(namespace), &["user namespace"]);
-    // Where maps count as locked memory, a limit that cannot be raised is in the way, and nowhere else.
+    // Where maps count as locked memory, a limit that cannot be raised is the cause, and only there.
     let mut limited = Command::new("prlimit");
     limited.args(["--memlock=0"]).arg("setpriv");
     let unprivileged = with_capabilities(",+bpf,+perfmon", "diskio");
@@ -263,7 +264,7 @@ fn a_remedy_is_named_only_where_its_cause_is_there() {
     }
 }
 
-/// Debian's kernels have a level of their own, above those that others have.
+/// Debian's kernels have an additional level of this setting, above those of the mainline kernel.
 #[live::test(kprobes, module("zfs"), tool("setpriv"))]
 fn a_setting_that_asks_for_more_is_named() {
     sh("modprobe zfs");
@@ -293,7 +294,7 @@ fn what_a_kernel_lacks_is_named_without_a_remedy() {
     let folder = Folder::new();
     let btf = folder.path("vmlinux.btf");
     sh(&format!("cp /sys/kernel/btf/vmlinux {btf}"));
-    // Neither fentry nor kprobes.
+    // The kernel then has neither fentry nor kprobes.
     let hide = "mount -t tmpfs none /sys/kernel/btf && mount -t tmpfs none /sys/bus && exec prlimit \
                 --memlock=65536 ebpf-dns-exporter --check --btf.path \"$1\"";
     names(Command::new("unshare").args(["-m", "sh", "-c", hide, "sh", &btf]), &[]);
@@ -309,7 +310,7 @@ fn the_units_run_unprivileged_and_prometheus_scrapes_them() {
         line.split_whitespace().next().unwrap().to_owned()
     };
     assert_ne!(field("Uid:"), "0");
-    // CAP_PERFMON is 38, CAP_BPF 39; nothing but reading is left to do.
+    // CAP_PERFMON is 38, CAP_BPF 39. After attaching the exporter only reads.
     let bits = |name: &str| u64::from_str_radix(&field(name), 16).unwrap();
     assert_eq!(bits("CapBnd:") & !(1 << 38 | 1 << 39), 0, "{status}");
     assert_eq!(bits("CapEff:") & !(1 << 39), 0, "{status}");
@@ -354,7 +355,7 @@ fn the_units_run_unprivileged_and_prometheus_scrapes_them() {
     wait_until("programs gone", Duration::from_secs(30), || our_programs() == 0);
 }
 
-/// Lockdown cannot be taken back.
+/// Runs last of all, because lockdown cannot be undone.
 #[live::test(own_machine, last_of_all)]
 fn lockdown_is_named_where_it_matters() {
     let folder = Folder::new();
@@ -362,16 +363,16 @@ fn lockdown_is_named_where_it_matters() {
     sh(&format!("cp /sys/kernel/btf/vmlinux {btf}"));
     sh("mountpoint -q /sys/kernel/security || mount -t securityfs none /sys/kernel/security
         echo confidentiality > /sys/kernel/security/lockdown");
-    // What the verifier knows the type of is read without the helper that lockdown forbids.
+    // Programs whose types the verifier knows need no read helper, which lockdown forbids.
     let check = sh("ebpf-diskio-exporter --check");
     assert!(check.lines().all(|line| line.contains(": ok")), "{check}");
-    // The bare twins need that helper.
+    // Their alternatives without BTF need that helper.
     let hide = "mount -t tmpfs none /sys/kernel/btf && exec ebpf-diskio-exporter --btf.path \"$@\"";
     let hide = ["-m", "sh", "-c", hide, "sh", &btf];
     let (code, said) = fails(Command::new("unshare").args(hide).arg("--check"));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("lockdown"), "{said}");
-    // To serve, there is something without it.
+    // Without eBPF the exporter still has something to serve.
     let (said, exporter) = Exporter::spawn_and_read(Command::new("unshare").args(hide));
     assert!(said.contains("lockdown") && said.contains("without eBPF"), "{said}");
     assert_eq!(exporter.scrape().get("ebpf_exporter_mode", &[("mode", "fallback")]), Some(1.0));
@@ -379,7 +380,7 @@ fn lockdown_is_named_where_it_matters() {
     wait_until("programs gone", Duration::from_secs(30), || our_programs() == 0);
 }
 
-/// What is told here docs/kernel-support.md has: a guest that says something else fails the run.
+/// docs/kernel-support.md is made from what this prints: the run fails if a guest prints something else.
 #[live::test(kprobes, module("zfs"), module("wireguard"), own_machine)]
 fn each_exporter_runs_by_ebpf_and_tells_its_hooks() {
     sh("modprobe zfs; modprobe wireguard");
@@ -392,7 +393,7 @@ fn each_exporter_runs_by_ebpf_and_tells_its_hooks() {
     }
 }
 
-/// Everything at once, until told to stop.
+/// A load for all exporters at the same time, until told to stop.
 fn load(stop: &AtomicBool, tunnel: &Tunnel) {
     let file = cold_file(2000);
     std::thread::scope(|scope| {
@@ -459,7 +460,7 @@ fn they_run_together_on_a_busy_machine() {
         scope.spawn(|| load(&stop, &tunnel));
         let start = Instant::now();
         let mut before = all();
-        // Longer where the machine has other things to do, but not until a new handshake is due.
+        // This takes longer on a busy machine, but must end before a new handshake is due.
         let done = |now: &BTreeMap<String, Exposition>| {
             let started = |all: &BTreeMap<_, Exposition>| all["process"].count(EXECS, &[]);
             started(now) - started(&first) > ENOUGH || start.elapsed() > 2 * BUSY
@@ -501,8 +502,8 @@ fn they_run_together_on_a_busy_machine() {
         println!("{name}: {:.2} MiB, {events} events, lost: {lost:?}", memory / 1024.0 / 1024.0);
         assert!(events > 0.0, "{name} has counted nothing");
         assert!(memory <= MEMORY, "{name} needs {memory} bytes");
-        // What was on its way when it started has no beginning; where programs are preempted a few
-        // events are missed by all copies.
+        // Operations in flight when an exporter started have no start time. Where programs are preempted, all
+        // copies miss a few events.
         let recursion = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
         let most = if preempts_programs() { RARELY } else { 0.0 };
         assert!(recursion <= most, "{name}: {events} events, {lost:?}");
@@ -523,13 +524,13 @@ fn they_run_together_on_a_busy_machine() {
     assert!(agrees("schedlat", waits, &range(2), 0.0), "{waits} waits, schedstat {:?}", range(2));
     let retransmits = of("tcp", "ebpf_tcp_retransmits_total");
     assert!(agrees("tcp", retransmits, &range(3), 0.0), "{retransmits} segments, snmp {:?}", range(3));
-    // Both ends are on this machine.
+    // Both ends of the tunnel are on this machine.
     assert_eq!(of("wireguard", "ebpf_wireguard_handshake_success_total"), 2.0);
     let hits = of("zfs-arc", "ebpf_zfs_arc_hits_total");
     assert!(agrees("zfs-arc", hits, &range(4), 0.0), "{hits} hits, arcstats {:?}", range(4));
     let misses = of("zfs-arc", "ebpf_zfs_arc_misses_total");
     assert!(agrees("zfs-arc", misses, &range(5), 0.0), "{misses} misses, arcstats {:?}", range(5));
-    // The same thing seen by two exporters: programs started are calls of execve that succeed.
+    // Two exporters see the same events: programs executed are successful calls of execve.
     let execs = of("process", EXECS);
     let calls = deltas["syscall"].of("ebpf_syscalls_total", &[("syscall", "execve")]);
     assert!(execs > ENOUGH && execs <= calls + missed["syscall"] + 20.0, "{execs} execs, {calls} calls");

@@ -28,7 +28,7 @@ if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
 fi
 ";
 
-/// `@MODULES@` stands for the options from [`matches`].
+/// `@MODULES@` stands for the options from `matches`.
 const POSTINST: &str = "\
 #!/bin/sh
 set -e
