@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Does the page cache hit?
+ * How often is a page found in the page cache?
  *
  * Hooks: exit of filemap_read (5.10: generic_file_buffered_read), filemap_fault, filemap_map_pages
  * and, if it exists, filemap_splice_read; tracepoints for added and dirtied pages. If functions

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * How long do block I/Os take, per device and operation?
+ * How long do block I/Os take, by device and operation?
  *
  * Hooks: block_rq_{insert,issue,merge,complete} for request-based drivers,
  * block_bio_{queue,complete} for bio-based ones (dm, md, zram, multipath heads). Each as tp_btf,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * How long do DNS lookups take, how many fail?
+ * How long do DNS lookups take, and how many fail?
  *
  * Hooks: ip_send_skb, ip6_send_skb and __udp_enqueue_schedule_skb for UDP (at the socket, where
  * each datagram passes once, outside of any address translation); tcp_sendmsg and tcp_recvmsg for

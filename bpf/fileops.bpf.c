@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Which processes open, read and write, how much, how slowly?
+ * Which processes read and write files, and how slow is it?
  *
  * Hooks: reads, writes and bytes are the kernel's own per-task counters (those of /proc/PID/io),
  * read by an iterator over all tasks at each scrape and at sched_process_exit. What these leave out

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * What is started, what exits, what uses CPU and memory?
+ * Which programs start and exit, and which use CPU and memory?
  *
  * Hooks: sched_process_fork, _exec, _exit and _free as tp_btf or raw_tp; exit of execve and
  * execveat by fexit or kretprobe; an iterator over all tasks at each scrape.

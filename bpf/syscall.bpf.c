@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Which syscalls run, how often, how long, with which errors?
+ * Which system calls are made, how long do they take, which fail?
  *
  * Hooks: sys_enter; for latency and errors also sys_exit and sched_process_exec. Each as tp_btf,
  * or as raw_tp on kernels without their own BTF.

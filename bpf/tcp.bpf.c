@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Who retransmits, how many connections, what round-trip times?
+ * How many TCP segments are retransmitted, and how long is a round trip?
  *
  * Hooks: tracepoints inet_sock_set_state, tcp_retransmit_skb, tcp_retransmit_synack and
  * tcp_receive_reset (tp_btf or raw_tp). Functions: __tcp_retransmit_skb and tcp_retransmit_skb if

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Which dataset reads and writes, how much?
+ * How much is read from and written to each dataset?
  *
  * Hooks: kprobes on dataset_kstats_update_read_kstats and _write_kstats. ZFS calls them once for
  * each read(2), write(2), page fault and volume request with the bytes moved, whichever DMU entry

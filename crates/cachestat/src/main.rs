@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Does the page cache hit?
+//! How often is a page found in the page cache?
 //!
 //! Hooks, cost and what is not seen: `bpf/cachestat.bpf.c`.
 
@@ -41,7 +41,7 @@ impl Exporter for Cachestat {
                  just before it. Readahead pages that nobody looks up are not counted; hits plus misses \
                  are all lookups.",
             );
-        Spec::new("cachestat", 9106, "does the page cache hit?")
+        Spec::new("cachestat", 9106, "how often is a page found in the page cache?")
             .events(&[
                 "ebpf_page_cache_hits_total",
                 "ebpf_page_cache_misses_total",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long do block I/Os take, per device and operation?
+//! How long do block I/Os take, by device and operation?
 //!
 //! Hooks, cost and what is not seen: `bpf/diskio.bpf.c`.
 
@@ -49,7 +49,7 @@ impl Exporter for Diskio {
                 Unit::Seconds,
                 "Time from the last issue to the device to completion. Absent for bio-based devices (dm, md, ...).",
             );
-        Spec::new("diskio", 9101, "how long do block I/Os take, per device and operation?")
+        Spec::new("diskio", 9101, "how long do block I/Os take, by device and operation?")
             .events(&["ebpf_disk_io_latency_microseconds"])
             .required("block_rq_issue", &["rq_issue_btf", "rq_issue_raw"])
             .required("block_rq_complete", &["rq_complete_btf", "rq_complete_raw"])

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long do DNS lookups take, how many fail?
+//! How long do DNS lookups take, and how many fail?
 //!
 //! Hooks, cost and what is not seen: `bpf/dns.bpf.c`.
 
@@ -130,7 +130,7 @@ impl Exporter for Dns {
             "tcp_send_fentry+tcp_receive_fentry+tcp_receive_four_fexit",
             "tcp_send_fentry+tcp_receive_fentry+tcp_receive_six_fexit",
         ];
-        Spec::new("dns", 9103, "how long do name look-ups take, how many fail?")
+        Spec::new("dns", 9103, "how long do DNS lookups take, and how many fail?")
             .events(&["ebpf_dns_queries_total"])
             .required("ip_send_skb", &["send_v4_fentry", "send_v4_kprobe"])
             .required("ip6_send_skb", &["send_v6_fentry", "send_v6_kprobe"])

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which processes open, read and write, how much, how slowly?
+//! Which processes read and write files, and how slow is it?
 //!
 //! Hooks, cost and what is not seen: `bpf/fileops.bpf.c`.
 
@@ -71,7 +71,7 @@ impl Exporter for Fileops {
             "io_read_three_fexit+io_write_three_fexit",
             "io_read_kretprobe+io_write_kretprobe",
         ];
-        let spec = Spec::new("fileops", 9109, "which processes open, read and write, how much, how slowly?")
+        let spec = Spec::new("fileops", 9109, "which processes read and write files, and how slow is it?")
             .events(&["ebpf_file_ops_total"])
             .required("sched_process_exit", &["exit_btf", "exit_raw"])
             .optional("tasks", &["tasks_iter"], &["usage"])

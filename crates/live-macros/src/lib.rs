@@ -3,14 +3,14 @@
 
 use proc_macro::{Delimiter, Group, Ident, TokenStream, TokenTree};
 
-/// Registers a function as a test. The arguments are what it needs and how it is marked, as
-/// expressions with the items of `live::needs` in scope.
+/// Registers a function as a test. The arguments say what the test needs and when it runs: expressions
+/// with the items of `live::needs` in scope.
 #[proc_macro_attribute]
 pub fn test(arguments: TokenStream, function: TokenStream) -> TokenStream {
     let Some(name) = name(function.clone()) else {
         return parsed("compile_error!(\"#[live::test] is for functions\");");
     };
-    // The function as it is, then: live::inventory::submit! { live::Test::new(PATH, NAME, TERMS) }
+    // The function itself, followed by: live::inventory::submit! { live::Test::new(PATH, NAME, TERMS) }
     let terms = join([parsed("use ::live::needs::*; &"), group(Delimiter::Bracket, arguments)]);
     let call = join([
         parsed(&format!("concat!(module_path!(), \"::{name}\"), ")),
@@ -22,7 +22,7 @@ pub fn test(arguments: TokenStream, function: TokenStream) -> TokenStream {
     join([function, parsed("::live::inventory::submit!"), group(Delimiter::Brace, test)])
 }
 
-/// What follows the first `fn`.
+/// The name of the function: the identifier after the first `fn`.
 fn name(function: TokenStream) -> Option<Ident> {
     let mut tokens = function.into_iter();
     tokens.find(|token| matches!(token, TokenTree::Ident(word) if word.to_string() == "fn"))?;

@@ -8,26 +8,26 @@ use std::time::{Duration, Instant};
 
 use crate::machine::{Folder, has_module, sh, udev_settles, undo, wait_until};
 
-/// A device that was made for a test and goes with this value.
+/// A block device. One that was made for a test is removed when this is dropped.
 #[derive(Debug)]
 pub struct Device {
-    /// Its name in the kernel.
+    /// The kernel's name for it.
     pub name: String,
     remove: String,
 }
 
 impl Device {
-    /// A device that the machine has anyway.
+    /// A device that the machine already has.
     pub fn existing(name: &str) -> Self {
         Self { name: name.to_owned(), remove: ":".to_owned() }
     }
 
-    /// Its node.
+    /// Path of its device node.
     pub fn path(&self) -> PathBuf {
         format!("/dev/{}", self.name).into()
     }
 
-    /// Major and minor, `8:0`.
+    /// Major and minor number, as `8:0`.
     pub fn number(&self) -> String {
         sh(&format!("cat /sys/block/{}/dev", self.name))
     }
@@ -42,10 +42,10 @@ impl Drop for Device {
 /// A null_blk device of 64 MiB that completes each request after `delay_ns`.
 ///
 /// # Panics
-/// When the kernel does not make it.
+/// When the kernel cannot create it.
 #[track_caller]
 pub fn null_blk(delay_ns: u64, scheduler: &str) -> Device {
-    // The lowest free number, so that a device that is made anew has the same name.
+    // The lowest free number, so that a device that is made again has the same name.
     let folder = (0..).map(|n| format!("/sys/kernel/config/nullb/nulltest{n}"));
     let folder = folder.into_iter().find(|path| !Path::new(path).exists()).expect("one is free");
     // irqmode 2: a timer completes requests; queue_mode 2: multi-queue.
@@ -56,7 +56,7 @@ pub fn null_blk(delay_ns: u64, scheduler: &str) -> Device {
          echo 64 > size; echo 2 > queue_mode; echo 2 > irqmode; echo {delay_ns} > completion_nsec
          echo 1 > power"
     ));
-    // Named after the folder from 6.x on, nullbN before.
+    // Linux 6.x names the device after the folder; older kernels name it nullbN.
     let name = sh(&format!(
         "cd {folder}; basename $(ls -d /sys/block/${{PWD##*/}} /sys/block/nullb$(cat index) 2> /dev/null)"
     ));
@@ -68,7 +68,7 @@ pub fn null_blk(delay_ns: u64, scheduler: &str) -> Device {
 /// A loop device of 64 MiB on a file in memory, with a write cache and discards.
 ///
 /// # Panics
-/// When the kernel does not make it.
+/// When the kernel cannot create it.
 #[track_caller]
 pub fn memory_loop() -> Device {
     let file = tempfile::NamedTempFile::new_in("/dev/shm").expect("a file in memory");
@@ -76,10 +76,10 @@ pub fn memory_loop() -> Device {
     loop_on(file.path())
 }
 
-/// A loop device on a file, which may be removed then.
+/// A loop device on a file, which the caller may then remove.
 ///
 /// # Panics
-/// When the kernel does not make it.
+/// When the kernel cannot create it.
 #[track_caller]
 pub fn loop_on(file: &Path) -> Device {
     let node = sh(&format!("losetup --find --show {}", file.display()));
@@ -90,10 +90,10 @@ pub fn loop_on(file: &Path) -> Device {
     device
 }
 
-/// A disk that writes nothing: what is written to it waits until [`Frozen::thaw`].
+/// A disk whose writes wait until [`Frozen::thaw`]: it is on a file system that is frozen.
 #[derive(Debug)]
 pub struct Frozen {
-    /// A loop device on a file of a file system that is frozen.
+    /// A loop device on a file in that file system.
     pub device: Device,
     mount: Mount,
 }
@@ -106,7 +106,7 @@ struct Mount {
 }
 
 impl Frozen {
-    /// Makes it, of 32 MiB.
+    /// Creates it with 32 MiB.
     ///
     /// # Panics
     /// When the kernel refuses.
@@ -123,23 +123,23 @@ impl Frozen {
         Self { device, mount }
     }
 
-    /// The path of a file in the file system that is frozen.
+    /// The path of a file in that file system.
     pub fn path(&self, name: &str) -> String {
         self.mount.folder.path(name)
     }
 
-    /// Lets it write no longer.
+    /// Stops all writes.
     ///
     /// # Panics
-    /// When it did not write anyway.
+    /// When it is already frozen.
     #[track_caller]
     pub fn freeze(&self) {
         sh(&format!("fsfreeze --freeze {}", self.path("")));
     }
 
-    /// Lets it write.
+    /// Lets writes continue.
     pub fn thaw(&self) {
-        // It may have been let already.
+        // It may not be frozen.
         let _ = std::process::Command::new("fsfreeze").args(["--unfreeze", &self.path("")]).output();
     }
 }
@@ -156,7 +156,7 @@ impl Drop for Frozen {
     }
 }
 
-/// Lets a disk write at the end of what it is there for, also when that fails.
+/// Thaws a disk when this is dropped, also when a test fails.
 #[derive(Debug)]
 pub struct Thaw<'d>(pub &'d Frozen);
 
@@ -176,33 +176,33 @@ impl Drop for Mount {
 /// in memory.
 ///
 /// # Panics
-/// When the kernel does not make it.
+/// When the kernel cannot create it.
 #[track_caller]
 pub fn fast() -> Device {
     if has_module("null_blk") { null_blk(10_000, "none") } else { memory_loop() }
 }
 
-/// The disk, as /proc/diskstats names it, on which a folder is; none where that is memory, several
-/// disks, or the network.
+/// The disk that holds a folder, by its name in /proc/diskstats; `None` if the folder is in memory, on
+/// several disks, or on the network.
 pub fn below(folder: &Path) -> Option<String> {
     let number = fs::metadata(folder).ok()?.dev();
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
     let node = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    // A partition is below its disk.
+    // The folder of a partition is in that of its disk.
     let disk = if node.join("partition").exists() { node.parent()? } else { &node };
     let name = disk.file_name()?.to_str()?.to_owned();
     Diskstats::find(&name).map(|_| name)
 }
 
-/// A SCSI disk of 64 MiB, simulated; `options` are those of module scsi_debug.
+/// A simulated SCSI disk of 64 MiB. `options` are those of the module scsi_debug.
 ///
 /// # Panics
-/// When the kernel does not make it.
+/// When the kernel cannot create it.
 #[track_caller]
 pub fn scsi_debug(options: &str) -> Device {
     sh(&format!("modprobe scsi_debug dev_size_mb=64 {options}"));
-    // SCSI looks for disks and reads their partitions when it finds time for it; udev hears of
-    // one that is ready.
+    // The kernel looks for SCSI disks and reads their partitions asynchronously. udev is told when a disk
+    // is ready.
     let mut name = String::new();
     wait_until("the disk is ready", Duration::from_secs(60), || {
         name = sh("ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block 2> /dev/null || :");
@@ -213,10 +213,10 @@ pub fn scsi_debug(options: &str) -> Device {
     Device { name, remove: "rmmod scsi_debug".to_owned() }
 }
 
-/// A device mapper device named `name` with `table` after start and length.
+/// A device mapper device `name`. `table` is the table's line after start and length.
 ///
 /// # Panics
-/// When the kernel does not make it.
+/// When the kernel cannot create it.
 #[track_caller]
 pub fn device_mapper(name: &str, table: &str) -> Device {
     sh(&format!("dmsetup create {name} --table '0 65536 {table}'"));
@@ -225,7 +225,7 @@ pub fn device_mapper(name: &str, table: &str) -> Device {
     Device { name: node, remove: format!("dmsetup remove --retry {name}") }
 }
 
-/// Memory that direct I/O takes.
+/// A buffer that is aligned for direct I/O.
 #[repr(align(4096))]
 struct Aligned([u8; 1 << 20]);
 
@@ -236,7 +236,7 @@ fn open(device: &Device, flags: rustix::fs::OFlags) -> File {
     opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Reads `count` times `bytes`, directly, one after the other; returns how many failed.
+/// Makes `count` direct reads of `bytes` each, one after the other. Returns how many failed.
 pub fn direct_reads(device: &Device, count: u64, bytes: usize) -> u64 {
     let file = open(device, rustix::fs::OFlags::DIRECT);
     let mut buffer = Box::new(Aligned([0; 1 << 20]));
@@ -244,7 +244,7 @@ pub fn direct_reads(device: &Device, count: u64, bytes: usize) -> u64 {
     (0..count).filter(|n| failed(n)).count() as u64
 }
 
-/// Writes `count` times `bytes`, directly, one after the other.
+/// Makes `count` direct writes of `bytes` each, one after the other.
 ///
 /// # Panics
 /// When one fails.
@@ -256,7 +256,8 @@ pub fn direct_writes(device: &Device, count: u64, bytes: usize) {
     }
 }
 
-/// Reads, or writes, `count` times `bytes`, directly, one after the other; how long each call took.
+/// Makes `count` direct reads or writes of `bytes` each, one after the other. Returns how long each
+/// call took.
 ///
 /// # Panics
 /// When one fails.
@@ -286,7 +287,7 @@ pub fn writes_with_flush(device: &Device, count: u64) {
     }
 }
 
-/// Writes that are each forced to the medium (O_DSYNC), `count` times `bytes`.
+/// Makes `count` writes of `bytes` each that return once the data is on the medium (O_DSYNC).
 ///
 /// # Panics
 /// When one fails.
@@ -298,7 +299,7 @@ pub fn synchronous_writes(device: &Device, count: u64, bytes: usize) {
     }
 }
 
-/// A line of `/proc/diskstats`, see the kernel's admin-guide/iostats.
+/// A line of `/proc/diskstats`; the kernel's admin-guide/iostats describes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the kernel's names")]
 pub struct Diskstats {
@@ -315,10 +316,10 @@ pub struct Diskstats {
 }
 
 impl Diskstats {
-    /// The counters of a device now.
+    /// The current counters of a device.
     ///
     /// # Panics
-    /// When the device is not there.
+    /// When there is no such device.
     #[track_caller]
     pub fn of(name: &str) -> Self {
         Self::find(name).expect("a line for the device")
@@ -343,7 +344,7 @@ impl Diskstats {
         })
     }
 
-    /// What was added since `before`.
+    /// The increase since `before`.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self {

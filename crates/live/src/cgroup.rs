@@ -23,10 +23,10 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes it.
+    /// Creates it.
     ///
     /// # Panics
-    /// When there are no such groups, or there is one of that name.
+    /// When cgroup2 is not mounted, or there is a cgroup with this name.
     #[track_caller]
     pub fn new(name: &str) -> Self {
         let path = root().expect("cgroup2 is mounted").join(name);
@@ -34,12 +34,12 @@ impl Group {
         Self { name: format!("/{name}"), path }
     }
 
-    /// Its path from the root on.
+    /// Its path below the root.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A command for a shell line that runs in the group from its first instruction on.
+    /// A command for a shell line that runs in the cgroup from its first instruction.
     pub fn shell(&self, line: &str) -> Command {
         let procs = self.path.join("cgroup.procs");
         let mut command = Command::new("sh");
@@ -56,7 +56,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Those that are killed leave the group a moment later.
+        // A process that is killed leaves its cgroup a moment later.
         comes_true(Duration::from_secs(10), || {
             for pid in
                 self.processes().into_iter().filter_map(|pid| rustix::process::Pid::from_raw(pid as i32))

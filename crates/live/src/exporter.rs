@@ -15,7 +15,7 @@ use crate::exposition::Exposition;
 use crate::harness::tell;
 use crate::machine::{comes_true, sh};
 
-/// Time limit for a unit, under emulation on a busy machine.
+/// Time limit for a unit to change its state, on an emulated, busy machine.
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Time limit for a response.
@@ -35,7 +35,7 @@ impl Exporter {
     /// Starts `ebpf-NAME-exporter` on a free port and waits until it listens.
     ///
     /// # Panics
-    /// When it ends instead; shows what it said.
+    /// When it ends instead; the message has its output.
     #[track_caller]
     pub fn start(name: &str, arguments: &[&str]) -> Self {
         Self::spawn(Command::new(format!("ebpf-{name}-exporter")).args(arguments))
@@ -51,10 +51,10 @@ impl Exporter {
         static ONE: OnceLock<(&str, Exporter)> = OnceLock::new();
         let (of, exporter) = ONE.get_or_init(|| {
             let (sender, receiver) = mpsc::channel();
-            // It ends with the thread that started it, which ends with the process.
+            // It is killed when the thread that started it ends, which is when the process ends.
             thread::spawn(move || {
                 let mut command = Command::new(format!("ebpf-{name}-exporter"));
-                // SAFETY: between fork and exec it makes one system call and nothing else.
+                // SAFETY: between fork and exec it only makes one system call.
                 unsafe {
                     command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
                 }
@@ -69,10 +69,11 @@ impl Exporter {
         exporter
     }
 
-    /// As [`Exporter::start`], by a command that ends in the exporter's own flags.
+    /// As [`Exporter::start`], with a command that takes the exporter's flags as its last arguments.
     ///
     /// # Panics
-    /// When it ends instead, or programs that tasks are preempted in lose events; shows what it said.
+    /// When it ends instead, or it lost events because its programs were preempted; the message has its
+    /// output.
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Self {
         let (said, exporter) = Self::spawn_and_read(command);
@@ -80,10 +81,10 @@ impl Exporter {
         exporter
     }
 
-    /// Like [`Exporter::spawn`], with its log until it listened.
+    /// As [`Exporter::spawn`], but returns also the log from before it listened.
     ///
     /// # Panics
-    /// When it ends instead; shows what it said.
+    /// When it ends instead; the message has its output.
     #[track_caller]
     pub fn spawn_and_read(command: &mut Command) -> (String, Self) {
         let command = command.args(["--web.listen-address", "127.0.0.1:0"]);
@@ -99,7 +100,7 @@ impl Exporter {
             }
             said += &line;
         };
-        // Drain it, so that it never blocks.
+        // Reads on, so that the exporter never blocks on a full pipe.
         thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
         (said, Self { child, port })
     }
@@ -125,10 +126,10 @@ impl Exporter {
         self.child.id()
     }
 
-    /// Sends a signal and returns the exit code, none when the signal killed it.
+    /// Sends a signal and returns the exit code; `None` if the signal killed it.
     ///
     /// # Panics
-    /// When it is gone already.
+    /// When it has already ended.
     pub fn end(mut self, signal: Signal) -> Option<i32> {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
         self.child.wait().expect("it ends").code()
@@ -164,7 +165,7 @@ pub fn get(port: u16, path: &str) -> (u16, String) {
     }
 }
 
-/// Connections to a port, and where the threads of the process that listens there are.
+/// Connections to a port, and what the threads of the process that listens there are doing.
 fn at_work(port: u16) -> String {
     sh(&format!(
         "cat /proc/uptime; ss -Htanoi '( sport = :{port} or dport = :{port} )'
@@ -179,28 +180,28 @@ fn at_work(port: u16) -> String {
 /// Status and body of `GET path` on the loopback address.
 ///
 /// # Errors
-/// When nobody listens or what comes is no answer.
+/// When no process listens, or the answer is not valid.
 pub fn try_get(port: u16, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(ANSWER))?;
-    // In one segment: what follows a first one may wait for its acknowledgement.
+    // In one write, so in one segment: a second one might wait until the first is acknowledged.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let parsed = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
         let status = head.split(' ').nth(1)?.parse().ok()?;
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-        // Shorter where the server ended in the middle of it.
+        // The body is too short if the server ended while it sent it.
         length.is_none_or(|length| length.parse() == Ok(body.len())).then(|| (status, body.to_owned()))
     });
     parsed.ok_or_else(|| io::Error::other(format!("no whole answer: {answer:?}")))
 }
 
-/// Polls an exporter until `condition` is true for its metrics. The exporter may restart meanwhile,
-/// and not listen for a moment.
+/// Polls an exporter until `condition` is true for its metrics. Meanwhile the exporter may restart, and
+/// not listen for a moment.
 ///
 /// # Panics
-/// When it does not within three minutes.
+/// When it is not true within three minutes.
 #[track_caller]
 pub fn until(port: u16, what: &str, mut condition: impl FnMut(&Exposition) -> bool) {
     let mut last = String::new();
@@ -231,7 +232,7 @@ pub fn unit_state(unit: &str) -> String {
 /// Waits until a unit is in a state.
 ///
 /// # Panics
-/// When it is not within three minutes, with what systemd knows of it.
+/// When it is not within three minutes; the message has the unit's status.
 #[track_caller]
 pub fn unit_becomes(unit: &str, state: &str) {
     if !comes_true(LIMIT, || unit_state(unit) == state) {
@@ -239,12 +240,12 @@ pub fn unit_becomes(unit: &str, state: &str) {
     }
 }
 
-/// Waits until the unit of an exporter is skipped after its module was unloaded. From version 254
-/// on, systemd restarts a service without checking its conditions again: then the exporter waits
-/// for the module.
+/// Waits until the unit of an exporter is skipped because its module was unloaded. From version 254 on,
+/// systemd restarts a service without checking its conditions again; then the exporter waits for the
+/// module.
 ///
 /// # Panics
-/// When it is not within three minutes, with what systemd knows of it.
+/// When it is not within three minutes; the message has the unit's status.
 #[track_caller]
 pub fn unit_lets_go(unit: &str, port: u16) {
     let waits = || {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reads the text format back.
+//! Parses the text format.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,10 +13,10 @@ const LOST: &str = "ebpf_exporter_lost_events_total";
 pub struct Exposition(Vec<(String, BTreeMap<String, String>, f64)>);
 
 impl Exposition {
-    /// Reads text format 0.0.4.
+    /// Parses text format 0.0.4.
     ///
     /// # Panics
-    /// At a line that is none.
+    /// When a line is malformed.
     pub fn parse(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         let samples = samples.map(|line| sample(line).unwrap_or_else(|| panic!("not a sample: {line}")));
@@ -72,7 +72,7 @@ impl Delta {
     /// Asserts that no event was lost and no counter went down.
     ///
     /// # Panics
-    /// Otherwise; says which.
+    /// When an event was lost or a counter went down; the message says which.
     #[track_caller]
     pub fn assert_whole(&self) {
         self.assert_nothing_lost();
@@ -82,7 +82,7 @@ impl Delta {
     /// Asserts that no event was lost.
     ///
     /// # Panics
-    /// When some were; says for what reasons.
+    /// When events were lost; the message has the reasons.
     #[track_caller]
     pub fn assert_nothing_lost(&self) {
         let lost: Vec<_> = self.grown().into_iter().filter(|line| line.starts_with(LOST)).collect();
@@ -92,14 +92,14 @@ impl Delta {
     /// Asserts that no counter or histogram went down or vanished.
     ///
     /// # Panics
-    /// When some did; says which.
+    /// When one did; the message says which.
     #[track_caller]
     pub fn assert_nothing_down(&self) {
         let down = self.went_down();
         assert!(down.is_empty(), "less than before, or gone:\n{}", down.join("\n"));
     }
 
-    /// Samples that changed, and by how much, without buckets.
+    /// Samples that changed, with the difference. Buckets are left out.
     fn grown(&self) -> Vec<String> {
         let before: BTreeMap<_, _> =
             self.0.0.iter().map(|(name, labels, value)| ((name, labels), *value)).collect();
@@ -111,7 +111,7 @@ impl Delta {
         grown.collect()
     }
 
-    /// Names and labels of counters and histograms that went down, or are gone.
+    /// Names and labels of counters and histograms that went down or vanished.
     fn went_down(&self) -> Vec<String> {
         let counts =
             |name: &str| ["_total", "_bucket", "_sum", "_count"].iter().any(|end| name.ends_with(end));

@@ -25,12 +25,12 @@ pub struct Test {
 }
 
 impl Test {
-    /// For the code that the attribute generates.
+    /// Called by the code that the attribute generates.
     pub const fn new(path: &'static str, function: fn(), terms: &'static [Term]) -> Self {
         Self { path, function, terms }
     }
 
-    /// The path without the program's name, as libtest has it.
+    /// The path without the program's name, as libtest prints it.
     fn name(&self) -> &'static str {
         self.path.split_once("::").map_or(self.path, |(_, name)| name)
     }
@@ -97,10 +97,10 @@ pub fn disturbed(what: String) -> ! {
     resume_unwind(Box::new(Disturbed(what)))
 }
 
-/// Asserts that all caused events were counted, and at most `others` of other processes.
+/// Asserts that all caused events were counted, and at most `others` more, from other processes.
 ///
 /// # Panics
-/// When it is less. When it is more, the test is run anew: see [`disturbed`].
+/// When fewer were counted. When more were, the test is repeated: see [`disturbed`].
 #[track_caller]
 pub fn assert_nearly(what: &str, ours: f64, exact: f64, others: f64) {
     assert!(ours >= exact, "{what}: {ours}, {exact} were caused");
@@ -148,7 +148,7 @@ pub fn tell(line: &str) {
 /// Standard output as it was before it was captured.
 static OUT: OnceLock<File> = OnceLock::new();
 
-/// Where the program's own standard output goes, captured or not.
+/// The program's own standard output, whether or not output is being captured.
 ///
 /// # Panics
 /// When it is closed.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Support for live tests: a harness, devices, workloads, the kernel's own counters.
+//! Support for live tests: a harness, devices, workloads, and the kernel's own counters.
 //!
 //! A live test runs as root, on this machine or in a guest. It states what it needs of the machine,
 //! and is ignored if that is missing:
@@ -11,14 +11,14 @@
 //! live::main!();
 //! ```
 //!
-//! Where to look:
+//! Modules:
 //!
 //! - what a test may need of a machine: [`needs`]
-//! - things to look at: [`block`], [`cgroup`], [`net`], [`wireguard`], [`zpool`]
-//! - events to cause: [`work`], [`threads`]
-//! - what was counted, by an exporter and by the kernel: [`exporter`], [`exposition`], [`truth`]
+//! - objects to observe: [`block`], [`cgroup`], [`net`], [`wireguard`], [`zpool`]
+//! - workloads: [`work`], [`threads`]
+//! - counts, by an exporter and by the kernel: [`exporter`], [`exposition`], [`truth`]
 //!
-//! Everything here restores the machine, and panics with a message if a test cannot use an error.
+//! Everything here restores the machine, and panics on errors that a test cannot handle.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's way to fail")]
 
 pub mod block;

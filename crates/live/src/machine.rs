@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The machine that tests run on: shell lines, waiting for it, udev, folders, modules.
+//! The machine that tests run on: shell commands, waiting, udev, directories, kernel modules.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Where the host put what it built: see `xtask`.
+/// Directory in a guest with the files that the host has built: see `xtask`.
 pub const PAYLOAD: &str = "/payload";
 
-/// Runs `line` in a shell and returns what it printed.
+/// Runs `line` in a shell and returns its output.
 ///
 /// # Panics
 /// When it fails.
@@ -26,23 +26,23 @@ pub fn sh(line: &str) -> String {
     text(&output.stdout).trim_end().to_owned()
 }
 
-/// Polls `condition` until it is true: for what no event reports.
+/// Polls `condition` until it is true, for conditions that no event reports.
 ///
 /// # Panics
-/// When it is not within `limit`; names `what`.
+/// When it is not true within `limit`; the message names `what`.
 #[track_caller]
 pub fn wait_until(what: &str, limit: Duration, condition: impl FnMut() -> bool) {
     assert!(comes_true(limit, condition), "{what}: not within {limit:?}");
 }
 
-/// Between two questions whether something has come true: at first, and after ten seconds.
+/// Pause between two polls: at first, and after ten seconds or more.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether a condition comes true within a time.
+/// Whether a condition becomes true within a time limit.
 ///
-/// It is asked less often the longer it takes, so that a wait of minutes leaves the processor to others:
-/// to scrape an exporter costs an emulated one 20 ms, to ask systemd for a unit's state 120 ms.
+/// The pause grows with the time that has passed, so that a wait of minutes takes little CPU time: in an
+/// emulated guest a scrape costs 20 ms, and asking systemd for the state of a unit 120 ms.
 pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let begin = Instant::now();
     while !condition() {
@@ -50,18 +50,19 @@ pub(crate) fn comes_true(limit: Duration, mut condition: impl FnMut() -> bool) -
         if elapsed >= limit {
             return false;
         }
-        // No event tells of it. A scoped thread that ends (`net::inside`) would wake up a parked one.
+        // Sleeps because no event reports the condition. `park_timeout` would be woken by scoped threads that
+        // end (`net::inside`).
         std::thread::sleep((elapsed / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
     true
 }
 
-/// Undoes what a test created, with a shell line that may fail at first: udev has a device open
-/// that was written to, or a killed process is still ending.
+/// Undoes what a test created. The shell line may fail at first: udev may have a device open that was
+/// written to, or a killed process may still be ending.
 ///
 /// # Panics
-/// When it is still refused after half a minute: the next test needs the place. Where a test has
-/// failed already, that is only printed.
+/// When it still fails after half a minute, because the next test needs the resource. If the test has
+/// already failed, the error is only printed.
 #[track_caller]
 pub(crate) fn undo(line: &str) {
     let mut why = String::new();
@@ -89,8 +90,8 @@ pub fn udev_settles() {
     }
 }
 
-/// Keeps udev from opening new devices, and devices that were open for writing, while this lives.
-/// Without udev there is nothing to do.
+/// While this lives, udev does not open new devices, or devices that were open for writing. On a machine
+/// without udev this does nothing.
 #[derive(Debug)]
 pub struct WithoutUdev(());
 
@@ -110,7 +111,7 @@ impl WithoutUdev {
 
 impl Drop for WithoutUdev {
     fn drop(&mut self) {
-        // Where it fails the next test does.
+        // If this fails, the next test fails.
         let _ = Command::new("pkill").args(["-CONT", "-x", "systemd-udevd"]).status();
     }
 }
@@ -123,7 +124,7 @@ impl Folder {
     /// A directory in memory, or in the directory for temporary files.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// When it cannot be created.
     #[track_caller]
     pub fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
@@ -132,7 +133,7 @@ impl Folder {
     /// A directory on disk.
     ///
     /// # Panics
-    /// When it cannot be made.
+    /// When it cannot be created.
     #[track_caller]
     pub fn on_disk() -> Self {
         Self(tempfile::tempdir_in("/var/tmp").expect("a folder"))
@@ -141,7 +142,7 @@ impl Folder {
     /// The path of a file in it.
     ///
     /// # Panics
-    /// When temporary files are where paths are no text.
+    /// When the path of temporary files is not UTF-8.
     pub fn path(&self, name: &str) -> String {
         self.0.path().join(name).into_os_string().into_string().expect("text")
     }
@@ -158,8 +159,8 @@ pub fn bpf_programs() -> Vec<String> {
     libbpf_rs::query::ProgInfoIter::default().map(|info| info.name.to_string_lossy().into_owned()).collect()
 }
 
-/// Whether the module is loaded, built in, or there to be loaded: what the attribute's word `module`
-/// needs, for tests that do without.
+/// Whether the module is loaded, built in, or can be loaded. This is the condition of the attribute's
+/// word `module`, for tests that can also run without it.
 pub fn has_module(name: &str) -> bool {
     let loaded = Path::new("/sys/module").join(name.replace('-', "_")).exists();
     let loadable = || {

@@ -20,7 +20,7 @@ pub enum Term {
     Need(Need),
     /// It leaves the machine unusable for other tests, and runs after them.
     Last,
-    /// It runs after those that are last.
+    /// It runs after those that are `last`.
     LastOfAll,
     /// Its result is the same on all kernels: one of several guests is enough.
     Once,
@@ -67,8 +67,8 @@ pub const functions: Term = Term::Need(Need::Functions);
 /// Programs can be attached as copies: see `common::kernel::copies`.
 pub const copies: Term = Term::Need(Need::Copies);
 
-/// The whole machine is the test's: units, the installed package, modules to unload, settings.
-/// It is where `LIVE_MACHINE` is `own`.
+/// The test may change the whole machine: units, the installed package, modules, settings. `LIVE_MACHINE`
+/// is then `own`.
 pub const own_machine: Term = Term::Need(Need::OwnMachine);
 
 /// The disks that pools are made of.
@@ -77,7 +77,7 @@ pub const spare_disks: Term = Term::Need(Need::SpareDisks);
 /// The cgroup2 file system is mounted.
 pub const cgroup2: Term = Term::Need(Need::Cgroup2);
 
-/// The module is loaded, built in, or there to be loaded; the test loads it.
+/// The module is loaded, built in, or can be loaded; the test loads it.
 pub const fn module(name: &'static str) -> Term {
     Term::Need(Need::Module(name))
 }
@@ -87,12 +87,12 @@ pub const fn tool(name: &'static str) -> Term {
     Term::Need(Need::Tool(name))
 }
 
-/// The file, such as one in /proc, is there.
+/// The file exists, such as one in /proc.
 pub const fn file(path: &'static str) -> Term {
     Term::Need(Need::File(path))
 }
 
-/// The directory is on a single disk, which counts its reads.
+/// The directory is on a single disk, whose reads are counted.
 pub const fn disk(folder: &'static str) -> Term {
     Term::Need(Need::Disk(folder))
 }
@@ -100,14 +100,14 @@ pub const fn disk(folder: &'static str) -> Term {
 /// It leaves the machine unusable for other tests, and runs after them.
 pub const last: Term = Term::Last;
 
-/// It runs after those that are last.
+/// It runs after those that are `last`.
 pub const last_of_all: Term = Term::LastOfAll;
 
 /// Its result is the same on all kernels: it runs in one guest only.
 pub const once: Term = Term::Once;
 
-/// It waits most of its time, for what the kernel or a program does after so many seconds: where
-/// tests run in machines of their own, this one has one beside those that keep processors busy.
+/// It waits most of the time, for something that happens after a fixed number of seconds. Where tests
+/// run in separate machines, it has its own, which runs beside those that keep processors busy.
 pub const waits: Term = Term::Waits;
 
 /// The first need that is not met, as a sentence.
@@ -165,24 +165,24 @@ fn has_kprobes() -> bool {
     Path::new("/sys/bus/event_source/devices/kprobe").exists()
 }
 
-/// Whether [`fentry`] is met, for tests that can do without. Some kernels load such a program and
-/// refuse to attach it, so it has to be tried.
+/// Whether [`fentry`] is met, for tests that can also run without it. Some kernels load such a program
+/// but refuse to attach it, so this attaches one.
 pub fn has_fentry() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| attach_to_function().is_some())
 }
 
-/// Attaches a program that returns 0 to the entry of a function, for as long as this runs.
+/// Attaches a program that returns 0 to the entry of a function and detaches it; `None` if refused.
 fn attach_to_function() -> Option<()> {
     // r0 = 0; exit.
     let instructions = [0x0000_0000_0000_00b7u64, 0x0000_0000_0000_0095];
-    // Opening a file is what no kernel is built without.
+    // Every kernel has this function, as every kernel can open a file.
     let function = CString::new("vfs_open").ok()?;
     let kind = libbpf_sys::BPF_TRACE_FENTRY;
-    // SAFETY: of a refusal nobody is to hear; the callback prints nothing.
+    // SAFETY: without a callback libbpf prints nothing about a refusal.
     let printed = unsafe { libbpf_sys::libbpf_set_print(None) };
-    // SAFETY: the names are strings that end and, with the instructions, outlive the calls; those
-    // are as many as is said; descriptors that come back are nobody else's.
+    // SAFETY: the names are NUL-terminated and outlive the calls, as do the instructions, whose number is
+    // right; descriptors that come back have no other owner.
     let attached = unsafe {
         let id = libbpf_sys::libbpf_find_vmlinux_btf_id(function.as_ptr(), kind);
         let options = libbpf_sys::bpf_prog_load_opts {
@@ -208,25 +208,25 @@ fn attach_to_function() -> Option<()> {
             (link >= 0).then(|| drop(OwnedFd::from_raw_fd(link)))
         })
     };
-    // SAFETY: what was there before.
+    // SAFETY: this is the callback that was set before.
     unsafe { libbpf_sys::libbpf_set_print(printed) };
     attached
 }
 
-/// Whether the whole machine is the tests': a guest, which may be emulated and some ten times
-/// slower than one that is not.
+/// Whether the tests may change the whole machine: it is a guest, which may be emulated and then about
+/// ten times slower.
 pub fn has_own_machine() -> bool {
     std::env::var_os("LIVE_MACHINE").is_some_and(|value| value == "own")
 }
 
-/// Whether tracepoints leave preemption to the kernel's model, so that a task may be preempted in
-/// the middle of a program there: see `common::kernel::preemption`.
+/// Whether a task may be preempted while a program runs at a tracepoint: see
+/// `common::kernel::preemption`.
 pub fn preempts_programs() -> bool {
     static PREEMPTS: OnceLock<bool> = OnceLock::new();
     *PREEMPTS.get_or_init(|| kernel_knows(b"\0class_srcu_fast_notrace_t\0"))
 }
 
-/// Whether the kernel's types and their members have that name, which is between two zeros.
+/// Whether the kernel's BTF has this name of a type or member. `name` begins and ends with a NUL.
 fn kernel_knows(name: &[u8]) -> bool {
     let btf = fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default();
     btf.windows(name.len()).any(|bytes| bytes == name)

@@ -13,9 +13,9 @@ use crate::work::Running;
 /// removed when this is dropped.
 #[derive(Debug)]
 pub struct Cable {
-    /// A namespace is looked into by its processes.
+    /// One process in each namespace, through which others enter it.
     processes: Vec<Running>,
-    /// Whether there were no namespaces with names, and no folder for them.
+    /// Whether the directory of named namespaces did not exist before.
     first: bool,
 }
 
@@ -23,7 +23,7 @@ pub struct Cable {
 pub const NAMESPACES: [&str; 2] = ["left", "right"];
 
 impl Cable {
-    /// Makes them, with `netem` (such as `delay 20ms`; empty for none) on what each sends.
+    /// Creates them. `netem`, such as `delay 20ms`, applies to what each of them sends; empty for none.
     ///
     /// # Panics
     /// When the kernel refuses.
@@ -46,7 +46,7 @@ impl Cable {
                       neigh replace fd99::$other lladdr 02:00:00:00:00:0$other dev cable nud permanent
                      \" | ip -n $ns -batch -
             done");
-        // The command becomes what it is to run.
+        // `ip netns exec` replaces itself by the command, so the process id stays the same.
         for namespace in NAMESPACES {
             let mut command = Command::new("ip");
             command.args(["netns", "exec", namespace, "sleep", "infinity"]).stdout(Stdio::null());
@@ -72,13 +72,13 @@ impl Drop for Cable {
 /// Runs `work` in a thread inside a namespace.
 ///
 /// # Panics
-/// When there is no such namespace, or `work` does.
+/// When there is no such namespace, or `work` panics.
 #[track_caller]
 pub fn inside<R: Send>(namespace: &str, work: impl FnOnce() -> R + Send) -> R {
     let file = File::open(format!("/run/netns/{namespace}")).expect("the namespace is there");
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
-            // SAFETY: a system call on a descriptor that is open; it moves this thread only.
+            // SAFETY: the system call uses an open descriptor and moves only this thread.
             let result = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
             assert_eq!(result, 0, "setns");
             work()
@@ -91,7 +91,7 @@ pub fn inside<R: Send>(namespace: &str, work: impl FnOnce() -> R + Send) -> R {
 /// the machine's own network namespace (that of process 1) and those of a cable.
 ///
 /// # Panics
-/// When there is none of a name.
+/// When a counter does not exist.
 #[track_caller]
 pub fn snmp<const N: usize>(names: [&str; N]) -> [f64; N] {
     let (here, there) =
@@ -102,7 +102,7 @@ pub fn snmp<const N: usize>(names: [&str; N]) -> [f64; N] {
 /// Like [`snmp`], for the namespaces of a cable only.
 ///
 /// # Panics
-/// When there is none of a name.
+/// When a counter does not exist.
 #[track_caller]
 pub fn snmp_of_cable<const N: usize>(names: [&str; N]) -> [f64; N] {
     let text = sh("for ns in left right; do

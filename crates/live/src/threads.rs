@@ -10,13 +10,13 @@ use std::process::Command;
 use std::sync::{Barrier, mpsc};
 use std::thread;
 
-/// The highest id that the kernel gives out, and one.
+/// The highest id that the kernel gives out, plus one.
 const LIMIT: &str = "/proc/sys/kernel/pid_max";
-/// The id after which the kernel looks for a free one: pid_namespaces(7).
+/// The kernel looks for a free id after this one: pid_namespaces(7).
 const LAST: &str = "/proc/sys/kernel/ns_last_pid";
 
-/// A process of that name, whose second thread does `work` and, once `ready` returns, starts the
-/// program `true` in the process's place.
+/// Starts a process with this name. Its second thread does `work` and, once `ready` returns, executes the
+/// program `true`, which replaces the process.
 ///
 /// # Panics
 /// When any of that fails.
@@ -25,11 +25,11 @@ pub fn second_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) 
     let mut process = Command::new("/nothing/is/started/by/the/first/thread");
     let as_thread = move || {
         let mut reader = reader.try_clone()?;
-        // SAFETY: a name that ends, of this thread and of those that it starts.
+        // SAFETY: the name is NUL-terminated; it is set for this thread and those that it starts.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
         let thread = thread::spawn(move || {
             work();
-            // That may also be the end: then nobody waits for a result.
+            // The pipe may also have been closed; in both cases the thread goes on.
             let _ = reader.read(&mut [0]);
             Command::new("true").exec()
         });
@@ -40,7 +40,7 @@ pub fn second_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) 
     thread::scope(|scope| {
         let process = scope.spawn(move || process.status());
         let result = catch_unwind(AssertUnwindSafe(ready));
-        // Whatever came of that: the scope waits for the process.
+        // On every outcome the scope waits for the process.
         writer.write_all(&[0]).expect("the process is told");
         let status = process.join().expect("no panic").expect("the thread starts a program");
         assert!(status.success(), "{status}");
@@ -48,7 +48,7 @@ pub fn second_that_execs(name: &'static CStr, work: fn(), ready: impl FnOnce()) 
     });
 }
 
-/// Runs `work` in a process of that name, which then exits.
+/// Runs `work` in a process with this name, which then exits.
 ///
 /// # Panics
 /// When it cannot be started, or `work` panics.
@@ -56,7 +56,7 @@ pub fn process_that_does(name: &'static CStr, work: fn()) {
     const DONE: i32 = libc::ECANCELED;
     let mut process = Command::new("/nothing/is/started");
     let as_process = move || {
-        // SAFETY: a name that ends, of this thread.
+        // SAFETY: the name is NUL-terminated; it is set for this thread.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
         let done = catch_unwind(work).is_ok();
         Err(if done { Error::from_raw_os_error(DONE) } else { ErrorKind::Other.into() })
@@ -67,7 +67,7 @@ pub fn process_that_does(name: &'static CStr, work: fn()) {
     assert_eq!(error.raw_os_error(), Some(DONE), "{error}");
 }
 
-/// [`LIMIT`] as high as can be, and as before when this is dropped.
+/// Raises [`LIMIT`] to its maximum, and restores it when this is dropped.
 struct Raised {
     before: String,
 }
@@ -82,7 +82,7 @@ impl Raised {
 
 impl Drop for Raised {
     fn drop(&mut self) {
-        // Lower than the ids in use is allowed. Where it fails, the run says what was left behind.
+        // The limit may be below ids in use. If this fails, the check after the run reports it.
         let _ = fs::write(LIMIT, self.before.trim());
     }
 }
@@ -90,19 +90,19 @@ impl Drop for Raised {
 /// Runs `work` with its number in `count` concurrent threads whose ids are `distance` apart.
 ///
 /// # Panics
-/// When the kernel gives no such ids, or `work` does.
+/// When the kernel does not give such ids, or `work` panics.
 #[track_caller]
 pub fn with_ids_apart(count: u32, distance: u32, work: impl Fn(u32) + Sync) {
-    /// Above those of a machine with the kernel's default limit.
+    /// Above the ids of a machine with the kernel's default limit.
     const FIRST: u32 = 1 << 20;
-    /// One of the ids is in use.
+    /// Number of first ids to try; one of the ids may be in use.
     const FIRSTS: u32 = 1000;
-    /// Another process started a thread in between.
+    /// Attempts per id; another process may start a thread in between.
     const TRIES: u32 = 20;
     let raised = Raised::now();
     let (barrier, work) = (&Barrier::new(count as usize), &work);
     thread::scope(|scope| {
-        // The thread waits for a word, and ends without `work` where none can come.
+        // The thread waits for a message. If the channel is closed instead, it ends without `work`.
         let begin = |number, wanted: u32| {
             (0..TRIES).find_map(|_| {
                 fs::write(LAST, (wanted - 1).to_string()).expect("the next id is set");

@@ -12,7 +12,7 @@ use crate::exposition::Delta;
 /// between the scrapes.
 ///
 /// # Panics
-/// When `truth` does.
+/// When `truth` panics.
 #[track_caller]
 pub fn between<const N: usize>(
     exporter: &Exporter,
@@ -30,15 +30,15 @@ pub fn between<const N: usize>(
     (Delta(before, after), std::array::from_fn(range))
 }
 
-/// Whether `ours` lies in `range`, made wider by a share of it.
+/// Whether `ours` lies in `range`, widened by the share `tolerance`.
 pub fn agrees(ours: f64, range: &RangeInclusive<f64>, tolerance: f64) -> bool {
     (range.start() * (1.0 - tolerance)..=range.end() * (1.0 + tolerance)).contains(&ours)
 }
 
-/// The values of `keys` in /proc/vmstat, added up; a key may end in `*`.
+/// The sum of the values of `keys` in /proc/vmstat. A key may end in `*`.
 ///
 /// # Panics
-/// When none of the keys is there.
+/// When none of the keys exists.
 #[track_caller]
 pub fn vmstat(keys: &[&str]) -> f64 {
     let text = fs::read_to_string("/proc/vmstat").expect("/proc/vmstat");
@@ -51,7 +51,7 @@ pub fn vmstat(keys: &[&str]) -> f64 {
     values.iter().sum()
 }
 
-/// Nanoseconds waited for a CPU, and how often a task got one, on all CPUs: /proc/schedstat.
+/// Run queue delay in nanoseconds, and number of timeslices, over all CPUs: /proc/schedstat.
 ///
 /// # Panics
 /// When there is no such file.
@@ -71,7 +71,7 @@ pub fn schedstat() -> [f64; 2] {
 /// A number of /proc/stat, such as `processes`.
 ///
 /// # Panics
-/// When there is none of that name.
+/// When there is none with that name.
 #[track_caller]
 pub fn stat(name: &str) -> f64 {
     let text = fs::read_to_string("/proc/stat").expect("/proc/stat");
@@ -86,7 +86,7 @@ pub fn own_faults() -> (u64, u64) {
     (usage.ru_minflt as u64, usage.ru_majflt as u64)
 }
 
-/// Seconds of CPU time of children that have ended and were waited for, theirs included.
+/// CPU seconds of children that have ended and were waited for, including their own children.
 pub fn children_cpu_seconds() -> f64 {
     cpu_seconds(libc::RUSAGE_CHILDREN)
 }
@@ -104,7 +104,7 @@ fn cpu_seconds(whose: i32) -> f64 {
 
 fn usage(whose: i32) -> libc::rusage {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the kernel writes a whole rusage; a zeroed one is valid too.
+    // SAFETY: the kernel fills the struct; zeros are a valid value too.
     unsafe {
         libc::getrusage(whose, usage.as_mut_ptr());
         usage.assume_init()
@@ -114,7 +114,7 @@ fn usage(whose: i32) -> libc::rusage {
 /// A number of this process's /proc/self/io.
 ///
 /// # Panics
-/// When there is none of that name.
+/// When there is none with that name.
 #[track_caller]
 pub fn own_io(name: &str) -> f64 {
     let text = fs::read_to_string("/proc/self/io").expect("/proc/self/io");

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A WireGuard tunnel between two network namespaces, and what `wg` and the interfaces
-//! count of it.
+//! A WireGuard tunnel between two network namespaces, and the counters of `wg` and of its interfaces.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -11,25 +10,25 @@ use std::time::Duration;
 use crate::machine::sh;
 use crate::net::{Cable, inside};
 
-/// Interfaces `wg0` in both namespaces of a cable, 10.98.0.1 and 10.98.0.2, ports 51820 and
-/// 51821; each knows the other. The left one also has a peer 10.98.0.3 of which it does not
-/// know where it is, and a route to 10.98.200.0/24, which no peer has.
+/// Interfaces `wg0` in both namespaces of a cable, with addresses 10.98.0.1 and 10.98.0.2 and ports 51820
+/// and 51821. Each is a peer of the other. The left one also has a peer 10.98.0.3 without an endpoint,
+/// and a route to 10.98.200.0/24, which no peer is allowed to use.
 #[derive(Debug)]
 pub struct Tunnel {
     _cable: Cable,
 }
 
-/// Folder of the keys: `a.key`, `a.pub`, ..., and the preshared key `psk`.
+/// Directory with the keys: `a.key`, `a.pub`, ..., and the preshared key `psk`.
 pub const KEYS: &str = "/run/wireguard-keys";
 
-/// A peer as `wg show wg0 dump` has it.
+/// A peer, from `wg show wg0 dump`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     /// Public key.
     pub key: String,
-    /// Where it is, as `address:port`, or `(none)`.
+    /// Its endpoint, as `address:port`, or `(none)`.
     pub endpoint: String,
-    /// Seconds since 1970, 0 for never.
+    /// Time of the last handshake, in seconds since 1970; 0 for never.
     pub handshake: f64,
     /// Bytes received.
     pub rx: f64,
@@ -38,7 +37,7 @@ pub struct Peer {
 }
 
 impl Tunnel {
-    /// Makes it, with `netem` on the cable (empty for none).
+    /// Creates the tunnel, with `netem` on the cable (empty for none).
     ///
     /// # Panics
     /// When the kernel refuses.
@@ -64,10 +63,10 @@ impl Tunnel {
         tunnel
     }
 
-    /// Sends `count` datagrams from a namespace to an address; returns how many the kernel took.
+    /// Sends `count` datagrams from a namespace to an address. Returns how many the kernel accepted.
     ///
     /// # Panics
-    /// When there is no socket to be had.
+    /// When no socket can be opened.
     #[track_caller]
     pub fn send(&self, from: &str, to: &str, count: u32) -> u32 {
         inside(from, || {
@@ -76,10 +75,10 @@ impl Tunnel {
         })
     }
 
-    /// Sends `count` datagrams through the tunnel and waits for each on the other side.
+    /// Sends `count` datagrams through the tunnel and waits until each arrives at the other end.
     ///
     /// # Panics
-    /// When one does not come.
+    /// When one does not arrive.
     #[track_caller]
     pub fn exchange(&self, from: &str, to: &str, address: &str, count: u32) {
         let receiver = inside(to, || UdpSocket::bind((address, 0)).expect("a socket"));
@@ -95,7 +94,7 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        // Where it fails the next test does.
+        // If this fails, the next test fails.
         let _ = fs::remove_dir_all(KEYS);
     }
 }
@@ -114,20 +113,20 @@ pub fn inject(datagrams: &[Vec<u8>]) {
     });
 }
 
-/// Takes down what comes to the right interface.
+/// Captures the messages that arrive at the right interface.
 #[derive(Debug)]
 pub struct Tap(fs::File);
 
 impl Tap {
-    /// Begins.
+    /// Starts the capture.
     ///
     /// # Panics
-    /// When there is no packet socket to be had.
+    /// When no packet socket can be opened.
     #[track_caller]
     pub fn new() -> Self {
         inside("right", || {
             let protocol = i32::from((libc::ETH_P_IP as u16).to_be());
-            // SAFETY: a system call without pointers; the descriptor is nobody else's.
+            // SAFETY: the system calls take no pointers; the descriptor has no other owner.
             let fd = unsafe {
                 let flags = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
                 let fd = libc::socket(libc::AF_PACKET, flags, protocol);
@@ -138,10 +137,10 @@ impl Tap {
         })
     }
 
-    /// The first initiation and all data messages but keepalives that came until now.
+    /// The first handshake initiation, and all data messages except keepalives, that have arrived so far.
     ///
     /// # Panics
-    /// When there are fewer than ten of these.
+    /// When there are fewer than ten such data messages.
     #[track_caller]
     pub fn recorded(&mut self) -> (Vec<u8>, Vec<Vec<u8>>) {
         let messages = self.messages();
@@ -151,10 +150,10 @@ impl Tap {
         (of(1).next().expect("an initiation"), data)
     }
 
-    /// Messages that came until now, oldest first.
+    /// The messages that have arrived so far, oldest first.
     ///
     /// # Panics
-    /// When the socket breaks.
+    /// When reading the socket fails.
     #[track_caller]
     pub fn messages(&mut self) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
@@ -167,7 +166,7 @@ impl Tap {
             };
             let header = usize::from(packet[0] & 15) * 4;
             let udp = &packet[header..length];
-            // UDP to the interface's port; its header has eight bytes.
+            // UDP to the interface's port. The UDP header has eight bytes.
             if packet[9] == 17 && udp[2..4] == 51821u16.to_be_bytes() && udp.len() > 8 {
                 found.push(udp[8..].to_vec());
             }
@@ -184,7 +183,7 @@ impl Default for Tap {
 /// The peers of `wg0` in a namespace.
 ///
 /// # Panics
-/// When `wg` does not say.
+/// When `wg` fails.
 #[track_caller]
 pub fn peers(namespace: &str) -> Vec<Peer> {
     let text = sh(&format!("ip netns exec {namespace} wg show wg0 dump | tail -n +2"));
@@ -203,10 +202,10 @@ pub fn peers(namespace: &str) -> Vec<Peer> {
 }
 
 /// A counter of `wg0` in a namespace: `rx_packets`, `rx_errors`, `tx_packets`, `tx_errors` or
-/// `tx_dropped`. It starts no process, as tests ask for it again and again.
+/// `tx_dropped`. It starts no process, because tests poll it.
 ///
 /// # Panics
-/// When there is none of that name.
+/// When there is none with that name.
 #[track_caller]
 pub fn statistic(namespace: &str, name: &str) -> f64 {
     // net/core/net-procfs.c: dev_seq_printf_stats().
@@ -223,19 +222,19 @@ pub fn statistic(namespace: &str, name: &str) -> f64 {
     line.split_whitespace().nth(column).expect("a column").parse().expect("a number")
 }
 
-/// A key as text.
+/// A key, as text.
 ///
 /// # Panics
-/// When there is none of that name.
+/// When there is none with that name.
 #[track_caller]
 pub fn key(file: &str) -> String {
     fs::read_to_string(format!("{KEYS}/{file}")).expect("a key").trim_end().to_owned()
 }
 
-/// The label `peer` of the public key in a file.
+/// The label `peer` for the public key in a file.
 ///
 /// # Panics
-/// When there is none of that name.
+/// When there is none with that name.
 #[track_caller]
 pub fn label(file: &str) -> String {
     format!("{}...", &key(file)[..12])

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Workloads that do exactly what they say.
+//! Workloads that cause an exact number of events.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write, pipe};
@@ -14,25 +14,25 @@ use std::time::Duration;
 
 use tempfile::{NamedTempFile, TempPath};
 
-/// Makes system call `number` with three arguments, as often as said; the last result.
+/// Makes system call `number` with three arguments, `times` times. Returns the last result.
 pub fn system_call(number: i64, arguments: [i64; 3], times: u32) -> i64 {
     let mut result = 0;
     for _ in 0..times {
-        // SAFETY: callers pass numbers and arguments by which the kernel touches no memory.
+        // SAFETY: callers pass numbers and arguments with which the kernel accesses no memory.
         result = unsafe { libc::syscall(number, arguments[0], arguments[1], arguments[2]) };
     }
     result
 }
 
-/// Has the kernel answer system call `number` of this thread with `error`, from now on.
+/// Makes the kernel answer system call `number` of this thread with `error`, from now on.
 ///
 /// # Panics
-/// When it does not take the filter.
+/// When the kernel refuses the filter.
 #[track_caller]
 pub fn refuse(number: i64, error: i32) {
     let instruction = |code: u32, k: u32, jf: u8| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let mut program = [
-        // The number is the first member of struct seccomp_data.
+        // The system call's number is the first member of struct seccomp_data.
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number as u32, 1),
         instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | error as u32, 0),
@@ -45,13 +45,13 @@ pub fn refuse(number: i64, error: i32) {
     assert_eq!(result, 0, "a filter: {}", std::io::Error::last_os_error());
 }
 
-/// Makes the 32-bit system call `number` with one argument, as often as said; the last result.
+/// Makes the 32-bit system call `number` with one argument, `times` times. Returns the last result.
 #[cfg(target_arch = "x86_64")]
 pub fn compat_system_call(number: i32, argument: i32, times: u32) -> i32 {
     let mut result = 0;
     for _ in 0..times {
-        // SAFETY: callers pass calls by which the kernel touches no memory. rbx, which
-        // the compiler keeps to itself, is put back; the kernel clears r8 to r11.
+        // SAFETY: callers pass calls with which the kernel accesses no memory. rbx, which the compiler
+        // reserves, is restored; the kernel clears r8 to r11.
         unsafe {
             std::arch::asm!(
                 "xchg rbx, {argument}", "int 0x80", "xchg rbx, {argument}",
@@ -64,16 +64,15 @@ pub fn compat_system_call(number: i32, argument: i32, times: u32) -> i32 {
     result
 }
 
-/// Does `work` while real-time threads keep all CPUs to themselves, so that no worker of the
-/// kernel's runs meanwhile.
+/// Runs `work` while real-time threads occupy all CPUs, so that no kernel worker runs meanwhile.
 ///
 /// # Panics
-/// When the kernel grants none, or `work` does.
+/// When the kernel refuses real-time priority, or `work` panics.
 #[track_caller]
 pub fn without_workers(work: impl FnOnce() + Send) {
     let real_time = || {
         let priority = libc::sched_param { sched_priority: 1 };
-        // SAFETY: of this thread; the pointer outlives the call.
+        // SAFETY: the call affects this thread only; the pointer outlives it.
         let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
         assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     };
@@ -99,7 +98,7 @@ pub fn without_workers(work: impl FnOnce() + Send) {
     });
 }
 
-/// A process that ends with this value.
+/// A process that is killed when this is dropped.
 #[derive(Debug)]
 pub struct Running(pub Child);
 
@@ -122,7 +121,7 @@ impl Drop for Running {
     }
 }
 
-/// Keeps so many processes busy on the CPUs for `time`.
+/// Keeps this many processes busy on the CPUs for `time`.
 ///
 /// # Panics
 /// When they cannot be started.
@@ -136,7 +135,7 @@ pub fn hogs(count: usize, time: Duration) {
     }
 }
 
-/// Pairs of threads that send a byte to and fro so many times, all pairs at once.
+/// Pairs of threads that send a byte back and forth this many times, all pairs at the same time.
 ///
 /// # Panics
 /// When a pipe breaks.
@@ -163,7 +162,7 @@ pub fn ping_pong(pairs: usize, rounds: usize) {
     });
 }
 
-/// Starts and waits for so many processes, one after the other.
+/// Starts this many processes, one after the other, and waits for each.
 ///
 /// # Panics
 /// When one cannot be started.
@@ -174,7 +173,7 @@ pub fn processes(count: usize) {
     }
 }
 
-/// Bytes of a page.
+/// Size of a page in bytes.
 const PAGE: usize = 4096;
 
 /// Memory of this process, from mmap(2), without huge pages; it is unmapped when dropped.
@@ -192,27 +191,27 @@ impl Mapping {
         Self { start: start.cast(), pages }
     }
 
-    /// Private memory of so many pages, none of them there yet.
+    /// Private memory of this many pages, none of them populated.
     ///
     /// # Panics
-    /// When there is no memory.
+    /// When there is not enough memory.
     #[track_caller]
     pub fn anonymous(pages: usize) -> Self {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         Self::new(pages, libc::PROT_READ | libc::PROT_WRITE, flags, -1).advise(libc::MADV_NOHUGEPAGE)
     }
 
-    /// Private memory of so many pages that the kernel puts there itself.
+    /// Private memory of this many pages, which the kernel populates itself.
     ///
     /// # Panics
-    /// When there is no memory.
+    /// When there is not enough memory.
     #[track_caller]
     pub fn populated(pages: usize) -> Self {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
         Self::new(pages, libc::PROT_READ | libc::PROT_WRITE, flags, -1)
     }
 
-    /// The first pages of a file, shared.
+    /// A shared mapping of the first pages of a file.
     ///
     /// # Panics
     /// When it cannot be mapped.
@@ -222,14 +221,14 @@ impl Mapping {
         Self::new(pages, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd())
     }
 
-    /// Every page is read by itself.
+    /// Turns off readahead, so that each page is read by itself.
     #[must_use]
     pub fn without_readahead(self) -> Self {
         self.advise(libc::MADV_RANDOM)
     }
 
     fn advise(self, advice: i32) -> Self {
-        // SAFETY: advice on memory of ours changes no contents.
+        // SAFETY: this advice on our own memory changes no contents.
         let result = unsafe { libc::madvise(self.start.cast(), self.pages * PAGE, advice) };
         assert_eq!(result, 0, "madvise");
         self
@@ -251,18 +250,18 @@ impl Mapping {
         }
     }
 
-    /// Does nothing, but unmaps it at the end.
+    /// Only unmaps the memory.
     pub fn keep(self) {}
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: nobody else has this mapping.
+        // SAFETY: this mapping has no other owner.
         unsafe { libc::munmap(self.start.cast(), self.pages * PAGE) };
     }
 }
 
-/// A new file of so many pages on the disk, none of them in memory; it is removed when this is
+/// A new file of this many pages on disk, none of them in the page cache. It is removed when this is
 /// dropped.
 ///
 /// # Panics
@@ -275,7 +274,7 @@ pub fn cold_file(pages: usize) -> TempPath {
     path
 }
 
-/// Writes so many pages into a file, one by one.
+/// Writes this many pages to a file, one by one.
 ///
 /// # Panics
 /// When it cannot be written.
@@ -288,19 +287,19 @@ pub fn fill(path: &Path, pages: usize) {
     file.sync_all().expect("synced");
 }
 
-/// One sendfile(2) of at most so many bytes; how many it were.
+/// Calls sendfile(2) once for at most this many bytes. Returns how many were sent.
 ///
 /// # Panics
 /// When it fails, or at the end of the file.
 #[track_caller]
 pub fn send_file(from: &mut File, to: &mut File, bytes: usize) -> usize {
-    // SAFETY: no pointers but null.
+    // SAFETY: the only pointer is null.
     let sent = unsafe { libc::sendfile(to.as_raw_fd(), from.as_raw_fd(), std::ptr::null_mut(), bytes) };
     assert!(sent > 0, "sendfile");
     sent as usize
 }
 
-/// Writes everything back and empties the page cache of all that can be read again.
+/// Writes all dirty pages back, and drops all clean pages from the page cache.
 ///
 /// # Panics
 /// When the kernel refuses.
@@ -309,18 +308,18 @@ pub fn drop_caches() {
     crate::machine::sh("sync; echo 3 > /proc/sys/vm/drop_caches");
 }
 
-/// A process that touches memory beyond the end of a file and is killed by SIGBUS.
+/// A process that accesses memory beyond the end of a file and is killed by SIGBUS.
 ///
 /// # Panics
-/// When it is not.
+/// When it is not killed by SIGBUS.
 #[track_caller]
 pub fn bus_error() {
     let file = tempfile::tempfile_in("/var/tmp").expect("an empty file");
-    // SAFETY: the child makes system calls and one access, and ends.
+    // SAFETY: the child only makes system calls and one memory access, and exits.
     let status = unsafe {
         let child = libc::fork();
         if child == 0 {
-            // Rust's own handler would let the access be tried once more.
+            // Rust's own handler would return and repeat the access.
             libc::signal(libc::SIGBUS, libc::SIG_DFL);
             let mapping = libc::mmap(
                 std::ptr::null_mut(),
@@ -340,8 +339,8 @@ pub fn bus_error() {
     assert_eq!(libc::WTERMSIG(status), libc::SIGBUS, "status {status}");
 }
 
-/// A page fault that a signal interrupts, whose handler takes `pause`; then the same again, which
-/// is done at once. The kernel has userfaultfd(2) in the guests' and most other configurations.
+/// A page fault that a signal interrupts. The signal's handler sleeps for `pause`; then the fault is
+/// repeated and resolved at once. Uses userfaultfd(2), which the guests' kernels and most others have.
 ///
 /// # Panics
 /// When the kernel refuses.
@@ -349,7 +348,7 @@ pub fn bus_error() {
 pub fn interrupted_fault(pause: Duration) {
     static PAUSE_MS: AtomicU64 = AtomicU64::new(0);
     extern "C" fn handler(_: i32) {
-        // The time that must not be taken for the fault's.
+        // This time must not be counted as time of the fault.
         thread::sleep(Duration::from_millis(PAUSE_MS.load(Ordering::Relaxed)));
     }
     /// linux/userfaultfd.h: UFFDIO_API, UFFDIO_REGISTER, UFFDIO_ZEROPAGE and their arguments.
@@ -361,8 +360,8 @@ pub fn interrupted_fault(pause: Duration) {
     PAUSE_MS.store(pause.as_millis() as u64, Ordering::Relaxed);
     let page = Mapping::anonymous(1);
     let address = page.start as u64;
-    // SAFETY: arguments are as large as the kernel's structs, and outlive the calls; the handler
-    // only sleeps.
+    // SAFETY: arguments are as large as the kernel's structs and outlive the calls; the handler only
+    // sleeps.
     unsafe {
         libc::signal(libc::SIGUSR1, handler as *const () as usize);
         let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
@@ -379,7 +378,7 @@ pub fn interrupted_fault(pause: Duration) {
                 (address as *const u8).read_volatile()
             });
             let thread = told.recv().expect("a thread begins");
-            // A fault is told of by 32 bytes.
+            // A fault is reported as a struct of 32 bytes.
             events.read_exact(&mut [0; 32]).expect("a fault");
             assert_eq!(libc::pthread_kill(thread, libc::SIGUSR1), 0);
             events.read_exact(&mut [0; 32]).expect("the same fault again");
@@ -388,9 +387,9 @@ pub fn interrupted_fault(pause: Duration) {
     }
 }
 
-/// Runs a shell line that may use so much memory and is killed beyond.
+/// Runs a shell line with a memory limit. A process that exceeds it is killed.
 pub fn under_memory_limit(limit: &str, line: &str) {
-    // It is to fail.
+    // The command is expected to fail.
     let _ = Command::new("systemd-run")
         .args([
             "--quiet",
@@ -404,7 +403,7 @@ pub fn under_memory_limit(limit: &str, line: &str) {
         .status();
 }
 
-/// So many reads, then so many writes of a page each by Linux's own asynchronous I/O (aio,
+/// Makes this many reads, then as many writes, of a page each, by Linux's asynchronous I/O (aio,
 /// io_submit(2)), one at a time.
 ///
 /// # Panics
@@ -432,7 +431,7 @@ pub fn aio(file: &File, reads: usize, writes: usize) {
     const WRITE: u16 = 1;
     let mut buffer = [0u8; PAGE];
     let (mut context, mut events) = (0u64, [0u64; 4]);
-    // SAFETY: the kernel writes a number to where the pointer shows.
+    // SAFETY: the kernel writes one number to the pointer's target.
     assert_eq!(unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) }, 0, "io_setup");
     for n in 0..reads + writes {
         let request = Iocb {
@@ -443,8 +442,8 @@ pub fn aio(file: &File, reads: usize, writes: usize) {
             ..Iocb::default()
         };
         let list = [&raw const request];
-        // SAFETY: the request and its buffer outlive the operation, which is waited for;
-        // one event has 32 bytes.
+        // SAFETY: the request and its buffer outlive the operation, which is waited for; one event has 32
+        // bytes.
         unsafe {
             assert_eq!(libc::syscall(libc::SYS_io_submit, context, 1, list.as_ptr()), 1, "io_submit");
             let none = std::ptr::null::<libc::timespec>();

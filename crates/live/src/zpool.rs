@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Pools of a test's own, and what ZFS counts by itself.
+//! ZFS pools for a test, and ZFS's own counters.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::machine::{sh, undo};
 /// The empty disks of a guest.
 pub const DISKS: [&str; 2] = ["/dev/disk/by-id/virtio-spare-a", "/dev/disk/by-id/virtio-spare-b"];
 
-/// A pool; destroyed when this is dropped.
+/// A pool. It is destroyed when this is dropped.
 #[derive(Debug)]
 pub struct Pool {
     /// Its name.
@@ -18,15 +18,15 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Creates a pool of `vdevs`, as for `zpool create`, without compression or atimes, so
-    /// that what is written is what is counted.
+    /// Creates a pool of `vdevs`, as for `zpool create`, without compression and atime, so that the bytes
+    /// written are those that are counted.
     ///
     /// # Panics
     /// When ZFS refuses.
     #[track_caller]
     pub fn create(name: &str, vdevs: &str) -> Self {
-        // udev reads a disk's partitions again whenever somebody has written to it, and for a
-        // moment they are gone: while they are opened, if the machine is slow.
+        // udev reads a disk's partition table again after every write to it. If the machine is slow, the
+        // partitions vanish for a moment while they are being opened.
         static ALONE: Once = Once::new();
         ALONE.call_once(|| {
             sh("mkdir -p /run/udev/rules.d
@@ -34,7 +34,7 @@ impl Pool {
                 > /run/udev/rules.d/99-spare.rules
                 udevadm control --reload; udevadm trigger --subsystem-match=block; udevadm settle");
         });
-        // Once more, should an event that udev had in hand already have come in between.
+        // A second attempt, in case udev was already handling an event.
         sh(&format!(
             "modprobe zfs; udevadm settle
             create() {{ zpool create -f -o ashift=12 -O compression=off -O atime=off -O recordsize=128k \
@@ -44,7 +44,7 @@ impl Pool {
         Self { name: name.to_owned() }
     }
 
-    /// Forgets all that is cached of it.
+    /// Drops all data of the pool from the ARC, by export and import.
     ///
     /// # Panics
     /// When ZFS refuses.
@@ -53,7 +53,7 @@ impl Pool {
         sh(&format!("zpool export {0}; zpool import -d /dev/disk/by-id -d /var/tmp {0}", self.name));
     }
 
-    /// Writes all that is dirty to disk.
+    /// Writes all dirty data to disk.
     ///
     /// # Panics
     /// When ZFS refuses.
@@ -69,7 +69,7 @@ impl Drop for Pool {
     }
 }
 
-/// A number of `/proc/spl/kstat/zfs/NAME`; 0 when this ZFS has none of that key.
+/// A number of `/proc/spl/kstat/zfs/NAME`; 0 if this ZFS version does not have it.
 ///
 /// # Panics
 /// When there is no such kstat.
@@ -81,10 +81,10 @@ pub fn kstat(name: &str, key: &str) -> f64 {
     line.and_then(|line| line.split_whitespace().last()?.parse().ok()).unwrap_or(0.0)
 }
 
-/// The kstat of a dataset, as `POOL/objset-0xID`, and its id.
+/// The kstat of a dataset, as `POOL/objset-0xID`, and the dataset's id.
 ///
 /// # Panics
-/// When none has that name.
+/// When there is no dataset with this name.
 #[track_caller]
 pub fn objset(pool: &str, dataset: &str) -> (String, u64) {
     let folder = PathBuf::from(format!("/proc/spl/kstat/zfs/{pool}"));

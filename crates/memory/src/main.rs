@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Page faults (minor, major), their latency, and page allocations by order.
+//! How often do programs fault on pages or wait for free memory?
 //!
 //! Hooks, cost and what is not seen: `bpf/memory.bpf.c`.
 
@@ -77,7 +77,7 @@ impl Exporter for Memory {
              Reclaim for the memory limit of a cgroup is not observed.",
         );
         let reclaim = &["reclaim_begin_btf+reclaim_end_btf", "reclaim_begin_raw+reclaim_end_raw"];
-        let spec = Spec::new("memory", 9108, "page faults, page allocations by order, direct reclaim")
+        let spec = Spec::new("memory", 9108, "how often do programs fault on pages or wait for free memory?")
             .events(&[
                 "ebpf_page_faults_minor_total",
                 "ebpf_page_faults_major_total",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is started, what exits, what uses CPU and memory?
+//! Which programs start and exit, and which use CPU and memory?
 //!
 //! Hooks, cost and what is not seen: `bpf/process.bpf.c`.
 
@@ -75,7 +75,7 @@ impl Exporter for Process {
                 "Time from the start of a process to the end of its last thread. Processes that still run \
                  are not observed.",
             );
-        Spec::new("process", 9104, "what is started, what exits, what uses CPU and memory?")
+        Spec::new("process", 9104, "which programs start and exit, and which use CPU and memory?")
             .events(&["ebpf_process_forks_total", "ebpf_process_execs_total", "ebpf_process_exits_total"])
             .required("sched_process_fork", &["fork_btf", "fork_raw"])
             .required("sched_process_exec", &["exec_btf", "exec_raw"])

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which syscalls run, how often, how long, with which errors?
+//! Which system calls are made, how long do they take, which fail?
 //!
 //! Hooks, cost and what is not seen: `bpf/syscall.bpf.c`.
 
@@ -44,7 +44,7 @@ impl Exporter for Syscall {
              or --syscall.errors.",
         );
         let mut spec =
-            Spec::new("syscall", 9105, "which system calls run, how often, how long, with which errors?")
+            Spec::new("syscall", 9105, "which system calls are made, how long do they take, which fail?")
                 .events(&["ebpf_syscalls_total"])
                 .required("sys_enter", &["enter_btf", "enter_raw"])
                 .map(counts);

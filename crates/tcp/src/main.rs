@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who retransmits, how many connections, what round-trip times?
+//! How many TCP segments are retransmitted, and how long is a round trip?
 //!
 //! Hooks, cost and what is not seen: `bpf/tcp.bpf.c`.
 
@@ -87,7 +87,7 @@ impl Exporter for Tcp {
             "reset_v4_fentry+reset_v6_fentry+reset_active_fentry",
             "reset_v4_kprobe+reset_v6_kprobe+reset_active_kprobe",
         ];
-        Spec::new("tcp", 9102, "who retransmits, how many connections, what round-trip times?")
+        Spec::new("tcp", 9102, "how many TCP segments are retransmitted, and how long is a round trip?")
             .events(&["ebpf_tcp_connections_total", "ebpf_tcp_closes_total", "ebpf_tcp_retransmits_total"])
             .required("inet_sock_set_state", &["state_btf", "state_raw"])
             .required("tcp_retransmit_skb", &["retransmit_btf", "retransmit_raw"])

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who talks, whose handshakes fail and why, which packets are lost and why?
+//! How much do peers send and lose, and why do handshakes fail?
 //!
 //! Hooks, cost and what is not seen: `bpf/wireguard.bpf.c`.
 
@@ -85,7 +85,7 @@ impl Exporter for Wireguard {
 
     fn spec(flags: &Flags) -> Spec {
         let mut spec =
-            Spec::new("wireguard", 9115, "who talks, whose handshakes fail and why, what is lost and why?")
+            Spec::new("wireguard", 9115, "how much do peers send and lose, and why do handshakes fail?")
                 .events(&[
                     "ebpf_wireguard_packets_total",
                     "ebpf_wireguard_handshake_attempts_total",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What takes long says that it began, and how long it took.
+//! Long steps print a line when they begin, and another one with their duration.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use anyhow::Result;
 
 static TIMES: Mutex<Vec<(String, Duration)>> = Mutex::new(Vec::new());
 
-/// Does `work`, with a line before and one after it.
+/// Runs `work` and prints a line before and after it.
 ///
 /// # Errors
-/// As `work`.
+/// Those of `work`.
 pub fn named<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     println!("[{name}] ...");
     let start = Instant::now();
@@ -22,7 +22,7 @@ pub fn named<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// Prints all phases of this process with their times; some ran beside others.
+/// Prints the durations of all phases of this process. Some of them ran at the same time.
 pub fn print() {
     println!("phases:");
     for (name, took) in TIMES.lock().unwrap_or_else(PoisonError::into_inner).iter() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask new NAME PORT`: every piece of a new exporter, to be filled in.
+//! `cargo xtask new NAME PORT`: writes all files of a new exporter, to be filled in.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ use crate::assemble::{self, pages};
 use crate::lint::tidy;
 use crate::workspace::{cargo, exporters, root, run};
 
-/// Writes the pieces; an exporter that counts the runs of one tracepoint, and works.
+/// Writes the files. The new exporter works: it counts the runs of one tracepoint.
 ///
 /// # Errors
-/// When the name or the port cannot be, or a piece exists.
+/// When the name or the port is not allowed, or one of the files exists.
 pub fn new(name: &str, port: u16) -> Result<()> {
     let well_formed = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
@@ -22,7 +22,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
     if let Some(path) = tidy::pieces_of(name).iter().find(|path| root().join(path).exists()) {
         bail!("{path} exists");
     }
-    // The first exporter is the model for what is the same in all.
+    // What is the same in all exporters is copied from the first one.
     let model = exporters()?.into_iter().next().context("no exporter to learn from")?;
     let read = |path: String| fs::read_to_string(root().join(&path)).with_context(|| format!("no {path}"));
     let unit = read(format!("systemd/{}.service", model.binary))?;
@@ -53,6 +53,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         (
             format!("systemd/ebpf-{name}-exporter.service"),
             unit.replace(&model.binary, &format!("ebpf-{name}-exporter"))
+                .replace(&pages::page_of(&model.name), &pages::page_of(name))
                 .replace(&description, &fill("Description=Prometheus exporter: @NAME@")),
         ),
         (format!("prometheus/jobs/{name}.yml"), fill(JOB)),
@@ -66,7 +67,7 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         fs::create_dir_all(path.parent().context("no parent folder")?)?;
         fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
     }
-    // Where lines break depends on the name.
+    // Where lines break depends on the length of the name.
     run(cargo().args(["fmt", "--package", &format!("ebpf-{name}-exporter")]))?;
     assemble::assemble()?;
     for (path, _) in &pieces {

@@ -20,7 +20,7 @@ use crate::guest::suites::SUITES;
 use crate::guest::{Guest, NO_NETWORK};
 use crate::workspace::root;
 
-/// Fixed-size names that libbpf's own headers expect.
+/// Definitions that libbpf's own headers need.
 const PRELUDE: &str = "\
 typedef unsigned char __u8;
 typedef short __s16;
@@ -46,13 +46,13 @@ enum { false = 0, true = 1 };
 /// Boots the first guest and generates the header from its kernel's BTF.
 ///
 /// # Errors
-/// When the guest does not boot, or as [`generate`].
+/// When the guest does not boot; and those of [`generate`].
 pub fn from_guest() -> Result<()> {
     let suite = SUITES.first().context("no guests")?;
     let work = root().join("target/vmlinux");
     let payload = work.join("payload");
     fs::create_dir_all(&payload)?;
-    // The spare disk takes the file out of the guest; its first line says how long it is.
+    // The guest writes the file to the spare disk. The first line has the file's length.
     let script = "#!/bin/sh\nset -e\nuname -r | tee /dev/disk/by-id/virtio-spare-b\n\
                   dd if=/sys/kernel/btf/vmlinux of=/dev/disk/by-id/virtio-spare-a status=none\n\
                   stat -c %s /sys/kernel/btf/vmlinux | dd of=/dev/disk/by-id/virtio-spare-b seek=1 status=none\nsync\n";
@@ -73,11 +73,11 @@ pub fn from_guest() -> Result<()> {
     generate(&work.join("btf"), &format!("Debian {}, kernel {}", suite.name, note(0)?), "x86_64")
 }
 
-/// Generates the header from the BTF in `btf` (raw or ELF), of the kernel that
-/// `provenance` names, for `arch` as cargo spells it.
+/// Generates the header from the BTF in the file `btf` (raw or ELF). `provenance` names its kernel;
+/// `arch` is the architecture as cargo spells it.
 ///
 /// # Errors
-/// When a type or field of the list is not in that BTF, or a file cannot be read or written.
+/// When that BTF lacks a type or field of the list, or a file cannot be read or written.
 pub fn generate(btf: &Path, provenance: &str, arch: &str) -> Result<()> {
     let list = root().join("bpf/vmlinux/types.txt");
     let list = fs::read_to_string(&list).with_context(|| format!("failed to read {}", list.display()))?;
@@ -147,7 +147,7 @@ fn structure(btf: &Btf<'_>, name: &str, fields: &[&str], named: &mut BTreeSet<St
     Ok(text + "};\n\n")
 }
 
-/// The type of a field, also one inside anonymous structs and unions: relocation finds it there.
+/// The type of a field. Anonymous structs and unions are searched too, as CO-RE relocation does.
 fn field_type(btf: &Btf<'_>, owner: TypeId, field: &str) -> Option<TypeId> {
     let ty = btf.type_by_id::<BtfType<'_>>(owner)?.skip_mods_and_typedefs();
     let members = members(ty)?;
@@ -175,7 +175,7 @@ fn declare(btf: &Btf<'_>, ty: BtfType<'_>, name: &str, named: &mut BTreeSet<Stri
             let sign = if matches!(int.encoding, IntEncoding::Signed) { 's' } else { 'u' };
             match int.encoding {
                 IntEncoding::Bool => format!("bool {name}"),
-                // Some compilers' BTF says that it is signed, some does not.
+                // Compilers disagree about whether char is signed in BTF.
                 _ if text_of(ty.name()) == "char" => format!("char {name}"),
                 _ => format!("{sign}{} {name}", int.bits),
             }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where things are, and running other programs.
+//! Paths of this checkout, and running other programs.
 
 use std::fs;
 use std::io::IsTerminal;
@@ -13,10 +13,10 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new("/")).to_owned()
 }
 
-/// Runs `command` with the terminal, and fails when it does.
+/// Runs `command` with this process's standard streams.
 ///
 /// # Errors
-/// Names the command, and its exit code or why it did not start.
+/// When it fails. The error has the command, and its exit code or why it did not start.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     let status = command.status().with_context(|| format!("failed to start {shown}"))?;
@@ -29,7 +29,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// Runs `command` and returns what it printed.
 ///
 /// # Errors
-/// As [`run`], with what it wrote to standard error.
+/// As [`run`], with the command's standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let shown = show(command);
     let output = command.output().with_context(|| format!("failed to start {shown}"))?;
@@ -44,7 +44,7 @@ fn show(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-/// Where things are kept that take long to make and do not belong to one checkout.
+/// Folder for things that take long to make and that several checkouts share.
 pub fn cache() -> PathBuf {
     let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
@@ -60,7 +60,7 @@ pub struct Exporter {
     pub binary: String,
 }
 
-/// All exporters, by name.
+/// All exporters, sorted by name.
 ///
 /// # Errors
 /// When `crates/` cannot be read.
@@ -73,15 +73,15 @@ pub fn exporters() -> Result<Vec<Exporter>> {
     Ok(names.into_iter().map(|name| Exporter { binary: format!("ebpf-{name}-exporter"), name }).collect())
 }
 
-/// cargo, the one that runs this.
+/// The cargo that runs this program.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// cargo for what takes long: on a terminal it shows how far it is, and in a log nothing, where
-/// [`crate::phases`] says what is done.
+/// cargo for long builds: it shows its progress on a terminal and nothing in a log, where
+/// [`crate::phases`] prints the steps.
 pub fn cargo_at(task: &str) -> Command {
     let mut command = cargo();
     command.arg(task);
@@ -91,7 +91,7 @@ pub fn cargo_at(task: &str) -> Command {
     command
 }
 
-/// A tool, from the path or from the cache where `scripts/packages` puts some.
+/// A tool, from `PATH` or from the cache in which `scripts/packages` installs some.
 pub fn tool(name: &str) -> Command {
     let cached = cache().join("tools").join(name);
     if cached.exists() { Command::new(cached) } else { Command::new(name) }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask zfs-layout MODULE`: prints where a ZFS module has the members that our
-//! programs read, for `--zfs.layout` or as a new file in `crates/zfs/layouts`.
+//! `cargo xtask zfs-layout MODULE`: prints the offsets in a ZFS module of the members that our
+//! programs read, for `--zfs.layout` or for a new file in `crates/zfs/layouts`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,13 +12,13 @@ use common::kernel::types::Types;
 
 use crate::workspace::{files, output, root, run};
 
-/// Structs of the kernel inside ZFS's: their sizes are what tells two kernels apart.
+/// Kernel structs that ZFS's structs embed. Their sizes tell kernel configurations apart.
 const EMBEDDED: &[&str] = &["mutex", "rw_semaphore"];
 
-/// Prints the layout of `module`, which has debug information (DWARF or BTF).
+/// Prints the layout of `module`, which must have debug information (DWARF or BTF).
 ///
 /// # Errors
-/// When pahole (package dwarves) or modinfo fails, or not a single member is found.
+/// When pahole (package dwarves) or modinfo fails, or no member is found.
 pub fn print(module: &Path) -> Result<()> {
     let folder = root().join("target/zfs-layout");
     fs::create_dir_all(&folder)?;
@@ -46,7 +46,7 @@ pub fn print(module: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What our programs ask for: `MEMBER(struct, member);`.
+/// The members that our programs name: `MEMBER(struct, member);`.
 fn members() -> Result<BTreeSet<(String, String)>> {
     let mut members = BTreeSet::new();
     for path in files("bpf", ".bpf.c")? {

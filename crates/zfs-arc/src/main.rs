@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Does the ARC hit, how big is it, what is evicted?
+//! How often does the ARC hit, how large is it, and how much is evicted?
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-arc.bpf.c`.
 
@@ -76,7 +76,7 @@ impl Exporter for ZfsArc {
                 "Time from the call of arc_read until the block was found (hit) or read (miss). Hits that \
                  do not pass arc_read, and lookups with result=\"iohit\", are not observed.",
             );
-        Spec::new("zfs-arc", 9110, "does the ARC hit, how big is it, what is evicted?")
+        Spec::new("zfs-arc", 9110, "how often does the ARC hit, how large is it, and how much is evicted?")
             .events(&["ebpf_zfs_arc_lookups_total", "ebpf_zfs_arc_evictions_total"])
             .of_module(zfs::MODULE)
             .required("trace_zfs_arc__hit", &["hit"])

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which dataset reads and writes, how much?
+//! How much is read from and written to each dataset?
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-dmu.bpf.c`.
 
@@ -60,7 +60,7 @@ impl Exporter for ZfsDmu {
             .counter_of(OPS, write, "writes", OPS_HELP)
             .counter_of(BYTES, read, "read_bytes", BYTES_HELP)
             .counter_of(BYTES, write, "written_bytes", BYTES_HELP);
-        Spec::new("zfs-dmu", 9114, "which dataset reads and writes, how much?")
+        Spec::new("zfs-dmu", 9114, "how much is read from and written to each dataset?")
             .events(&["ebpf_zfs_dmu_ops_total"])
             .of_module(zfs::MODULE)
             .required("dataset_kstats_update_read_kstats", &["read"])

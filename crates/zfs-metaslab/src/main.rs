@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long does allocation take, how often does it fail?
+//! How long do allocations in a pool take, and how often do they fail?
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-metaslab.bpf.c`.
 
@@ -71,7 +71,7 @@ impl Exporter for ZfsMetaslab {
                 "free",
                 "Free space of the pool, as in zpool list. Updated when a transaction group is synced.",
             );
-        Spec::new("zfs-metaslab", 9113, "how long does allocation take, how often does it fail?")
+        Spec::new("zfs-metaslab", 9113, "how long do allocations in a pool take, and how often do they fail?")
             .events(&["ebpf_zfs_metaslab_alloc_success_total", "ebpf_zfs_metaslab_alloc_failure_total"])
             .of_module(zfs::MODULE)
             .required("metaslab_alloc", &["range+range_end", "alloc+alloc_end"])

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long do transaction groups take to sync, per pool?
+//! How long do transaction groups take to sync, by pool?
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-txg.bpf.c`.
 
@@ -78,7 +78,7 @@ impl Exporter for ZfsTxg {
                 "Minimum delay that the write throttle gave to transactions. Transactions that wait at the \
                  same time wait longer than this.",
             );
-        Spec::new("zfs-txg", 9112, "how long do transaction groups take to sync, per pool?")
+        Spec::new("zfs-txg", 9112, "how long do transaction groups take to sync, by pool?")
             .events(&["ebpf_zfs_txg_syncs_total"])
             .of_module(zfs::MODULE)
             .required("trace_zfs_txg__opened", &["opened"])

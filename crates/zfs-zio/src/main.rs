@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How long do ZIOs take by type? How goes the scrub?
+//! How long do ZFS I/Os take by type and device, and how far is a scrub?
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-zio.bpf.c`.
 
@@ -126,7 +126,7 @@ impl Exporter for ZfsZio {
                  offline or faulted are not counted.",
             );
         let scans = scan::counters(scan::counters(pool("scans"), "scrub"), "resilver");
-        Spec::new("zfs-zio", 9111, "how long do ZIOs take by type? how goes the scrub?")
+        Spec::new("zfs-zio", 9111, "how long do ZFS I/Os take by type and device, and how far is a scrub?")
             .events(&["ebpf_zfs_zio_latency_seconds"])
             .of_module(zfs::MODULE)
             .required("zio_wait", &["wait"])

@@ -18,14 +18,14 @@ pub enum Event {
     MajorFaults,
 }
 
-/// A counter on every CPU, from when it was opened.
+/// Counts an event on every CPU, starting when it is opened.
 ///
-/// The kernel takes an event off a CPU that goes offline, and puts it back on none: what was
-/// counted there is kept, and a CPU that comes back has a new event opened.
+/// When a CPU goes offline, the kernel stops its event for good. Its count is kept here, and a new event
+/// is opened when the CPU comes back.
 #[derive(Debug)]
 pub struct Counter {
     event: Event,
-    /// CPU, descriptor, and what was last read from it.
+    /// CPU, descriptor, and the last count read from it.
     cpus: Vec<(u32, File, u64)>,
     /// Counts of CPUs that went offline.
     gone: u64,
@@ -34,9 +34,9 @@ pub struct Counter {
 /// A reading of a [`Counter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// On all CPUs since it was opened.
+    /// The count on all CPUs since the counter was opened.
     pub total: u64,
-    /// Whether it counted on each CPU all the time since it was last read.
+    /// Whether it counted without interruption on every CPU since the last reading.
     pub whole: bool,
 }
 
@@ -44,15 +44,15 @@ impl Counter {
     /// Starts to count on all CPUs that are online.
     ///
     /// # Errors
-    /// When the kernel refuses; needs CAP_PERFMON, or CAP_SYS_ADMIN where
-    /// kernel.perf_event_paranoid is 3, which Debian's kernels know.
+    /// When the kernel refuses. It requires CAP_PERFMON, or CAP_SYS_ADMIN if kernel.perf_event_paranoid
+    /// is 3, a level of Debian's kernels.
     pub fn open(event: Event) -> Result<Self> {
         let mut counter = Self { event, cpus: Vec::new(), gone: 0 };
         counter.add_cpus()?;
         Ok(counter)
     }
 
-    /// Starts to count on new CPUs; returns whether there were any.
+    /// Starts to count on new CPUs. Returns whether there were any.
     fn add_cpus(&mut self) -> Result<bool> {
         let mut came = false;
         for cpu in online(Path::new("/sys/devices/system/cpu/online"))? {
@@ -62,7 +62,7 @@ impl Counter {
             came = true;
             match open(self.event, cpu) {
                 Ok(file) => self.cpus.push((cpu, file, 0)),
-                // It went offline meanwhile.
+                // The CPU has just gone offline.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
                 Err(error) => {
                     let what = format!("failed to open perf event {:?} on CPU {cpu}", self.event);
@@ -73,7 +73,7 @@ impl Counter {
         Ok(came)
     }
 
-    /// Keeps what was counted on CPUs that went offline; returns whether there were any.
+    /// Keeps the counts of CPUs that went offline. Returns whether there were any.
     fn remove_cpus(&mut self) -> Result<bool> {
         let before = self.cpus.len();
         let mut alive = Vec::with_capacity(before);
@@ -91,11 +91,10 @@ impl Counter {
         Ok(self.cpus.len() < before)
     }
 
-    /// What was counted on all CPUs.
+    /// The count on all CPUs.
     ///
     /// # Errors
-    /// When a CPU came online and the kernel no longer lets it be counted on: a number
-    /// without it would be wrong.
+    /// When a CPU came online and the kernel refuses to count on it: the total would be too low.
     pub fn read(&mut self) -> Result<Reading> {
         let went = self.remove_cpus()?;
         let came = self.add_cpus()?;
@@ -107,8 +106,8 @@ impl Counter {
 /// A count, and the time for which it was counted.
 type Sample = (u64, u64);
 
-/// What an event has counted that was read twice. An error when it counts no longer, which
-/// nothing tells but its clock: that stands then, or there is nothing to read.
+/// The count of an event, from two readings of it. An error with the last count if the event has
+/// stopped. Only its clock shows that: it stands still, or the second reading is empty.
 fn count(first: Option<Sample>, second: Option<Sample>) -> Result<u64, Option<u64>> {
     match (first, second) {
         (Some((_, before)), Some((count, now))) if now > before => Ok(count),
@@ -116,7 +115,7 @@ fn count(first: Option<Sample>, second: Option<Sample>) -> Result<u64, Option<u6
     }
 }
 
-/// None at the end of the file: of an event that the kernel has given up.
+/// Reads an event; `None` if the kernel has stopped it, which is the end of the file.
 fn read(file: &mut File) -> std::io::Result<Option<Sample>> {
     let mut bytes = [0; 16];
     if file.read(&mut bytes)? < bytes.len() {
@@ -157,7 +156,7 @@ fn open(event: Event, cpu: u32) -> std::io::Result<File> {
     if fd < 0 {
         return Err(std::io::Error::last_os_error());
     }
-    // SAFETY: it is new, and nobody else has it.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 

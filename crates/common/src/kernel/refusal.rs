@@ -47,7 +47,7 @@ fn note(last: &mut Option<String>, message: &str) {
         let first = message.lines().next().unwrap_or_default().trim_start_matches("libbpf: ");
         let says_less = ["failed to load object", "failed to load BPF skeleton"];
         if first.contains("Couldn't load trivial BPF program") {
-            // It goes on with guesses at the reason.
+            // libbpf appends guesses at the reason.
             *last = Some("the kernel rejects even an empty program".to_owned());
         } else if !first.contains("try raising 'ulimit -l'")
             && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
@@ -65,28 +65,28 @@ pub fn verdict(log: &str) -> Option<String> {
     lines.next_back().map(|line| format!("{VERDICT}{line}"))
 }
 
-/// What may stand in the way of eBPF, as far as it does here.
+/// Known reasons why the kernel may refuse eBPF; only those that apply to this process are set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Obstacles {
     /// Capabilities that tracing programs need and this process lacks.
     pub missing: &'static [&'static str],
-    /// Whether its capabilities are those of a user namespace, for which bpf(2) does not care.
+    /// Whether its capabilities are those of a user namespace: bpf(2) does not accept them.
     pub user_namespace: bool,
-    /// Whether a seccomp filter keeps bpf(2) from the kernel.
+    /// Whether a seccomp filter blocks bpf(2).
     pub filtered: bool,
-    /// Whether lockdown forbids programs to read the kernel's memory.
+    /// Whether kernel lockdown forbids programs to read kernel memory.
     pub locked_down: bool,
-    /// `kernel.perf_event_paranoid`, where it asks for CAP_SYS_ADMIN, which this process lacks.
+    /// `kernel.perf_event_paranoid`, if it requires CAP_SYS_ADMIN and this process lacks that.
     pub paranoid: Option<i32>,
-    /// Bytes that may be locked, where maps and programs count as locked memory and there is a limit.
+    /// Limit of locked memory in bytes, if there is one and maps and programs count towards it.
     pub lockable: Option<u64>,
 }
 
 impl Obstacles {
-    /// Those of this process on this kernel.
+    /// The obstacles for this process on this kernel.
     pub fn now() -> Self {
         let (missing, user_namespace) = (permissions::missing(), permissions::in_user_namespace());
-        // With neither of these the kernel itself has no reason to refuse the call.
+        // If one of these applies, the kernel itself refuses the call, and a filter cannot be told.
         let filtered = missing.is_empty()
             && !user_namespace
             && permissions::has_seccomp_filter()
@@ -102,7 +102,7 @@ impl Obstacles {
         }
     }
 
-    /// `why`, which the kernel or libbpf said, and what can be done about it.
+    /// The error `why` of the kernel or libbpf, followed by what the user can do about it.
     pub fn explain(&self, why: &str) -> String {
         let remedy = why.split("; ").find_map(|reason| self.remedy(reason));
         remedy.map_or_else(|| why.to_owned(), |remedy| format!("{why}; {remedy}"))
@@ -111,7 +111,7 @@ impl Obstacles {
     fn remedy(&self, why: &str) -> Option<String> {
         let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
         let verifier = why.contains("verifier: ");
-        // The verifier too says EACCES, of programs that are wrong.
+        // The verifier also returns EACCES, for an invalid program.
         let permission = !verifier && has(&["not permitted", "ermission denied", "EPERM", "EACCES"]);
         let unknown = has(&["not implemented", "ENOSYS"]);
         if permission && self.user_namespace {
@@ -140,7 +140,7 @@ impl Obstacles {
         {
             return Some(format!("with kernel.perf_event_paranoid={level} it takes CAP_SYS_ADMIN to attach"));
         }
-        // It takes the helper away that reads.
+        // Lockdown removes the helper that reads kernel memory.
         if (permission || verifier && has(&["unknown func", "cannot use helper"])) && self.locked_down {
             return Some(
                 "kernel lockdown (confidentiality) does not let eBPF read kernel memory: boot with \
@@ -164,7 +164,7 @@ mod tests {
 
     const EPERM: &str = "Operation not permitted (os error 1)";
 
-    /// All that can be in the way.
+    /// All obstacles at the same time.
     fn all() -> Obstacles {
         Obstacles {
             missing: &["CAP_BPF", "CAP_PERFMON"],

@@ -48,7 +48,7 @@ impl Live {
             let error = io::Error::from_raw_os_error(-fd);
             return Err(error).with_context(|| format!("failed to run iterator `{program}`"));
         }
-        // SAFETY: it is new, and nobody else has it.
+        // SAFETY: the descriptor is new and has no other owner.
         let mut file = unsafe { File::from_raw_fd(fd) };
         let mut text = Vec::new();
         file.read_to_end(&mut text).with_context(|| format!("failed to read iterator `{program}`"))?;

@@ -21,16 +21,16 @@ use tiny_http::{HTTPVersion, Header, Method, Response};
 
 use crate::serve::ports;
 
-/// Limits.
+/// Limits on clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Maximum number of connections; for one more, the oldest is closed.
+    /// Maximum number of connections. One more closes the oldest.
     pub connections: usize,
-    /// Bytes of a request's head.
+    /// Maximum size of a request's head, in bytes.
     pub head_bytes: usize,
-    /// Time for a whole request to arrive.
+    /// Time limit for receiving a whole request.
     pub receive: Duration,
-    /// Time for a whole response to be taken.
+    /// Time limit for sending a whole response.
     pub send: Duration,
     /// Time a connection may be idle between two requests.
     pub idle: Duration,
@@ -60,10 +60,10 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads a head: request line and headers, without the empty line.
+    /// Parses a head: request line and headers, without the empty line.
     ///
     /// # Errors
-    /// Status and reason to answer instead.
+    /// When it is malformed; the error has the status and the reason to answer.
     pub fn parse(head: &str) -> Result<Self, Bad> {
         let mut lines = head.split("\r\n");
         let mut words = lines.next().unwrap_or_default().split(' ');
@@ -89,14 +89,15 @@ impl Request {
         Ok(Self { method, path, headers, version })
     }
 
-    /// Whether the connection ends after the answer: asked for, or a body would follow.
+    /// Whether to close the connection after the answer: the client asks for it, speaks HTTP/1.0, or
+    /// sends a body, which is not read.
     fn is_last(&self) -> bool {
         let close = self.header("Connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let body = self.header("Content-Length").is_some_and(|length| length != "0");
         close || body || self.header("Transfer-Encoding").is_some() || self.version < (1, 1)
     }
 
-    /// The value of a header, its name in any case.
+    /// The value of a header. The case of its name does not matter.
     pub fn header(&self, name: &'static str) -> Option<&str> {
         self.headers.iter().find(|header| header.field.equiv(name)).map(|header| header.value.as_str())
     }
@@ -114,12 +115,12 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A line of plain text.
+    /// A response of one line of plain text.
     pub fn text(status: u16, line: &str) -> Self {
         Self::new(status, "text/plain; charset=utf-8", format!("{line}\n").into_bytes())
     }
 
-    /// A body of some type.
+    /// A response with a body of this content type.
     pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
         Self { status, headers: vec![("Content-Type".into(), content_type.into())], body }
     }
@@ -130,11 +131,11 @@ impl Reply {
     }
 }
 
-/// Opens a listening socket for each address `HOST:PORT`; without HOST, one for all
-/// addresses of both families.
+/// Opens a listening socket for each address `HOST:PORT`. Without HOST, one socket listens on all
+/// IPv4 and IPv6 addresses.
 ///
 /// # Errors
-/// When an address is malformed or taken; names it.
+/// When an address is malformed or in use; the error names it.
 pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
@@ -150,7 +151,7 @@ pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>> {
         for found in found {
             result = listen(found).map_err(|error| (error, Some(found)));
             match &result {
-                // IPv6 is compiled out or switched off.
+                // The kernel has no IPv6, or it is disabled.
                 Err((error, _)) if is_any && error.raw_os_error() == Some(EAFNOSUPPORT) => {}
                 Err(_) if !is_any => {}
                 _ => break,
@@ -175,18 +176,18 @@ const EAFNOSUPPORT: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // Both families where the address is unspecified; has no effect on others.
+        // An unspecified address then accepts IPv4 too; other addresses are not affected.
         socket.set_only_v6(false)?;
     }
-    // A restart must not wait for connections of the past.
+    // Old connections in TIME_WAIT must not block a restart.
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(address))?;
     socket.listen(128)?;
     Ok(socket.into())
 }
 
-/// Answers requests on a listening socket with `handler`, in threads of its own, for as long
-/// as the process lives; connections that `admit` does not want are closed.
+/// Answers requests on a listening socket with `handler`, in its own threads, while the process lives.
+/// Connections that `admit` rejects are closed.
 ///
 /// # Errors
 /// When the accepting thread cannot be started.
@@ -213,7 +214,7 @@ where
                         log::warn!("failed to set up a connection: {error}");
                     }
                 }
-                // Out of descriptors or memory: passes when connections end.
+                // Out of descriptors or memory. This passes when connections end.
                 Err(error) => {
                     log::warn!("failed to accept a connection: {error}");
                     thread::park_timeout(Duration::from_millis(100));
@@ -229,29 +230,29 @@ fn thread_of(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<thread
     thread::Builder::new().name(name.to_owned()).stack_size(256 << 10).spawn(f)
 }
 
-/// Open connections in the order of their latest requests.
+/// Open connections, in the order of their last requests.
 #[derive(Default)]
 struct Connections {
     open: Mutex<BTreeMap<u64, Socket>>,
     next: AtomicU64,
 }
 
-/// Takes a connection off the list when its thread ends, however that comes.
+/// Removes a connection from the list when its thread ends, also by a panic.
 struct Slot {
     connections: Arc<Connections>,
     number: u64,
 }
 
 impl Connections {
-    /// Lists `stream`. Where there are too many, the oldest is closed: a scrape takes
-    /// milliseconds, so the oldest is idle, or neither asks nor listens.
+    /// Adds `stream` to the list. If there are too many, closes the oldest: a scrape takes milliseconds,
+    /// so the oldest connection is idle, or its client neither sends nor reads.
     fn enter(self: Arc<Self>, stream: &Socket, limit: usize) -> io::Result<Slot> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= limit
             && let Some((_, oldest)) = open.pop_first()
         {
-            // It may have ended by itself just now.
+            // It may just have ended by itself.
             let _ = oldest.shutdown(Shutdown::Both);
         }
         open.insert(number, stream.try_clone()?);
@@ -261,7 +262,7 @@ impl Connections {
 }
 
 impl Slot {
-    /// Makes the connection the youngest; unless it was closed to make room.
+    /// Makes the connection the newest, unless it was closed to make room.
     fn renew(&mut self) {
         let mut open = self.connections.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stream) = open.remove(&self.number) {
@@ -293,7 +294,7 @@ where
     Ok(())
 }
 
-/// Serves requests. An error ends the connection and nothing else.
+/// Serves the requests of a connection. An error ends only this connection.
 fn converse(stream: &Socket, limits: Limits, slot: &mut Slot, handler: &dyn Fn(&Request) -> Reply) {
     let mut input = Vec::new();
     loop {
@@ -302,7 +303,7 @@ fn converse(stream: &Socket, limits: Limits, slot: &mut Slot, handler: &dyn Fn(&
             Err(Bad::Silent) => break,
             Err(Bad::Status(status, why)) => {
                 let reply = Reply::text(status, why);
-                // The client may be gone, or may be what is wrong.
+                // The client may be gone, or be the cause of the error.
                 let _ = send(stream, limits, reply, &HTTPVersion(1, 1), false);
                 break;
             }
@@ -317,23 +318,23 @@ fn converse(stream: &Socket, limits: Limits, slot: &mut Slot, handler: &dyn Fn(&
             break;
         }
     }
-    // Closing with unread input makes the kernel reset the connection, and the client
-    // may lose the response over it.
+    // Closing a socket with unread input makes the kernel reset the connection, which can destroy the
+    // response before the client reads it.
     let _ = stream.shutdown(Shutdown::Write);
     let mut rest = Timed { stream, deadline: Instant::now() + Duration::from_millis(500) };
     let _ = io::copy(&mut (&mut rest).take(64 << 10), &mut io::sink());
 }
 
-/// Why there is no request.
+/// Why no request was received.
 #[derive(Clone, Copy, Debug)]
 pub enum Bad {
-    /// Nobody to answer: closed, or silent for too long.
+    /// The client closed the connection, or was silent for too long: there is no answer.
     Silent,
-    /// This status, for this reason.
+    /// The answer has this status and this reason.
     Status(u16, &'static str),
 }
 
-/// The next request; `input` holds what was read beyond the last one.
+/// Receives the next request. `input` holds bytes that were read after the previous one.
 fn receive(stream: &Socket, limits: Limits, input: &mut Vec<u8>) -> Result<Request, Bad> {
     let mut timed = Timed { stream, deadline: Instant::now() + limits.idle };
     let mut began = false;
@@ -392,7 +393,7 @@ fn send(
     writer.flush()
 }
 
-/// A stream on which all reads and writes together end by a deadline.
+/// A stream with one deadline for all reads and writes together.
 struct Timed<'s> {
     stream: &'s Socket,
     deadline: Instant,
@@ -426,8 +427,8 @@ impl Write for Timed<'_> {
     }
 }
 
-/// The quality that an `Accept`-like header gives to the first of its items that
-/// `matches`; none when there is no such item.
+/// The quality value of the first item in an `Accept`-like header that `matches`; `None` if no item
+/// does.
 ///
 /// ```
 /// use common::serve::http::quality;

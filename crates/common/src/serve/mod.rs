@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How metrics get out: over HTTP, or into a file. Look here for limits of connections and time, for
-//! passwords and TLS, and for ports.
+//! Publishes metrics: over HTTP, or in a file. Limits of connections and time, passwords and TLS, and
+//! ports are here.
 //!
 //! It may import `read`, `kernel`, `spec` and `exposition`. It does not use libbpf.
 

@@ -13,27 +13,27 @@ use caps::Capability;
 use crate::kernel::permissions;
 use crate::spec::Spec;
 
-/// A variable of the environment: the number that ports of exporters count from where no address is
-/// given, instead of 9100. One for all: units read it from one file.
+/// Environment variable that moves the default ports of all exporters: it replaces 9100 as the number
+/// that they count from. Units read it from one file, so that one setting moves all.
 pub const BASE: &str = "EBPF_EXPORTERS_PORT_BASE";
 
-/// A base that nobody is known to use, for examples.
+/// A base for examples, which no other program is known to use.
 pub const EXAMPLE: u16 = 19100;
 
-/// What the ports of specs count from.
+/// The base of the ports in specs.
 const OWN_BASE: u16 = 9100;
 
-/// The port of the exporter that `spec` describes, as far from `base` as its own is from 9100; none
-/// where there is no such port.
+/// The port of the exporter that `spec` describes, with `base` instead of 9100; `None` if that is not
+/// a valid port.
 pub fn moved(spec: &Spec, base: u16) -> Option<u16> {
     let port = i32::from(spec.port) - i32::from(OWN_BASE) + i32::from(base);
     u16::try_from(port).ok().filter(|port| *port > 0)
 }
 
-/// The port that it listens on where no address is given and [`BASE`] is `base`.
+/// The port to listen on if no address is given and [`BASE`] is `base`.
 ///
 /// # Errors
-/// When that is no base: what a user is told.
+/// When `base` is not a valid base; the error is a message for the user.
 pub fn of(spec: &Spec, base: Option<&OsStr>) -> Result<u16, String> {
     let Some(base) = base.filter(|base| !base.is_empty()) else { return Ok(spec.port) };
     let text = base.to_string_lossy();
@@ -49,7 +49,7 @@ pub fn of(spec: &Spec, base: Option<&OsStr>) -> Result<u16, String> {
     })
 }
 
-/// How many bytes the kernel keeps of a process's name.
+/// The kernel keeps this many bytes of a process's name.
 const COMM_LEN: usize = 15;
 
 /// A socket that blocks the port.
@@ -61,7 +61,8 @@ struct Held {
     inode: u64,
 }
 
-/// The process that holds `wanted`, or why it is not known. Follows "taken by" in a message.
+/// The process that holds the address `wanted`, or why it is not known. Follows "taken by" in a
+/// message.
 pub fn by_whom(wanted: SocketAddr) -> String {
     let mut held = Vec::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
@@ -73,7 +74,7 @@ pub fn by_whom(wanted: SocketAddr) -> String {
     match holder(Path::new("/proc"), held.inode) {
         Holder::Process(pid) if pid == std::process::id() => "this process, for another address".to_owned(),
         Holder::Process(pid) => format!("{} (pid {pid})", name(&PathBuf::from(format!("/proc/{pid}")))),
-        // Whoever may trace is shown every process, also where others are hidden.
+        // With CAP_SYS_PTRACE every process is visible, even if /proc hides others.
         Holder::Nobody if permissions::has(Capability::CAP_SYS_PTRACE) => {
             format!("a socket of user {}, which belongs to the kernel or to another PID namespace", held.user)
         }
@@ -84,7 +85,7 @@ pub fn by_whom(wanted: SocketAddr) -> String {
     }
 }
 
-/// A line of `/proc/net/tcp` or `/proc/net/tcp6`; none for the heading.
+/// Parses a line of `/proc/net/tcp` or `/proc/net/tcp6`; `None` for the heading.
 fn parse(line: &str) -> Option<Held> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [_, local, _, state, _, _, _, user, _, inode, ..] = fields[..] else { return None };
@@ -98,7 +99,7 @@ fn parse(line: &str) -> Option<Held> {
     })
 }
 
-/// Words of 32 bits, each in the machine's order of bytes.
+/// Parses an address: words of 32 bits in the machine's byte order.
 fn parse_ip(hex: &str) -> Option<IpAddr> {
     let word = |at: usize| {
         let digits = hex.get(at * 8..at * 8 + 8)?;
@@ -114,7 +115,7 @@ fn parse_ip(hex: &str) -> Option<IpAddr> {
     }
 }
 
-/// Whether one of them cannot be listened on while the other is.
+/// Whether listening on one of them prevents listening on the other.
 fn conflicts(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() && (a.is_ipv6() || b.is_ipv4());
     let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
@@ -124,9 +125,9 @@ fn conflicts(one: SocketAddr, other: SocketAddr) -> bool {
 /// The process that has a socket open.
 #[derive(Debug, PartialEq, Eq)]
 enum Holder {
-    /// The first of those that may be looked at.
+    /// The first one found, among the processes that this one may inspect.
     Process(u32),
-    /// Perhaps one of those that may not.
+    /// None of the processes that this one may inspect; others could not be inspected.
     Closed,
     Nobody,
 }
@@ -140,7 +141,7 @@ fn holder(proc: &Path, inode: u64) -> Holder {
     for pid in pids {
         let files = match fs::read_dir(proc.join(pid.to_string()).join("fd")) {
             Ok(files) => files,
-            // It ended meanwhile.
+            // The process has ended in the meantime.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(_) => {
                 nobody = Holder::Closed;
@@ -155,7 +156,7 @@ fn holder(proc: &Path, inode: u64) -> Holder {
     nobody
 }
 
-/// The process's name; that of its program where the kernel cut it.
+/// The name of a process. If the kernel truncated it, the name of its program.
 fn name(process: &Path) -> String {
     let comm = fs::read(process.join("comm")).unwrap_or_default();
     let comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
@@ -223,7 +224,7 @@ mod tests {
         fs::create_dir_all(proc.path().join("net")).expect("made");
         assert_eq!(holder(proc.path(), 7), Holder::Process(117));
         assert_eq!(holder(proc.path(), 9), Holder::Nobody);
-        // Not to be read as a folder stands for one that may not be.
+        // A directory that cannot be read as one stands for one that may not be read.
         fs::create_dir(proc.path().join("4")).expect("made");
         fs::write(proc.path().join("4/fd"), "").expect("written");
         assert_eq!(holder(proc.path(), 7), Holder::Process(117));

@@ -26,8 +26,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// The site of the exporter that `spec` describes; `max_requests` scrapes at the same
-    /// time, 0 for any number.
+    /// The site of the exporter that `spec` describes. It answers up to `max_requests` scrapes at the same
+    /// time; 0 means no limit.
     pub fn new(spec: &Spec, telemetry_path: &str, max_requests: usize, engine: Arc<Engine>) -> Self {
         Self {
             name: format!("ebpf-{}-exporter", spec.name),
@@ -103,7 +103,7 @@ impl Site {
     }
 }
 
-/// OpenMetrics if it is requested and not less preferred than plain text.
+/// OpenMetrics if the client accepts it and does not prefer plain text.
 fn negotiate(accept: &str) -> Format {
     let open = quality(accept, |item| item == "application/openmetrics-text").unwrap_or(0.0);
     let text = quality(accept, |item| item == "text/plain").unwrap_or(0.0);

@@ -13,11 +13,11 @@ use anyhow::{Context, Result};
 /// Replaces the file at `path` with `text` atomically: a reader sees the old file or the new one.
 ///
 /// # Errors
-/// When the folder cannot be written; the old file is as it was then.
+/// When the folder cannot be written; the old file is then unchanged.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     let name = path.file_name().context("the path has no file name")?.to_string_lossy();
-    // Hidden and of another ending: the collector does not look at it. Of a random name and new, so
-    // that no link is followed: others may write into the folder too.
+    // A hidden name with another ending, which the collector ignores. The name is random and the file
+    // must be new, because others may be able to write to the folder and could plant a link.
     let temporary = path.with_file_name(format!(".{name}.{:016x}", RandomState::new().hash_one(0)));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
     let file = file.with_context(|| format!("failed to create {}", temporary.display()))?;
@@ -26,14 +26,14 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
             fs::rename(&temporary, path).with_context(|| format!("failed to rename to {}", path.display()))
         });
     if written.is_err() {
-        // Nobody else can do anything about it.
+        // There is no other place to report an error here.
         let _ = fs::remove_file(&temporary);
     }
     written
 }
 
 fn fill(mut file: File, text: &str) -> io::Result<()> {
-    // Whatever the mask is.
+    // Independent of the umask.
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
@@ -61,7 +61,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (path, victim) = (folder.path().join("x.prom"), folder.path().join("victim"));
         fs::write(&victim, "precious").expect("written");
-        // The process's id is no secret.
+        // An attacker can know the process id.
         symlink(&victim, folder.path().join(format!(".x.prom.{}", std::process::id()))).expect("planted");
         symlink(&victim, &path).expect("planted");
         write(&path, "a 1\n").expect("written");

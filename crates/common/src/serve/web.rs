@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Access control and TLS: `--web.config.file`.
 //!
-//! A separate program, `ebpf-exporters-web`, reads that file and terminates TLS. It has no
-//! privileges, and keeps TLS out of the exporters. It passes connections on over a Unix socket on
-//! which the exporter accepts no other process. Passwords are checked here.
+//! A separate program without privileges, `ebpf-exporters-web`, reads that file and terminates TLS, so
+//! exporters contain no TLS code. It passes connections on over a Unix socket, on which the exporter
+//! accepts no other process. The exporter itself checks passwords.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,31 +33,31 @@ use crate::serve::http::{Reply, Request};
 /// The TLS program.
 const PROGRAM: &str = "ebpf-exporters-web";
 
-/// Maximum number of connections over all sockets. Each takes a thread in that program and one
-/// here, of the 128 that units may have.
+/// Maximum number of connections over all sockets. Each takes one thread in that program and one here;
+/// units allow 128.
 const CONNECTIONS: usize = 48;
 
-/// Passwords that wait for verification: one at a time is verified, because bcrypt is slow by
-/// design.
+/// Maximum number of passwords that wait for verification. Only one is verified at a time, because
+/// bcrypt is slow by design.
 const WAITING: usize = 16;
 
 /// A listening socket and its access rules.
 #[derive(Debug)]
 pub struct Door {
-    /// What is accepted from.
+    /// The socket on which connections are accepted.
     pub socket: Socket,
-    /// Where clients ask.
+    /// The address to which clients connect.
     pub address: SocketAddr,
-    /// What is asked of them.
+    /// The access rules.
     pub guard: Arc<Guard>,
-    /// What speaks TLS there.
+    /// The TLS program, if this socket uses TLS.
     pub front: Option<Front>,
 }
 
-/// Opens `listeners` as the file `config` says, or to anybody.
+/// Opens `listeners` with the access rules of the file `config`; without a file, for everybody.
 ///
 /// # Errors
-/// When the file is wrong or what it names is, or the program that reads it is not there.
+/// When the file, or a file that it names, is not valid, or the TLS program is missing.
 pub fn open(config: Option<&Path>, listeners: Vec<TcpListener>) -> Result<Vec<Door>> {
     let limit = CONNECTIONS / listeners.len().max(1);
     let one = |listener: TcpListener| {
@@ -71,7 +71,7 @@ pub fn open(config: Option<&Path>, listeners: Vec<TcpListener>) -> Result<Vec<Do
 }
 
 fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usize) -> Result<Door> {
-    // Nobody can be there before: the name is not to be guessed.
+    // The name cannot be guessed, so no other process can be bound to it.
     let name = format!("{PROGRAM}/{:016x}", RandomState::new().hash_one(0));
     let inner = net::SocketAddr::from_abstract_name(&name).and_then(|name| UnixListener::bind_addr(&name));
     let inner = inner.context("failed to open a Unix socket")?;
@@ -85,7 +85,7 @@ fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usi
         .spawn()
         .with_context(|| format!("failed to start {}", program.display()))?;
     let lines = child.stdout.take().map(BufReader::new);
-    // From here on it ends with this.
+    // From here on the program is stopped when this value is dropped.
     let mut front = Front { child, lines, ending: Arc::default() };
     let mut guard = Guard::default();
     loop {
@@ -108,7 +108,7 @@ fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usi
     Ok(Door { socket: OwnedFd::from(inner).into(), address, guard: guard.into(), front: Some(front) })
 }
 
-/// It is beside this program, or where packages put it.
+/// Path of the TLS program: next to this program, or where packages install it.
 fn program() -> Result<PathBuf> {
     let here = env::current_exe().context("failed to find the path of this program")?;
     let folder = here.parent().unwrap_or(Path::new("/"));
@@ -124,7 +124,7 @@ fn program() -> Result<PathBuf> {
     })
 }
 
-/// What the program says in a line.
+/// A line of the TLS program's output.
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'l> {
     User(&'l str, &'l str),
@@ -165,7 +165,7 @@ pub struct Front {
 }
 
 impl Door {
-    /// Whether a connection may come in, whatever it asks: where something speaks TLS, nobody else.
+    /// A check for new connections: with TLS, only those of the TLS program are admitted.
     pub fn admits(&self) -> impl Fn(&Socket) -> bool + use<> {
         let front = self.front.as_ref().map(|front| front.child.id());
         let is_at = |stream: &Socket, pid: u32| {
@@ -176,11 +176,11 @@ impl Door {
 }
 
 impl Front {
-    /// Logs what it says, in a thread with the privileges of the calling one. Without it nobody
-    /// can ask: this process ends with it, and whoever started it starts both again.
+    /// Logs the program's output, in a thread with the privileges of the calling one. If the program ends,
+    /// no client can connect any more, so this process ends too, and its service manager restarts both.
     ///
     /// # Errors
-    /// When the thread cannot be started, or was.
+    /// When the thread cannot be started, or already was.
     pub fn watch(&mut self) -> Result<()> {
         let mut lines = self.lines.take().context("it is already watched")?;
         let ending = Arc::clone(&self.ending);
@@ -216,7 +216,7 @@ impl Drop for Front {
     }
 }
 
-/// What is asked of clients, and said to them besides.
+/// Access rules for clients, and headers to add to responses.
 #[derive(Debug, Default)]
 pub struct Guard {
     users: BTreeMap<String, String>,
@@ -224,7 +224,7 @@ pub struct Guard {
     limit: Option<Mutex<Bucket>>,
     waiting: AtomicUsize,
     hashing: Mutex<()>,
-    /// Hashes of what was right once: bcrypt is meant to take long.
+    /// Hashes of credentials that were verified before: bcrypt is slow by design.
     known: Mutex<BTreeSet<u64>>,
     seed: RandomState,
 }
@@ -238,7 +238,7 @@ impl Guard {
         Ok(())
     }
 
-    /// The answer of `site`, to those who may ask.
+    /// The answer of `site`, or a refusal if the client may not ask.
     pub fn answer(&self, request: &Request, site: impl FnOnce(&Request) -> Reply) -> Reply {
         let mut reply = match self.refuse(request) {
             None => site(request),
@@ -285,14 +285,14 @@ impl Guard {
         let decoded = decoded.and_then(|(_, text)| BASE64_STANDARD.decode(text.trim()).ok());
         let Some(decoded) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else { return false };
         let Some((user, password)) = decoded.split_once(':') else { return false };
-        // An unknown user takes as long as a known one.
+        // An unknown user takes as long as a known one, so that names cannot be found out.
         let expected = self.users.get(user);
         let Some(hash) = expected.or_else(|| self.users.values().next()) else { return false };
         bcrypt::verify(password, hash).unwrap_or(false) && expected.is_some()
     }
 }
 
-/// Requests that may come: one more each interval, up to a number.
+/// A limit on the rate of requests: each interval allows one more, up to a maximum.
 #[derive(Debug)]
 struct Bucket {
     interval: Duration,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Without eBPF: the same numbers, as far as there are any, and the reason when there are
-//! none.
+//! Without eBPF: the same counts as with eBPF, where other sources exist, and the reason where they do
+//! not.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,9 +15,8 @@ use live::{sh, wait_until};
 
 const MODE: &str = "ebpf_exporter_mode";
 
-/// What `work` makes of each counter that `--ebpf off` shows, compared with the programs'
-/// count: not less than while only the former looked, and at most `others` more. Returns
-/// how many series of the former changed.
+/// Checks every counter that `--ebpf off` has: over `work`, the count of the eBPF programs is at least as
+/// high, and at most `others` higher. Returns how many of these series changed.
 #[track_caller]
 fn compared(name: &str, others: f64, work: impl FnOnce()) -> usize {
     let with = Exporter::start(name, &["--ebpf", "on"]);
@@ -27,7 +26,7 @@ fn compared(name: &str, others: f64, work: impl FnOnce()) -> usize {
     work();
     let without = Delta(without_before, without.scrape());
     let with = Delta(with_before, with.scrape());
-    // I/O may have been on its way when it started.
+    // I/O may have been in flight when the exporter started.
     let unknown = with.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
     assert_eq!(with.lost(), unknown, "{with:?}");
     let mut changed = 0;
@@ -47,7 +46,7 @@ fn compared(name: &str, others: f64, work: impl FnOnce()) -> usize {
 #[live::test]
 fn without_ebpf_disks_count_the_same() {
     let device = fast();
-    // What the root's disk does meanwhile is the same for both, as both look at all disks.
+    // Both exporters see all disks, so other I/O on the root disk counts for both.
     let changed = compared("diskio", 1e6, || {
         assert_eq!(direct_reads(&device, 23, 8192), 0);
         direct_writes(&device, 29, 4096);
@@ -68,7 +67,7 @@ fn without_ebpf_pools_count_the_same() {
     let _pool = Pool::create("tank", DISKS[0]);
     let file = "dd if=/dev/urandom of=/tank/file bs=128k count=61 conv=fsync status=none; cat /tank/file > /dev/null";
     assert!(compared("zfs-arc", 400.0, || drop(sh(file))) >= 3);
-    // A volume or dataset that nothing else touches: exactly the same.
+    // Nothing else uses this volume and this dataset: counts are equal.
     assert!(compared("zfs-dmu", 0.0, || drop(sh(file))) >= 4);
 }
 
@@ -84,8 +83,8 @@ fn without_ebpf_connections_are_the_same() {
     let (with, without) = (Exporter::start("tcp", &[]), Exporter::start("tcp", &["--ebpf", "off"]));
     let connections = |exporter: &Exporter| exporter.scrape().get("ebpf_tcp_active_connections", &[]);
     let _stream = std::net::TcpStream::connect(("127.0.0.1", with.port())).unwrap();
-    // Each sees both ends of the connection of its own scrape, and those of this one. Others come
-    // and go.
+    // Each exporter sees both ends of the connection of its own scrape, and those of this test. Other
+    // connections come and go.
     let mut without_it = None;
     wait_until("both see the same", Duration::from_secs(20), || {
         without_it = connections(&without);
@@ -94,7 +93,7 @@ fn without_ebpf_connections_are_the_same() {
     assert!(without_it >= Some(4.0), "{without_it:?}");
 }
 
-/// What of BPF a process has open.
+/// The BPF objects that a process has open.
 fn bpf_descriptors(pid: u32) -> Vec<String> {
     let folder = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let targets = folder.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
@@ -124,10 +123,10 @@ fn what_is_released_is_closed_and_the_rest_goes_on() {
             let _streams: Vec<_> = (0..50)
                 .map(|_| std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap())
                 .collect();
-            // Others come and go.
+            // Other connections come and go.
             assert!((80.0..120.0).contains(&(now() - few)), "{few} and {}", now());
         }
-        // Counters go on from where they were, whatever their source counts from.
+        // Counters continue from their last value, whatever value their new source starts from.
         for (metric, labels) in after.series() {
             if metric.ends_with("_total") && !metric.starts_with("ebpf_exporter_") {
                 let (was, is) = (before.count(metric, &labels), after.count(metric, &labels));

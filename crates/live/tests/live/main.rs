@@ -32,7 +32,7 @@ use rustix::process::Signal;
 
 const IO_LATENCY: &str = "ebpf_disk_io_latency_microseconds";
 
-/// What an exporter's process may need.
+/// Maximum memory of an exporter's process.
 const MEMORY: f64 = 4.0 * 1024.0 * 1024.0;
 
 /// Programs of diskio, as the kernel truncates their names.
@@ -44,7 +44,7 @@ fn start() -> Exporter {
     Exporter::start("diskio", &[])
 }
 
-/// Names and ports, from the scrape configuration in the package.
+/// Names and ports, from the package's scrape configuration.
 fn exporters() -> BTreeMap<String, u16> {
     let config = std::fs::read_to_string("/usr/share/ebpf-exporters/prometheus/prometheus.yml").unwrap();
     let jobs = config.split("job_name: ebpf-").skip(1);
@@ -82,7 +82,7 @@ fn check_once_and_textfile_do_what_they_say() {
     let mut once = Command::new("ebpf-diskio-exporter");
     let mut once = Running::start(once.arg("--once").stdout(Stdio::piped()));
     let id = once.0.id();
-    // Once this thread is there everything is attached.
+    // This thread starts after all programs are attached.
     wait_until("it waits for signals", Duration::from_secs(30), || {
         sh(&format!("cat /proc/{id}/task/*/comm || :")).contains("signals")
     });
@@ -122,7 +122,7 @@ fn the_units_run_unprivileged_and_prometheus_scrapes_them() {
         line.split_whitespace().next().unwrap().to_owned()
     };
     assert_ne!(field("Uid:"), "0");
-    // CAP_PERFMON is 38, CAP_BPF 39; nothing but reading is left to do.
+    // CAP_PERFMON is 38, CAP_BPF 39. After attaching the exporter only reads.
     let bits = |name: &str| u64::from_str_radix(&field(name), 16).unwrap();
     assert_eq!(bits("CapBnd:") & !(1 << 38 | 1 << 39), 0, "{status}");
     assert_eq!(bits("CapEff:") & !(1 << 39), 0, "{status}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `grafana/dashboard.json`: the panels of all exporters (`grafana/rows/NAME.json`), laid
-//! out in rows. A row's file says what a panel asks and means; what Grafana needs to draw
-//! it is the same for all panels of a type and stands here.
+//! `grafana/dashboard.json`: the panels of all exporters (`grafana/rows/NAME.json`), laid out in
+//! rows. A row's file has a panel's title, description and queries; the options that Grafana needs to
+//! draw it depend only on the panel's type and are set here.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use crate::workspace::{files, output, root, run};
 
-/// Where it is.
+/// Path of the dashboard.
 pub const FILE: &str = "grafana/dashboard.json";
 
-/// Rows in the order in which operators look; others follow by name.
+/// Rows in the order in which operators need them; others follow by name.
 const ROWS: &[&str] = &["System Health", "ZFS Health", "Network", "Application"];
 
 /// Columns of Grafana's grid.
@@ -25,7 +25,7 @@ const COLUMNS: u64 = 24;
 /// Height of a panel in the grid.
 const HEIGHT: u64 = 8;
 
-/// What one exporter adds.
+/// The part of one exporter.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
@@ -40,12 +40,12 @@ struct Panel {
     description: String,
     #[serde(rename = "type")]
     kind: Kind,
-    /// Grafana's name of the unit.
+    /// Unit, by Grafana's name.
     unit: String,
     width: u64,
     min: Option<f64>,
     max: Option<f64>,
-    /// Value from which on, and colour; the first has no value.
+    /// Pairs of a lower bound and a colour; the first has no bound.
     thresholds: Option<Vec<(Option<f64>, String)>>,
     queries: Vec<Query>,
 }
@@ -54,7 +54,7 @@ struct Panel {
 #[serde(deny_unknown_fields)]
 struct Query {
     expr: String,
-    /// Empty for a heatmap, whose rows are the bounds.
+    /// Empty for a heatmap: it shows the buckets' bounds instead.
     #[serde(default)]
     legend: String,
 }
@@ -78,7 +78,7 @@ impl Kind {
         }
     }
 
-    /// Shows what is now, not how it came.
+    /// Whether the panel shows only the latest value.
     fn is_instant(self) -> bool {
         matches!(self, Self::Gauge | Self::Bargauge)
     }
@@ -177,7 +177,7 @@ impl Panel {
     }
 }
 
-/// Panels by row, rows in their order.
+/// Panels by row. Rows are in their order.
 fn rows() -> Result<Vec<(String, Vec<Panel>)>> {
     let mut rows: BTreeMap<(usize, String), Vec<Panel>> = BTreeMap::new();
     for path in files("grafana/rows", ".json")? {
@@ -216,7 +216,7 @@ fn panels() -> Result<Vec<Value>> {
     Ok(panels)
 }
 
-/// A variable whose choices are the values of a label.
+/// A dashboard variable with the values of a label as its choices.
 fn variable(name: &str, label: &str, metric: &str) -> Value {
     json!({
         "allValue": ".*",
@@ -234,10 +234,10 @@ fn variable(name: &str, label: &str, metric: &str) -> Value {
     })
 }
 
-/// The text.
+/// Text of the dashboard.
 ///
 /// # Errors
-/// When a row's file cannot be read or has a member that is not known.
+/// When a row's file cannot be read or has an unknown member.
 pub fn text() -> Result<String> {
     let dashboard = json!({
         "annotations": { "list": [] },
@@ -264,14 +264,14 @@ pub fn text() -> Result<String> {
     Ok(serde_json::to_string_pretty(&dashboard)? + "\n")
 }
 
-/// A query of a panel with every variable set to all there is.
+/// A panel's query with every variable set to match everything.
 pub fn filled(query: &str) -> String {
     let query = query.replace("$__rate_interval", "1m");
     ["$instance", "$device", "$pool"].iter().fold(query, |query, name| query.replace(name, ".*"))
 }
 
-/// Grafana publishes its schema as types of TypeScript: the dashboard is compiled as a
-/// constant of its type, in which an unknown member is an error.
+/// Checks the dashboard against Grafana's schema, which is published as TypeScript types: it is
+/// compiled as a constant of its type, in which an unknown member is an error.
 ///
 /// # Errors
 /// When it does not compile.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `make docs`: the site that mdBook makes of docs/.
+//! `make docs`: builds the site from docs/ with mdBook.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,10 +10,10 @@ use crate::assemble::{self, links};
 use crate::phases;
 use crate::workspace::{cargo, files, output, root, run};
 
-/// Another one may render pages differently.
+/// Version of mdBook; others may render pages differently.
 const VERSION: &str = "0.5.4";
 
-/// mdBook of that version, below target/.
+/// mdBook of that version, installed below target/.
 fn mdbook() -> Result<PathBuf> {
     let tools = root().join("target/tools");
     let binary = tools.join("bin/mdbook");
@@ -21,17 +21,17 @@ fn mdbook() -> Result<PathBuf> {
     if !is_there.is_ok_and(|said| said.trim().trim_start_matches("mdbook v") == VERSION) {
         let mut install = cargo();
         install.args(["install", "--quiet", "--locked", "mdbook", "--version", VERSION]);
-        // Neither a server nor watching files.
+        // Without its web server and file watcher.
         install.args(["--no-default-features", "--features=search", "--root"]).arg(&tools);
         phases::named("mdbook", || run(&mut install))?;
     }
     Ok(binary)
 }
 
-/// Makes the site, and looks whether its links lead somewhere.
+/// Builds the site and checks its links.
 ///
 /// # Errors
-/// When mdBook cannot be built or complains, or a link leads nowhere.
+/// When mdBook cannot be built or fails, or a link is broken.
 pub fn run_mdbook() -> Result<()> {
     assemble::check()?;
     run(Command::new(mdbook()?).arg("build").current_dir(root()))?;

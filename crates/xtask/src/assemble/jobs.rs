@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 
 use crate::workspace::{exporters, root};
 
-/// Where it is.
+/// Path of the file.
 pub const FILE: &str = "prometheus/prometheus.yml";
 
-/// The text.
+/// Text of the file.
 ///
 /// # Errors
 /// When a part is missing.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `docs/kernel-support.md`: which hook is used on which kernel, as the guests' exporters say
-//! of themselves when all of them run (`ebpf_exporter_ebpf_program_info`).
+//! `docs/kernel-support.md`: which hook is used on which kernel, from the exporters' own metric
+//! `ebpf_exporter_ebpf_program_info` in each guest while all of them run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail};
 use crate::guest::suites::{SUITES, Suite};
 use crate::workspace::root;
 
-/// Where it is.
+/// Path of the page.
 pub const FILE: &str = "docs/kernel-support.md";
 
-/// What a line of a guest's output begins with that is an exporter and a hook.
+/// How a line of a guest's output begins that has an exporter and a hook.
 const MARK: &str = "uses: ";
 
 const HEAD: &str = "\
@@ -38,27 +38,27 @@ fn recorded(suite: &str) -> PathBuf {
     root().join(format!("docs/kernel-support/{suite}.txt"))
 }
 
-/// What a guest said of its hooks: `EXPORTER HOOK`, by name of the suite.
+/// Hooks used in each guest, as `EXPORTER HOOK`, by name of the suite.
 #[derive(Default)]
 pub struct Hooks(BTreeMap<String, BTreeSet<String>>);
 
 impl Hooks {
-    /// Whether a line of a guest's output is an exporter and a hook.
+    /// Whether a line of a guest's output has an exporter and a hook.
     pub fn is_one(line: &str) -> bool {
         line.starts_with(MARK)
     }
 
-    /// Takes a line of the output of a guest of `suite`, if it is one of these.
+    /// Adds a line of the output of a guest of `suite`, if it has a hook.
     pub fn take(&mut self, suite: &str, line: &str) {
         if let Some(hook) = line.strip_prefix(MARK) {
             self.0.entry(suite.to_owned()).or_default().insert(hook.to_owned());
         }
     }
 
-    /// Compares with what is recorded, or records it when `UPDATE_GOLDEN` is set.
+    /// Compares the hooks with the recorded ones, or records them when `UPDATE_GOLDEN` is set.
     ///
     /// # Errors
-    /// When it is not the same.
+    /// When they differ, or a record cannot be written.
     pub fn check(&self) -> Result<()> {
         for (suite, hooks) in &self.0 {
             let text: String = hooks.iter().map(|hook| format!("{hook}\n")).collect();
@@ -77,7 +77,7 @@ impl Hooks {
     }
 }
 
-/// Which suites have a hook, by exporter and hook.
+/// The suites that use each hook, by exporter and hook.
 fn rows() -> Result<BTreeMap<String, BTreeSet<&'static str>>> {
     let mut rows: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for suite in recorded_suites() {
@@ -90,7 +90,7 @@ fn rows() -> Result<BTreeMap<String, BTreeSet<&'static str>>> {
     Ok(rows)
 }
 
-/// A table of those lines; `first` is the head of what stands before the kernels.
+/// A table of those lines. `first` is the head of the columns before the kernels.
 fn table(first: &str, lines: impl Iterator<Item = (String, BTreeSet<&'static str>)>) -> Result<String> {
     let mut text = first.to_owned();
     recorded_suites().try_for_each(|suite| write!(text, " {} |", suite.kernel))?;
@@ -106,7 +106,7 @@ fn table(first: &str, lines: impl Iterator<Item = (String, BTreeSet<&'static str
     Ok(text)
 }
 
-/// The hooks of one exporter; nothing where no guest has run it yet.
+/// The hooks of one exporter; `None` if no guest has run it yet.
 ///
 /// # Errors
 /// When a guest's record cannot be read.
@@ -122,7 +122,7 @@ pub fn table_of(exporter: &str) -> Result<Option<String>> {
     table("| hook |", own).map(Some)
 }
 
-/// The text.
+/// Text of the page.
 ///
 /// # Errors
 /// When a guest's record cannot be read.

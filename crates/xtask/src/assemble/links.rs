@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Links in the tree's Markdown, and in the site that mdBook makes of it, lead somewhere.
+//! Checks the links in the repository's Markdown, and in the site that mdBook builds from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,14 +10,14 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 use crate::workspace::{files, root};
 
-/// A page: where it links to, and which anchors its headings are.
+/// The links of a page, and the anchors of its headings.
 #[derive(Default)]
 struct Page {
     links: Vec<String>,
     anchors: BTreeSet<String>,
 }
 
-/// The anchor of a heading, as mdBook and forges make it.
+/// The anchor of a heading, in the form of mdBook and code forges.
 pub fn slug(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect::<String>().to_lowercase()
@@ -53,7 +53,7 @@ impl Page {
     }
 }
 
-/// Text of a page with what it includes, as mdBook shows it.
+/// Text of a page with its includes resolved, as mdBook does.
 fn with_included(path: &Path) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let Some((before, rest)) = text.split_once("{{#include ") else { return Ok(text) };
@@ -63,7 +63,7 @@ fn with_included(path: &Path) -> Result<String> {
     Ok(format!("{before}{included}{after}"))
 }
 
-/// `path` without `.` and `..`.
+/// `path` with `.` and `..` resolved.
 fn normal(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut whole, part| {
         match part {
@@ -81,7 +81,7 @@ fn leads_elsewhere(link: &str) -> bool {
     ["https://", "http://", "mailto:"].iter().any(|scheme| link.starts_with(scheme))
 }
 
-/// File and anchor that `link` of the file `from` leads to.
+/// File and anchor of a link `link` in the file `from`.
 fn target<'l>(from: &Path, link: &'l str) -> (PathBuf, Option<&'l str>) {
     let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
     let file = if path.is_empty() { from.to_owned() } else { normal(&from.with_file_name(path)) };
@@ -92,8 +92,8 @@ fn shown(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
 
-/// Adds to `breaches` each link of the tree's Markdown to a file or heading that is not there, each
-/// link of the book's pages that leaves the book, and each page that the book lacks.
+/// Adds to `breaches` each link in the repository's Markdown to a file or heading that does not exist,
+/// each link from a page of the book to a file outside it, and each page missing in the book.
 ///
 /// # Errors
 /// When a page cannot be read.
@@ -135,7 +135,7 @@ pub fn check(breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Values of attributes `name="..."` in HTML.
+/// Values of the attributes `name="..."` in HTML.
 fn attributes<'h>(html: &'h str, name: &str) -> impl Iterator<Item = &'h str> {
     html.split(&format!(" {name}=\""))
         .skip(1)
@@ -144,7 +144,7 @@ fn attributes<'h>(html: &'h str, name: &str) -> impl Iterator<Item = &'h str> {
         .into_iter()
 }
 
-/// Links of a site below `folder` that lead to no file or anchor in it.
+/// Links of the site in `folder` to a file or anchor that it does not have.
 ///
 /// # Errors
 /// When a page cannot be read.
@@ -155,7 +155,7 @@ pub fn broken(folder: &Path, pages: &[PathBuf]) -> Result<Vec<String>> {
     }
     let mut broken = Vec::new();
     for (path, html) in &htmls {
-        // Its links are those of the server's top folder.
+        // Its links are relative to the server's top folder.
         if path.ends_with("404.html") {
             continue;
         }

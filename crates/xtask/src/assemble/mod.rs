@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files of the tree that others make: written by `cargo xtask assemble`, compared by lint; and
-//! pictures of the dashboard.
+//! Files that are generated from others: `cargo xtask assemble` writes them, `make lint` compares
+//! them. Also the pictures of the dashboard.
 
 pub mod dashboard;
 pub mod docs;
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::root;
 
-/// Path in the checkout, and text, of all.
+/// Path in the checkout and text of each generated file.
 fn texts() -> Result<Vec<(String, String)>> {
     let mut texts = vec![
         (jobs::FILE.to_owned(), jobs::text()?),
@@ -29,10 +29,10 @@ fn texts() -> Result<Vec<(String, String)>> {
     Ok(texts)
 }
 
-/// Writes them all.
+/// Writes all generated files.
 ///
 /// # Errors
-/// When a part of one is missing.
+/// When one of their sources is missing.
 pub fn assemble() -> Result<()> {
     for (path, text) in texts()? {
         fs::write(root().join(&path), text).with_context(|| format!("failed to write {path}"))?;
@@ -40,7 +40,7 @@ pub fn assemble() -> Result<()> {
     Ok(())
 }
 
-/// Checks that each is what its parts make.
+/// Checks that each generated file is up to date.
 ///
 /// # Errors
 /// When one is not.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is generated in pages that are written by hand: between two comments, from golden files, the
-//! guests' records and recorded measurements.
+//! The generated parts of hand-written pages. They are between two comments, and come from golden
+//! files, the guests' records and recorded measurements.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -12,15 +12,15 @@ use crate::assemble::links::slug;
 use crate::assemble::{kernels, metrics};
 use crate::workspace::{Exporter, exporters, files, root};
 
-/// What a reader sees first has two metrics of each exporter: those that its page names first.
+/// Number of metrics of each exporter in the overview: the first ones that its page names.
 const EXAMPLES: usize = 2;
 
-/// The page of an exporter.
+/// Path of an exporter's page.
 pub fn page_of(name: &str) -> String {
     format!("docs/exporters/{name}.md")
 }
 
-/// All pages with something generated: path in the checkout, and text.
+/// Path in the checkout and text of all pages that have a generated part.
 ///
 /// # Errors
 /// When a page or one of its markers is missing.
@@ -54,7 +54,7 @@ fn page(path: &str, region: &str, content: &str) -> Result<(String, String)> {
     Ok((path.to_owned(), text))
 }
 
-/// `text` with `content` between the comments that begin and end `region`.
+/// `text` with `content` between the comments that mark `region`.
 fn filled(text: &str, region: &str, content: &str) -> Result<String> {
     let begin = format!("<!-- begin {region}:");
     let end = format!("<!-- end {region} -->");
@@ -64,7 +64,7 @@ fn filled(text: &str, region: &str, content: &str) -> Result<String> {
     Ok(format!("{before}{begin}{comment}-->\n\n{}\n\n{end}{after}", content.trim()))
 }
 
-/// A table of all exporters; pages are in `folder`.
+/// A table of all exporters. Their pages are in `folder`.
 fn overview(exporters: &[Exporter], folder: &str) -> Result<String> {
     let mut text = "| exporter | port | question | two of its metrics |\n|---|---|---|---|\n".to_owned();
     for exporter in exporters {
@@ -76,7 +76,7 @@ fn overview(exporters: &[Exporter], folder: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The first metrics that a page names, as code.
+/// The first metrics that a page names, each in backquotes.
 fn named_first(page: &str) -> Vec<String> {
     let mut found = Vec::new();
     for code in page.split('`').skip(1).step_by(2) {
@@ -90,7 +90,7 @@ fn named_first(page: &str) -> Vec<String> {
     found
 }
 
-/// The list of pages, with the exporters below the line of their index.
+/// The book's table of contents, with the exporters below the line of their index.
 fn summary(text: &str, exporters: &[Exporter]) -> Result<String> {
     const INDEX: &str = "- [Exporters](exporters/index.md)\n";
     let (before, after) = text.split_once(INDEX).context("docs/SUMMARY.md has no exporters/index.md")?;
@@ -99,7 +99,7 @@ fn summary(text: &str, exporters: &[Exporter]) -> Result<String> {
     Ok(format!("{before}{INDEX}{list}{after}"))
 }
 
-/// What the page of an exporter ends with.
+/// The generated end of an exporter's page.
 fn reference(exporter: &Exporter, flags: &[Flag], costs: &Costs) -> Result<String> {
     let name = &exporter.name;
     let (port, _) = metrics::question(exporter)?;
@@ -133,7 +133,7 @@ fn reference(exporter: &Exporter, flags: &[Flag], costs: &Costs) -> Result<Strin
     Ok(text)
 }
 
-/// Links to what the runbooks say of the alerts of an exporter.
+/// Links to the runbooks of an exporter's alerts.
 fn alerts(name: &str) -> Result<String> {
     let runbooks = read("docs/runbooks.md")?;
     let mut text = String::new();
@@ -147,20 +147,20 @@ fn alerts(name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// What was measured, as tables: `crates/NAME/benches/cost.md` by name.
+/// Tables of measured costs, `crates/NAME/benches/cost.md`, by exporter.
 struct Costs(BTreeMap<String, String>);
 
 impl Costs {
     fn read(exporters: &[Exporter]) -> Self {
         let of = |exporter: &Exporter| {
             let path = root().join(format!("crates/{}/benches/cost.md", exporter.name));
-            // Not every exporter could be measured.
+            // Not every exporter has been measured.
             Some((exporter.name.clone(), fs::read_to_string(path).ok()?))
         };
         Self(exporters.iter().filter_map(of).collect())
     }
 
-    /// All tables whose first column is `first` in one.
+    /// The tables whose first column is `first`, joined into one.
     fn of_all(&self, first: &str) -> String {
         let mut text = String::new();
         for (name, table) in &self.0 {
@@ -178,7 +178,7 @@ impl Costs {
     }
 }
 
-/// A flag, as the manual page has it.
+/// A flag, as described in the manual page.
 #[derive(Clone, Debug, PartialEq)]
 struct Flag {
     name: String,
@@ -186,13 +186,13 @@ struct Flag {
     help: String,
 }
 
-/// The flags of an exporter; none of one whose manual page is not written yet.
+/// The flags of an exporter; none if it has no manual page yet.
 fn manual(exporter: &Exporter) -> Result<Vec<Flag>> {
     let path = root().join(format!("crates/{}/tests/golden/{}.8", exporter.name, exporter.binary));
     flags(&fs::read_to_string(path).unwrap_or_default()).with_context(|| exporter.name.clone())
 }
 
-/// The flags of a manual page that clap wrote, but for `--help`.
+/// The flags of a manual page written by clap, except `--help`.
 fn flags(page: &str) -> Result<Vec<Flag>> {
     let Some((_, options)) = page.split_once(".SH OPTIONS\n.TP\n") else { return Ok(Vec::new()) };
     let options = options.split(".SH ").next().unwrap_or_default();
@@ -223,12 +223,12 @@ fn flags(page: &str) -> Result<Vec<Flag>> {
     Ok(found)
 }
 
-/// Text without what Markdown would take for more than text.
+/// Text in which characters that are special in Markdown are escaped.
 fn escaped(text: &str) -> String {
     ['*', '_', '|', '<'].iter().fold(text.to_owned(), |text, c| text.replace(*c, &format!("\\{c}")))
 }
 
-/// Roff as text.
+/// Roff as plain text.
 fn plain(roff: &str) -> String {
     ["\\fB", "\\fI", "\\fR"]
         .iter()
@@ -239,7 +239,7 @@ fn plain(roff: &str) -> String {
         .replace("\\\\", "\\")
 }
 
-/// Those that all manual pages have.
+/// The flags that all manual pages have.
 fn common(manuals: &[Vec<Flag>]) -> Vec<Flag> {
     let mut written = manuals.iter().filter(|flags| !flags.is_empty());
     let first = written.next().cloned().unwrap_or_default();
@@ -255,7 +255,7 @@ fn flag_table(flags: &[Flag]) -> String {
     text
 }
 
-/// Names of metrics that pages may use: families, and what their samples are called.
+/// Names of metrics that pages may use: those of families and of their samples.
 fn known_metrics() -> Result<BTreeSet<String>> {
     let mut known = BTreeSet::new();
     for exporter in exporters()? {
@@ -267,8 +267,8 @@ fn known_metrics() -> Result<BTreeSet<String>> {
     Ok(known)
 }
 
-/// Adds to `breaches` each metric that a page names and no exporter has. `ebpf_zfs_zio_*` names all
-/// that begin so.
+/// Adds to `breaches` each metric that a page names and no exporter has. `ebpf_zfs_zio_*` stands for
+/// all metrics with that prefix.
 ///
 /// # Errors
 /// When a page cannot be read.
@@ -289,7 +289,7 @@ pub fn check_metrics(breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// The queries of all pages as a file of rules, for promtool: one for each line of a block `promql`.
+/// The queries of all pages as a rules file for promtool: one for each line of a `promql` block.
 ///
 /// # Errors
 /// When a page cannot be read.
@@ -304,7 +304,7 @@ pub fn queries() -> Result<String> {
                     "      - record: docs:query\n        expr: {}",
                     serde_json::to_string(query)?
                 )?;
-                // Two rules with the same name have to differ.
+                // promtool rejects two rules that are the same.
                 let page = path.file_name().unwrap_or_default().to_string_lossy();
                 writeln!(
                     rules,

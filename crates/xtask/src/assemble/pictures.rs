@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `docs/pictures`: what the rows of the dashboard look like, drawn from what a Prometheus
-//! has. Not by Grafana: only titles, places and queries of the panels are the dashboard's.
+//! `docs/pictures`: pictures of the dashboard's rows, drawn from the data of a Prometheus. Grafana is
+//! not involved; titles, positions and queries of the panels are those of the dashboard.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,28 +18,28 @@ use crate::workspace::{output, root};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Pixels for a unit of the dashboard's grid.
+/// Pixels per unit of the dashboard's grid.
 const GRID: (i64, i64) = (50, 34);
 
-/// Columns of that grid.
+/// Columns of the grid.
 const COLUMNS: i64 = 24;
 
-/// How far back is looked, and how often, in seconds.
+/// Range and step of the queries, in seconds.
 const BACK: u64 = 420;
 const STEP: u64 = 5;
 
-/// Series that have a place in the legend.
+/// Maximum number of series in a legend.
 const NAMED: usize = 5;
 
-/// A series: what its legend says, and its samples by minutes before now.
+/// A series: its text in the legend, and its samples by minutes before now.
 struct Series {
     legend: String,
-    /// The label `le`, of a heatmap's.
+    /// The label `le`, for a heatmap.
     bound: String,
     samples: Vec<(f64, f64)>,
 }
 
-/// Draws every row of the dashboard into a file of its own.
+/// Draws every row of the dashboard into a file.
 ///
 /// # Errors
 /// When Prometheus at `url` does not answer, or a file cannot be written.
@@ -94,7 +94,7 @@ fn draw_row(url: &str, path: &Path, top: i64, panels: &[&Value]) -> Result<()> {
     Ok(())
 }
 
-/// What Prometheus has for a query of a panel.
+/// The result of a panel's query.
 fn ask(url: &str, target: &Value) -> Result<Vec<Series>> {
     let query = target["expr"].as_str().context("a target without query")?;
     let query = dashboard::filled(query);
@@ -110,7 +110,7 @@ fn ask(url: &str, target: &Value) -> Result<Vec<Series>> {
 
 fn series(result: &Value, legend: &str, now: u64) -> Result<Series> {
     let labels: BTreeMap<String, String> = serde_json::from_value(result["metric"].clone())?;
-    // All of one host.
+    // All series are of the same host.
     let mut legend = legend.replace("{{instance}}", "");
     for (name, value) in &labels {
         legend = legend.replace(&format!("{{{{{name}}}}}"), value);
@@ -126,7 +126,7 @@ fn series(result: &Value, legend: &str, now: u64) -> Result<Series> {
     })
 }
 
-/// As an axis shows it.
+/// A value as shown on an axis.
 fn shown(value: f64, unit: &str) -> String {
     let scaled = |step: f64, prefixes: &[&str], unit: &str| {
         let mut value = value;
@@ -185,7 +185,7 @@ fn lines(area: &Area<'_>, series: &[Series], unit: &str) -> Result<()> {
     Ok(())
 }
 
-/// Rates of cumulative buckets over time: how much falls between two bounds.
+/// Draws a heatmap. Buckets are cumulative: each row is the difference of two of them.
 fn heat(area: &Area<'_>, series: &[Series], unit: &str) -> Result<()> {
     let bound = |one: &Series| one.bound.parse::<f64>().unwrap_or(f64::INFINITY);
     let mut buckets: Vec<&Series> = series.iter().collect();
@@ -225,7 +225,7 @@ fn heat(area: &Area<'_>, series: &[Series], unit: &str) -> Result<()> {
     Ok(())
 }
 
-/// The last value of each.
+/// Draws the last value of each series as a bar.
 fn bars(area: &Area<'_>, series: &[Series], unit: &str) -> Result<()> {
     let last: Vec<(&str, f64)> =
         series.iter().filter_map(|one| Some((&*one.legend, one.samples.last()?.1))).collect();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which way imports run: down the rooms of `crates/common`, and nowhere in a circle.
+//! Checks imports: they go down the layers of `crates/common`, and no files import each other in a
+//! cycle.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
@@ -9,11 +10,11 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 use crate::workspace::{files, root};
 
-/// The rooms of `crates/common/src`, from the top. Code in a room imports from that room and from
-/// those below it.
+/// The modules at the top of `crates/common/src`, called rooms, from top to bottom. Code in a room
+/// imports only from that room and from those below it.
 const ROOMS: [&str; 7] = ["fixture", "process", "serve", "read", "kernel", "spec", "exposition"];
 
-/// Rooms that do not use libbpf.
+/// Rooms that must not use libbpf.
 const WITHOUT_LIBBPF: [&str; 3] = ["serve", "spec", "exposition"];
 
 /// Checks all crates of the workspace. `#[cfg(test)]` is left out: tests of the engine use its fixture.
@@ -48,7 +49,7 @@ fn crates() -> Result<Vec<String>> {
 /// For each file the other files that it imports from, and a path that it names there.
 type Imports = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The imports of the files of a crate, from their text.
+/// The imports between the files of a crate. `sources` has the text of each file.
 fn imports(sources: &BTreeMap<String, String>) -> Result<Imports> {
     let modules: BTreeMap<Vec<String>, &String> = sources.keys().map(|file| (module(file), file)).collect();
     let mut imports = Imports::new();
@@ -57,7 +58,7 @@ fn imports(sources: &BTreeMap<String, String>) -> Result<Imports> {
         reader.read(&tokens(file, text)?);
         let targets = imports.entry(file.clone()).or_default();
         for path in reader.paths {
-            // What is no file of its own is an item of the file around it.
+            // A path may go on inside a file: the file is that of its longest prefix that is a module.
             let around = (0..=path.len()).rev().find_map(|length| modules.get(&path[..length]));
             if let Some(target) = around.filter(|target| **target != file) {
                 targets.entry((*target).clone()).or_insert_with(|| format!("crate::{}", path.join("::")));
@@ -67,7 +68,7 @@ fn imports(sources: &BTreeMap<String, String>) -> Result<Imports> {
     Ok(imports)
 }
 
-/// The module that a file is.
+/// The module path of a file.
 fn module(file: &str) -> Vec<String> {
     let mut names: Vec<String> = file.trim_end_matches(".rs").split('/').map(ToOwned::to_owned).collect();
     names.pop_if(|last| matches!(last.as_str(), "lib" | "main" | "mod"));
@@ -79,7 +80,7 @@ fn tokens(file: &str, text: &str) -> Result<Vec<TokenTree>> {
     Ok(without_tests(stream))
 }
 
-/// Leaves out what only tests are built with.
+/// Removes items under `#[cfg(test)]`.
 fn without_tests(stream: TokenStream) -> Vec<TokenTree> {
     let mut left = Vec::new();
     let mut tokens = stream.into_iter().peekable();
@@ -113,13 +114,13 @@ fn word(token: Option<&TokenTree>) -> Option<String> {
     }
 }
 
-/// Finds paths that begin inside the crate.
+/// Collects the paths in a file that begin inside the crate.
 struct Reader {
-    /// The module that is read.
+    /// The module being read.
     module: Vec<String>,
-    /// Modules that it declares.
+    /// Child modules that it declares.
     children: BTreeSet<String>,
-    /// Paths from the crate's root.
+    /// The paths found, from the crate's root.
     paths: Vec<Vec<String>>,
 }
 
@@ -163,7 +164,7 @@ impl Reader {
         }
     }
 
-    /// Follows a path, which came to `path`, and goes on at `at`.
+    /// Follows a path. `path` has its beginning; the rest starts at `tokens[at]`.
     fn follow(&mut self, tokens: &[TokenTree], mut at: usize, mut path: Vec<String>) {
         while is_separator(tokens, at) {
             let Some(next) = tokens.get(at + 2) else { break };
@@ -184,7 +185,7 @@ impl Reader {
         self.paths.push(path);
     }
 
-    /// One of several in braces.
+    /// Follows one of several paths in braces.
     fn step(&mut self, first: Option<&TokenTree>, path: &mut Vec<String>, tokens: &[TokenTree]) {
         if first.is_some() {
             path.extend(word(first).filter(|name| name != "self"));
@@ -193,27 +194,27 @@ impl Reader {
     }
 }
 
-/// Whether there is `::` at `at`.
+/// Whether `tokens[at]` is the start of `::`.
 fn is_separator(tokens: &[TokenTree], at: usize) -> bool {
     is_punct(tokens.get(at), ':') && is_punct(tokens.get(at + 1), ':')
 }
 
-/// Whether the word at `at` is no beginning of a path: behind `::`, or `$` in a macro.
+/// Whether the word at `at` cannot begin a path: it follows `::`, or a `$` in a macro.
 fn goes_on(tokens: &[TokenTree], at: usize) -> bool {
     let separator = at.checked_sub(2).is_some_and(|before| is_separator(tokens, before));
     separator || at.checked_sub(1).is_some_and(|before| is_punct(tokens.get(before), '$'))
 }
 
-/// The first name of a file's path: a folder, or a file beside the folders.
+/// The room of a file: its top folder, or its own name if it is in no folder.
 fn room(file: &str) -> &str {
     file.split('/').next().unwrap_or_default().trim_end_matches(".rs")
 }
 
-/// Files in no room, and imports against the direction.
+/// Files in no room, and imports from a higher room.
 fn upwards(imports: &Imports) -> Vec<String> {
     let rank = |file: &str| ROOMS.iter().position(|name| *name == room(file));
     let mut breaches = Vec::new();
-    // The root declares the rooms, and nothing imports from it.
+    // lib.rs declares the rooms, and no room imports from it.
     for (file, targets) in imports.iter().filter(|(file, _)| *file != "lib.rs") {
         let Some(own) = rank(file) else {
             breaches.push(format!("{file} is in no room: these are {}", ROOMS.join(", ")));
@@ -234,7 +235,7 @@ fn upwards(imports: &Imports) -> Vec<String> {
     breaches
 }
 
-/// Uses of libbpf where there are to be none.
+/// Uses of libbpf in rooms that must not use it.
 fn uses_of_libbpf(sources: &BTreeMap<String, String>) -> Result<Vec<String>> {
     let mut breaches = Vec::new();
     for (file, text) in sources.iter().filter(|(file, _)| WITHOUT_LIBBPF.contains(&room(file))) {
@@ -253,7 +254,7 @@ fn names_libbpf(tokens: Vec<TokenTree>) -> bool {
     })
 }
 
-/// Circles between files, else those between folders.
+/// Cycles between files; if there are none, cycles between folders.
 fn circles(imports: &Imports) -> Vec<String> {
     let between_files =
         imports.iter().map(|(file, targets)| (file.as_str(), targets.keys().map(String::as_str)));
@@ -286,7 +287,7 @@ fn circles_of(graph: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
     breaches
 }
 
-/// The shortest way from `start` back to it.
+/// The shortest cycle through `start`.
 fn circle<'g>(graph: &BTreeMap<&'g str, BTreeSet<&'g str>>, start: &'g str) -> Option<Vec<&'g str>> {
     let mut seen = BTreeSet::new();
     let mut ways = VecDeque::from([vec![start]]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lint as law: other people's linters, then our own rules.
+//! `make lint`: the linters of each language, then this repository's own rules.
 
 mod directions;
 pub mod tidy;
@@ -13,13 +13,13 @@ use crate::assemble::{self, dashboard, pages};
 use crate::guest::image::remove;
 use crate::workspace::{self, cargo, cargo_at, exporters, files, root, tool};
 
-/// Runs all; stops at the first that complains.
+/// Runs all linters and stops at the first that fails.
 ///
 /// # Errors
-/// What it says.
+/// The error of the linter that fails.
 pub fn run() -> Result<()> {
     workspace::run(cargo().args(["fmt", "--all", "--check"]))?;
-    // Live tests are not among all targets.
+    // `--all-targets` does not include the live tests.
     for targets in ["--all-targets", "--test=live"] {
         let mut clippy = cargo_at("clippy");
         clippy.args(["--workspace", targets, "--", "--deny=warnings"]);
@@ -59,7 +59,7 @@ fn prometheus() -> Result<()> {
         let checked = promtool().args(["check", "metrics"]).stdin(file).output()?;
         let said =
             String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
-        // The contract fixes names with microseconds.
+        // Metric names with microseconds are part of the contract with users.
         let complaint = said
             .lines()
             .find(|line| !line.ends_with("use base unit \"seconds\" instead of \"microseconds\""));
@@ -70,7 +70,8 @@ fn prometheus() -> Result<()> {
     Ok(())
 }
 
-/// systemd looks whether the binaries exist: they stand below a root of their own.
+/// Checks the systemd units. systemd-analyze looks for the binaries, so they are put below a root
+/// folder of their own.
 fn units() -> Result<()> {
     let folder = root().join("target/units");
     remove(&folder)?;
@@ -82,7 +83,7 @@ fn units() -> Result<()> {
     let system = folder.join("usr/lib/systemd/system");
     fs::create_dir_all(&system)?;
     let mut names = Vec::new();
-    // What systemd puts for the instance of a template, up to 252 and after it.
+    // What systemd-analyze uses as the instance of a template: up to version 252, and later.
     for instance in ["i", "test_instance"] {
         fs::copy("/bin/true", folder.join(format!("usr/bin/ebpf-{instance}-exporter")))?;
     }
@@ -94,7 +95,7 @@ fn units() -> Result<()> {
         fs::copy(&path, system.join(&name))?;
         names.push(name);
     }
-    // What our units refer to, of systemd's own.
+    // systemd's own targets, which our units refer to.
     for unit in fs::read_dir("/usr/lib/systemd/system").or_else(|_| fs::read_dir("/lib/systemd/system"))? {
         let unit = unit?;
         if unit.file_name().to_string_lossy().ends_with(".target") && !system.join(unit.file_name()).exists()
@@ -111,7 +112,7 @@ fn units() -> Result<()> {
         bail!("systemd-analyze verify: {}", ours.join("\n"));
     }
     for unit in files("systemd", ".service")? {
-        // CAP_SYS_ADMIN and CAP_NET_ADMIN together are 0.5: see there.
+        // CAP_SYS_ADMIN and CAP_NET_ADMIN together add 0.5 to the exposure; the unit says why it has them.
         let most = if unit.ends_with("ebpf-wireguard-exporter.service") { "22" } else { "20" };
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--offline=true", "--no-pager", "--threshold", most]).arg(&unit);

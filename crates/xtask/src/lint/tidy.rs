@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The rules of this tree that no other linter knows.
+//! Rules of this repository that no other linter checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,13 +11,13 @@ use crate::assemble::{links, pages};
 use crate::lint::directions;
 use crate::workspace::{Exporter, exporters, files, root};
 
-/// Lines of an exporter's `main.rs` with docs, without tests.
+/// Maximum number of lines of an exporter's `main.rs`, doc comments included, tests not.
 const MAIN_LINES: usize = 200;
 
-/// Checks all rules and names every breach.
+/// Checks all rules.
 ///
 /// # Errors
-/// When there is one.
+/// When a rule is broken; lists all breaches.
 pub fn run() -> Result<()> {
     let mut breaches = Vec::new();
     let exporters = exporters()?;
@@ -37,7 +37,7 @@ pub fn run() -> Result<()> {
     bail!("tidy:\n  {}", breaches.join("\n  "));
 }
 
-/// Files that every exporter has, with NAME in the path.
+/// The files that every exporter must have.
 pub fn pieces_of(name: &str) -> Vec<String> {
     vec![
         format!("bpf/{name}.bpf.c"),
@@ -72,7 +72,7 @@ fn pieces(exporter: &Exporter, breaches: &mut Vec<String>) {
     }
 }
 
-/// The port of a spec and of the scrape job agree, and no two are the same.
+/// A spec and its scrape job have the same port, and no two exporters share one.
 fn ports(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     let mut taken: BTreeMap<String, &str> = BTreeMap::new();
     for exporter in exporters {
@@ -94,7 +94,8 @@ fn ports(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Licences, include guards, and kernels' versions in one file only.
+/// Every source file names its licence, every header has an include guard, and no BPF code asks for
+/// the kernel's version or reads through a pointer directly.
 fn headers(breaches: &mut Vec<String>) -> Result<()> {
     let rust =
         [files("crates", ".rs")?, vec![root().join("Makefile"), root().join("scripts/packages")]].concat();
@@ -120,11 +121,12 @@ fn headers(breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Reads by helper of which only the last step is one: `->` in an argument is a plain load.
+/// Calls of the read helpers with `->` in an argument: there `->` is a plain load, and only the last
+/// step is read by the helper.
 fn direct_reads(text: &str) -> Vec<&str> {
     let macros = ["FIELD(", "BPF_CORE_READ("];
     let starts = macros.iter().flat_map(|name| text.match_indices(name));
-    // Those of other names end in one of these.
+    // Names such as OFFSET_FIELD end in one of these and are not meant.
     let starts = starts.filter(|(at, _)| {
         !text[..*at].ends_with(|before: char| before.is_ascii_alphanumeric() || before == '_')
     });
@@ -140,7 +142,8 @@ fn direct_reads(text: &str) -> Vec<&str> {
     reads.filter(|read| read.contains("->")).collect()
 }
 
-/// All units have the same lines from the one that says so to the next empty one.
+/// The block of a unit that begins with "The same in every unit" and ends with an empty line is the
+/// same in all units.
 fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     let mut blocks = BTreeSet::new();
     for exporter in exporters {
@@ -157,8 +160,8 @@ fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Every metric that a rule or a panel uses is one that an exporter's golden file shows;
-/// every alert has a test that makes it fire, and a runbook.
+/// Every metric in a rule or a panel is in an exporter's golden file. Every alert has a test in which
+/// it fires, and a runbook.
 fn alerts(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     let mut metrics = BTreeSet::new();
     for exporter in exporters {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The binaries: those that users get, and the same as tests and `make run` have them; and packages
-//! of them.
+//! Builds the binaries, those for users and the quick ones for tests and `make run`, and packages.
 
 mod notices;
 pub mod package;
@@ -16,17 +15,17 @@ use serde_json::Value;
 use crate::phases;
 use crate::workspace::{cargo, cargo_at, exporters, output, root, run};
 
-/// What a binary may weigh.
+/// Maximum size of a binary.
 const MAX_BYTES: u64 = 3 << 20;
 
-/// What exporters start for `--web.config.file`: crate and binary.
+/// The program that exporters start for `--web.config.file`: name of its crate and binary.
 pub const WEB: &str = "ebpf-exporters-web";
 
-/// Builds all exporters and [`WEB`], fully static, into `dist/bin`; they say that they are of
-/// `revision`, and are all linked anew for another one.
+/// Builds all exporters and [`WEB`] into `dist/bin`, fully static. They report `revision` as theirs;
+/// another revision links all of them again.
 ///
 /// # Errors
-/// When cargo fails, or a binary is larger than it may be.
+/// When cargo fails, or a binary is larger than [`MAX_BYTES`].
 pub fn build(revision: &str) -> Result<()> {
     let mut command = cargo_at("build");
     command.arg("--release").env("EBPF_EXPORTERS_REVISION", revision);
@@ -47,7 +46,7 @@ pub fn build(revision: &str) -> Result<()> {
             bail!("{} has {bytes} bytes, more than {MAX_BYTES}", built.display());
         }
         paths.are_not_in(&built)?;
-        // A running binary cannot be written to, but another can take its place.
+        // A running binary cannot be overwritten, but it can be replaced.
         let new = bin.join(format!(".{binary}"));
         fs::copy(&built, &new)?;
         fs::rename(&new, bin.join(binary))?;
@@ -56,8 +55,8 @@ pub fn build(revision: &str) -> Result<()> {
     Ok(())
 }
 
-/// Builds all exporters as tests have them, in a quarter of the time: larger and a little slower.
-/// Returns the folder in which they are.
+/// Builds all exporters as tests use them: in a quarter of the time, larger and a little slower.
+/// Returns the folder with the binaries.
 ///
 /// # Errors
 /// When cargo fails.
@@ -85,11 +84,11 @@ fn lacks_room(folder: &Path) -> Option<String> {
     })
 }
 
-/// When what is packaged was made, in seconds of 1970: `SOURCE_DATE_EPOCH` where that is set, as
-/// distributions do, else the time of the commit.
+/// The time of the packaged files, in seconds since 1970: `SOURCE_DATE_EPOCH` if it is set, as by
+/// distributions, else the time of the commit.
 ///
 /// # Errors
-/// When that is no number, or git does not tell.
+/// When it is not a number, or git fails.
 pub fn epoch() -> Result<u64> {
     let told = std::env::var("SOURCE_DATE_EPOCH").ok();
     let text = match told {
@@ -100,8 +99,8 @@ pub fn epoch() -> Result<u64> {
     text.trim().parse().with_context(|| format!("SOURCE_DATE_EPOCH is no number of seconds: {text:?}"))
 }
 
-/// Folders of this machine that binaries would name otherwise, in what they say when they panic: two
-/// builds in two places are the same.
+/// Folders of this machine, and what replaces them in the binaries' panic messages: builds in two
+/// places are identical.
 struct Paths(BTreeMap<String, &'static str>);
 
 impl Paths {
@@ -124,8 +123,8 @@ impl Paths {
         Ok(Self(paths))
     }
 
-    /// A line of cargo's configuration. The one that is longest comes last, which is the one that
-    /// rustc takes where several fit.
+    /// The setting for cargo. Where several prefixes match a path, rustc takes the last, so the longest
+    /// comes last.
     fn hidden(&self) -> Result<String> {
         let flags =
             self.0.iter().map(|(path, name)| Value::from(format!("--remap-path-prefix={path}={name}")));
@@ -143,17 +142,17 @@ impl Paths {
     }
 }
 
-/// The commit, and whether there is more than it holds.
+/// The commit, marked if the tree has changes that are not committed.
 pub fn revision() -> String {
     let mut git = Command::new("git");
     git.current_dir(root()).args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
     output(&mut git).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }
 
-/// Where cargo puts what it builds for the one target.
+/// The folder in which cargo puts what it builds for our target.
 ///
 /// # Errors
-/// When cargo does not say.
+/// When cargo fails.
 pub fn target_folder() -> Result<PathBuf> {
     let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
@@ -161,10 +160,10 @@ pub fn target_folder() -> Result<PathBuf> {
     Ok(PathBuf::from(folder).join(host()?))
 }
 
-/// What rustc calls machines of this kind.
+/// rustc's name of this machine's kind.
 ///
 /// # Errors
-/// When it does not say.
+/// When rustc fails.
 pub fn host() -> Result<String> {
     Ok(output(Command::new("rustc").args(["--print", "host-tuple"]))?.trim().to_owned())
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The licences of what is linked into the binaries, which whoever passes these on has to pass on too.
+//! The licences of everything linked into the binaries: whoever distributes the binaries must
+//! distribute these too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,14 +13,14 @@ use serde_json::Value;
 use crate::release::host;
 use crate::workspace::{cargo, output};
 
-/// How names of files with a licence or a copyright notice begin.
+/// How names of files begin that hold a licence or a copyright notice.
 const BEGINNINGS: &[&str] = &["copying", "copyright", "licence", "license", "notice", "unlicense"];
 
-/// Static libraries, with the Debian packages that have them.
+/// Static libraries, and the Debian packages that contain them.
 const LIBRARIES: &[(&str, &str)] =
     &[("glibc", "libc6-dev"), ("libelf", "libelf-dev"), ("libgcc", "gcc"), ("zlib", "zlib1g-dev")];
 
-/// Licences by who has them: many have the same.
+/// Texts of licences with the names of those who use them: many use the same text.
 #[derive(Default)]
 struct Texts(BTreeMap<String, (String, BTreeSet<String>)>);
 
@@ -27,7 +28,7 @@ impl Texts {
     fn add(&mut self, owner: &str, file: &Path) -> Result<()> {
         let text = fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
         let text = String::from_utf8_lossy(&text).into_owned();
-        // The same words in other lines are the same licence.
+        // Texts that differ only in white space are the same licence.
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         self.0.entry(words).or_insert_with(|| (text, BTreeSet::new())).1.insert(owner.to_owned());
         Ok(())
@@ -35,10 +36,10 @@ impl Texts {
 }
 
 /// Names, licences and copyright notices of all crates and libraries in the binaries of `packages`,
-/// but for those of Rust's own library: see [`of_rust`].
+/// except those of Rust's standard library: see [`of_rust`].
 ///
 /// # Errors
-/// When cargo does not say what is in there, or something has no licence to be found.
+/// When cargo fails, or one of them has no file with its licence.
 pub fn of(packages: &[String]) -> Result<String> {
     let mut texts = Texts::default();
     let mut names = String::new();
@@ -52,7 +53,7 @@ pub fn of(packages: &[String]) -> Result<String> {
         for file in files {
             texts.add(&owner, &file)?;
         }
-        // What it compiles and links.
+        // The crate libbpf-sys contains libbpf, and links it.
         let library = linked.folder.join("libbpf");
         if library.is_dir() {
             names += "libbpf: LGPL-2.1-only OR BSD-2-Clause\n";
@@ -76,10 +77,10 @@ pub fn of(packages: &[String]) -> Result<String> {
     Ok(all)
 }
 
-/// What Rust's toolchain says of its standard library.
+/// The file with the licences of Rust's standard library, from the toolchain.
 ///
 /// # Errors
-/// When rustc does not say where it is, or it came without.
+/// When rustc does not name its folder, or the toolchain has no such file.
 pub fn of_rust() -> Result<PathBuf> {
     let folder = output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let file = Path::new(folder.trim()).join("share/doc/rust/COPYRIGHT-library.html");
@@ -89,7 +90,7 @@ pub fn of_rust() -> Result<PathBuf> {
     Ok(file)
 }
 
-/// A crate of somebody else.
+/// A crate from outside this workspace.
 struct Linked {
     name: String,
     version: String,
@@ -97,7 +98,7 @@ struct Linked {
     folder: PathBuf,
 }
 
-/// Those in the binaries of `packages`, by name.
+/// Those that are linked into the binaries of `packages`, by name.
 fn linked(packages: &[String]) -> Result<Vec<Linked>> {
     let metadata = output(cargo().args(["metadata", "--format-version=1", "--filter-platform", &host()?]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
@@ -123,7 +124,7 @@ fn linked(packages: &[String]) -> Result<Vec<Linked>> {
         if is_macro || !found.insert(id.clone()) {
             continue;
         }
-        // Neither what builds it nor what tests it.
+        // Neither build dependencies nor those of tests.
         let links = |need: &&Value| list(&need["dep_kinds"]).iter().any(|kind| kind["kind"].is_null());
         open.extend(needs.get(&id).into_iter().flatten().filter(links).map(|need| text(&need["pkg"])));
     }
@@ -170,10 +171,10 @@ mod tests {
         for name in ["libbpf-rs ", "tiny_http ", "ring ", "libbpf: ", "glibc: ", "libelf: ", "zlib: "] {
             assert!(notices.lines().any(|line| line.starts_with(name)), "{name}");
         }
-        // The licences of two of them.
+        // Texts of two of these licences.
         assert!(notices.contains("Copyright (c) 2014-2019 The tiny-http contributors"));
         assert!(notices.contains("GNU LESSER GENERAL PUBLIC LICENSE"));
-        // It takes part in tests, and a macro in building.
+        // The first is used only in tests, the second is a macro and only used when building.
         assert!(!notices.contains("tempfile ") && !notices.contains("serde_derive "));
     }
 }

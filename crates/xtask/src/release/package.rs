@@ -15,7 +15,7 @@ use crate::release::notices;
 use crate::release::{self, WEB};
 use crate::workspace::{exporters, files, output, root, run};
 
-/// Stops what runs before the files go; nothing is started by installing.
+/// Stops running exporters before their files are removed. Installing starts nothing.
 const PRERM: &str = "\
 #!/bin/sh
 set -e
@@ -28,7 +28,7 @@ if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
 fi
 ";
 
-/// `@MODULES@` are those of the rule that makes units of modules.
+/// `@MODULES@` stands for the options from `matches`.
 const POSTINST: &str = "\
 #!/bin/sh
 set -e
@@ -48,15 +48,15 @@ if [ -d /run/systemd/system ]; then
 fi
 ";
 
-/// What makes udevadm look at the modules of a rule, and at no other: each event of a module runs all
-/// rules of the system.
+/// Options for udevadm that select the modules of a rule, and no others: each event of a module runs
+/// all udev rules of the system.
 fn matches(rule: &str) -> Result<String> {
     let modules = rule.split_once("KERNEL==\"").and_then(|(_, rest)| rest.split_once('"'));
     let (modules, _) = modules.context("the rule has no KERNEL")?;
     Ok(modules.split('|').map(|module| format!("--sysname-match={module}")).collect::<Vec<_>>().join(" "))
 }
 
-/// What stands behind our own licence.
+/// Text after our own licence, in the package's file `copyright`.
 const ELSEWHERE: &str = "\
 Texts of these licences: LICENSE-* beside this file; of Apache-2.0 and GPL-2 also in
 /usr/share/common-licenses. Others' work that is linked into the programs, and its licences: NOTICES.gz
@@ -65,8 +65,8 @@ and COPYRIGHT-library.html.gz beside this file.
 
 const MAINTAINER: &str = "the eBPF exporters developers <ebpf-exporters@localhost>";
 
-/// What lintian finds and is meant to be so. Debian's own package would link dynamically and have an
-/// address.
+/// Lintian tags that are intended. A package in Debian itself would link dynamically and have a
+/// maintainer's address.
 const OVERRIDES: &str = "\
 # One file is to run on every release: all programs are linked statically.
 ebpf-exporters: embedded-library zlib *
@@ -77,7 +77,7 @@ ebpf-exporters: bogus-mail-host-in-debian-changelog *
 
 const TARGET: &str = "ebpf-exporters.target";
 
-/// Builds, and copies everything to where it belongs below `destdir`/`prefix`.
+/// Builds all, and copies the files to their places below `destdir`/`prefix`.
 ///
 /// # Errors
 /// When building or copying fails.
@@ -86,7 +86,7 @@ pub fn install(destdir: &Path, prefix: &Path) -> Result<()> {
     copy_all(destdir, prefix)
 }
 
-/// Copies what was built, and all beside it.
+/// Copies the binaries, units, manual pages, docs and configuration.
 fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     let below = destdir.join(prefix.strip_prefix("/").unwrap_or(prefix));
     let base = if destdir.as_os_str().is_empty() { prefix.to_owned() } else { below };
@@ -99,7 +99,7 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
         let page = root().join(format!("crates/{}/tests/golden/{name}.8", exporter.name));
         let page = Command::new("gzip").args(["-9nc"]).arg(&page).output().context("failed to start gzip")?;
         write(&base.join("share/man/man8").join(format!("{name}.8.gz")), &page.stdout, 0o644)?;
-        // Whoever enables the target gets them all; `systemctl mask` takes one out.
+        // Enabling the target starts them all; `systemctl mask` excludes one.
         let wants = units.join("ebpf-exporters.target.wants");
         fs::create_dir_all(&wants)?;
         remove(&wants.join(&unit))?;
@@ -118,7 +118,7 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     }
     copy(&root().join("grafana/dashboard.json"), &share.join("grafana/dashboard.json"), 0o644)?;
     copy_into("grafana/provisioning", ".yml", &share.join("grafana/provisioning"))?;
-    // Laid out as here, so that links from one to another hold.
+    // Laid out as in the repository, so that links between the pages work.
     let doc = base.join("share/doc/ebpf-exporters");
     for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "METRICS.md"] {
         copy(&root().join(file), &doc.join(file), 0o644)?;
@@ -128,7 +128,7 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Licences of all that is in there, where Debian's policy has them.
+/// Writes the licences of everything in the package to where Debian's policy wants them.
 fn add_licences(usr: &Path) -> Result<()> {
     let doc = usr.join("share/doc/ebpf-exporters");
     let ours = fs::read_to_string(root().join("LICENSE"))?;
@@ -147,7 +147,7 @@ fn add_licences(usr: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lines that let whoever enables the target enable the units that a module starts.
+/// Lines for the target: enabling it also enables the units that are started when a module is loaded.
 fn also() -> Result<String> {
     let mut lines = String::new();
     for exporter in exporters()? {
@@ -159,7 +159,7 @@ fn also() -> Result<String> {
     Ok(lines)
 }
 
-/// Copies the files of a folder, but not tests or parts that were assembled.
+/// Copies the files of a folder, except tests and the parts of assembled files.
 fn copy_into(folder: &str, suffix: &str, target: &Path) -> Result<()> {
     for path in files(folder, suffix)? {
         let below = path.strip_prefix(root().join(folder))?;
@@ -172,7 +172,7 @@ fn copy_into(folder: &str, suffix: &str, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Builds a tarball for systems without dpkg, to be unpacked in `/`; returns its path.
+/// Builds a tarball for systems without dpkg, which is unpacked in `/`. Returns its path.
 ///
 /// # Errors
 /// When building or tar fails.
@@ -184,7 +184,7 @@ pub fn tarball() -> Result<PathBuf> {
     add_licences(&tree.join("usr"))?;
     let target = root().join(format!("dist/{}.tar.gz", file_name("-")?));
     let mut tar = Command::new("tar");
-    // The same files are the same archive.
+    // The same files make the same archive.
     tar.args([
         "--create",
         "--use-compress-program=gzip -9n",
@@ -197,18 +197,18 @@ pub fn tarball() -> Result<PathBuf> {
     Ok(target)
 }
 
-/// Name, version and architecture, as in the package's file name.
+/// Name, version and architecture, as in the file name of a package.
 fn file_name(separator: &str) -> Result<String> {
     let parts = ["ebpf-exporters", env!("CARGO_PKG_VERSION"), &architecture()?];
     Ok(parts.join(separator))
 }
 
-/// This machine's, in Debian's words.
+/// Debian's name of this machine's architecture.
 fn architecture() -> Result<String> {
     Ok(output(Command::new("dpkg").arg("--print-architecture"))?.trim().to_owned())
 }
 
-/// Builds the package; returns its path.
+/// Builds the package and returns its path.
 ///
 /// # Errors
 /// When building or dpkg-deb fails.
@@ -216,19 +216,19 @@ pub fn deb() -> Result<PathBuf> {
     pack("-Zxz", &release::revision())
 }
 
-/// As [`deb`], for guests: not compressed, which takes them long to undo, and of no revision, so that
-/// not all is linked anew after each commit.
+/// As [`deb`], for guests. It is not compressed, because unpacking takes long in a guest. It has no
+/// revision, so that a commit does not link everything again.
 ///
 /// # Errors
-/// As [`deb`].
+/// Those of [`deb`].
 pub fn for_tests() -> Result<PathBuf> {
     pack("-Znone", "tests")
 }
 
-/// Has lintian look at a package that is [`for_tests`].
+/// Runs lintian on a package from [`for_tests`].
 ///
 /// # Errors
-/// When it finds an error.
+/// When lintian finds an error.
 pub fn has_no_errors(package: &Path) -> Result<()> {
     let mut lintian = Command::new("lintian");
     lintian.args(["--allow-root", "--fail-on", "error", "--display-level", "error", "--suppress-tags"]);
@@ -279,8 +279,8 @@ fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
     let folder = if compression == "-Zxz" { "dist" } else { "target" };
     let target = root().join(format!("{folder}/{}.deb", file_name("_")?));
     let mut dpkg = Command::new("dpkg-deb");
-    // The same files are the same archive: with the times of the commit, and packed by one thread,
-    // as several cut it in parts.
+    // The same files make the same archive: with the time of the commit, and with one thread, as several
+    // threads split the archive into parts.
     dpkg.env("SOURCE_DATE_EPOCH", epoch.to_string()).env("DPKG_DEB_THREADS_MAX", "1");
     run(dpkg.args(["--build", "--root-owner-group", compression]).arg(&tree).arg(&target))?;
     Ok(target)

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `make bench`: what an event costs, beside an empty program on the same hook and in
-//! the same run; and what a scrape costs.
+//! `make bench`: measures the cost per event, compared with an empty program on the same hook in the
+//! same run, and the cost of a scrape.
 //!
-//! Times are the kernel's own (`kernel.bpf_stats_enabled`); they include two clock
-//! reads for each run, which the empty program has as well. The workload of an exporter
-//! is its `benches/workload`; a line `# flags: FLAGS` in it asks for one more run with
-//! them, `# peer: COMMAND` names a tool of libbpf-tools to run beside.
+//! The kernel measures the times (`kernel.bpf_stats_enabled`). They include two clock reads per run,
+//! as do those of the empty program. The workload of an exporter is its `benches/workload`. Each line
+//! `# flags: FLAGS` in it asks for one more run with these flags; `# peer: COMMAND` names a tool of
+//! libbpf-tools to run at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -25,16 +25,16 @@ use crate::workspace::{Exporter, cargo_at, exporters, root, run as run_command};
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
-/// Runs of the workload; the fastest counts.
+/// Number of runs of the workload; the fastest counts.
 const ROUNDS: usize = 5;
 
-/// A tool that compiles nothing has loaded its programs by then.
+/// After this time a tool that compiles nothing has loaded its programs.
 const PEER_START: Duration = Duration::from_secs(10);
 
-/// Measures the exporters named in `only`, or all, that have a workload; and the scrape.
+/// Measures the exporters in `only`; or, if it is empty, all that have a workload, and a scrape.
 ///
 /// # Errors
-/// When the kernel does not let programs be loaded or timed, or a workload fails.
+/// When the kernel refuses to measure programs, or the build or the bench of a scrape fails.
 pub fn run(only: &[String]) -> Result<()> {
     release::build(&release::revision())?;
     let stats = Stats::on()?;
@@ -60,7 +60,7 @@ pub fn run(only: &[String]) -> Result<()> {
     run_command(cargo_at("bench").args(["--package=common", "--bench=scrape"]))
 }
 
-/// The kernel times programs for as long as this lives.
+/// The kernel measures the run time of programs while this lives.
 struct Stats(String);
 
 impl Stats {
@@ -73,7 +73,7 @@ impl Stats {
 
 impl Drop for Stats {
     fn drop(&mut self) {
-        // It was writable a moment ago.
+        // It was writable before.
         let _ = fs::write(STATS, self.0.trim());
     }
 }
@@ -129,11 +129,11 @@ fn events(exporter: &Exporter, flags: &str, peer: Option<&str>, workload: &mut C
     Ok(())
 }
 
-/// A tool that does the same job, running beside the exporter.
+/// A tool that does the same work as the exporter, running at the same time.
 struct Peer {
     child: Child,
     name: String,
-    /// Programs that were there before.
+    /// Ids of the programs that existed before it started.
     others: BTreeSet<u32>,
 }
 
@@ -190,7 +190,7 @@ fn fastest(workload: &mut Command) -> Result<f64> {
     Ok(best)
 }
 
-/// `return 0` on a tracepoint.
+/// A program that only returns 0, attached to a tracepoint.
 struct Empty {
     program: OwnedFd,
     _link: OwnedFd,
@@ -214,7 +214,7 @@ impl Empty {
             ..Default::default()
         };
         let (name, license) = (CString::new("empty")?, CString::new("GPL")?);
-        // SAFETY: all pointers are to values that outlive the call; the count is theirs.
+        // SAFETY: all pointers are to values that outlive the call; the count is that of the instructions.
         let program = unsafe {
             libbpf_sys::bpf_prog_load(
                 libbpf_sys::BPF_PROG_TYPE_TRACING,
@@ -226,7 +226,7 @@ impl Empty {
             )
         };
         let program = owned(program).context("failed to load an empty program")?;
-        // SAFETY: for this type of program the name is to be null.
+        // SAFETY: the name is null, as it has to be for this type of program.
         let link = unsafe { libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program.as_raw_fd()) };
         let link = owned(link).with_context(|| format!("failed to attach to {tracepoint}"))?;
         Ok(Self { program, _link: link })

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `make demo`: a guest in which everything is in use, with its ports on this machine.
+//! `make demo`: a guest with activity of all kinds. Its ports are forwarded to this machine.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -13,16 +13,16 @@ use crate::guest::suites::SUITES;
 use crate::release::package;
 use crate::workspace::{exporters, root};
 
-/// Added to a port of the guest: where this machine has it, on its loopback address.
+/// A port of the guest plus this is the port on this machine's loopback address.
 const OFFSET: u16 = 10_000;
 
 /// Prometheus' port.
 const PROMETHEUS: u16 = 9090;
 
-/// Thirty years.
+/// About 34 years.
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 
-/// Boots the guest and keeps it until this process is ended.
+/// Boots the guest and runs it until this process ends.
 ///
 /// # Errors
 /// When the package or the guest cannot be built, the guest does not boot, or a port is taken.

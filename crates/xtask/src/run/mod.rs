@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exporters that somebody looks at: on this machine (`start`, `bench`) and in a guest (`demo`,
-//! `shell`).
+//! Runs exporters by hand: on this machine (`start`, `bench`) or in a guest (`demo`, `shell`).
 
 pub mod bench;
 pub mod demo;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An exporter in the foreground: it is started, asked and ended; and what is read of it, in its
-//! answers and in what the kernel returns.
+//! Starts an exporter in the foreground, asks it, and stops it. Also reads its answers and the
+//! kernel's results.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,13 +16,13 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::workspace::Exporter;
 
-/// Attaching takes 50 ms; a minute is for slow machines.
+/// Time limit for the start. Attaching takes 50 ms; slow machines need longer.
 const START: Duration = Duration::from_secs(60);
 
-/// What it takes to answer, at most.
+/// Time limit for an answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// An exporter's process; it is told to end when this is dropped.
+/// The process of an exporter. It gets SIGTERM when this is dropped.
 pub struct Running {
     child: Child,
     address: String,
@@ -30,10 +30,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts one of those in `folder`, with sudo where this is not root.
+    /// Starts an exporter from `folder`, with sudo if this process is not root.
     ///
     /// # Errors
-    /// When it ends instead of listening, with the last thing it said.
+    /// When it ends instead of listening; the error has the last line it printed.
     pub fn start(folder: &Path, exporter: &Exporter, arguments: &[&str]) -> Result<Self> {
         let binary = folder.join(&exporter.binary);
         let mut command =
@@ -48,10 +48,10 @@ impl Running {
             .with_context(|| format!("failed to start {}", binary.display()))?;
         let stderr = BufReader::new(child.stderr.take().context("no standard error")?);
         let (sender, lines) = mpsc::channel();
-        // Goes on after the start, so that the exporter never blocks on a full pipe.
+        // Reads on after the start, so that the exporter never blocks on a full pipe.
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                // Nobody listens any more once it runs.
+                // The receiver is gone once the exporter runs.
                 let _ = sender.send(line);
             }
         });
@@ -80,7 +80,7 @@ impl Running {
         }
     }
 
-    /// Where it listens, HOST:PORT.
+    /// The address on which it listens, as HOST:PORT.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -93,15 +93,15 @@ impl Running {
     /// How it ended, if it has.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// When the kernel cannot tell.
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// What it answers to `GET path`, without the head.
+    /// The body of its answer to `GET path`.
     ///
     /// # Errors
-    /// When it does not.
+    /// When it does not answer.
     pub fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(ANSWER))?;
@@ -114,7 +114,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself, or a terminal's Ctrl-C has reached it.
+        // It may have ended already, by itself or by Ctrl-C on the terminal.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let _ = self.child.wait();
     }
@@ -132,21 +132,21 @@ pub fn samples<'t>(text: &'t str, name: &str) -> impl Iterator<Item = &'t str> {
     text.lines().filter(move |line| line.starts_with(&start))
 }
 
-/// Value of a label in such a line; empty where there is none.
+/// Value of a label in such a line; empty if it has no such label.
 pub fn label<'l>(line: &'l str, name: &str) -> &'l str {
     let start = line.split_once(&format!("{name}=\"")).map_or("", |(_, rest)| rest);
     start.split('"').next().unwrap_or_default()
 }
 
-/// The descriptor that libbpf returns, or the negative error number.
+/// Converts a result of libbpf: a descriptor, or a negative error number.
 ///
 /// # Errors
-/// That error.
+/// When it is an error number.
 pub fn owned(result: i32) -> Result<OwnedFd> {
     if result < 0 {
         return Err(rustix::io::Errno::from_raw_os_error(-result).into());
     }
-    // SAFETY: it is new, and nobody else has it.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 

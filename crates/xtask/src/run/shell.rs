@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask shell`: a guest with the package installed, for whoever hunts a fault by hand.
+//! `cargo xtask shell`: a guest with the package installed, for debugging by hand.
 
 use std::fs;
 use std::io::Write;
@@ -18,19 +18,19 @@ use crate::guest::suites::suite;
 use crate::release::package;
 use crate::workspace::root;
 
-/// A year: somebody thinks.
+/// A year: a shell has no time limit.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// For files to come out of the guest.
+/// Time limit for copying files out of the guest.
 const FILES: Duration = Duration::from_secs(60);
 
-/// A shell on the guest's serial port; it has a terminal, so that Ctrl-C and jobs work.
+/// A shell on the guest's serial port. It has a terminal, so that Ctrl-C and job control work.
 const SHELL: &str =
     "stty -F /dev/ttyS0 sane; cd /root; TERM=linux setsid -c bash -li < /dev/ttyS0 > /dev/ttyS0 2>&1";
 
-/// Boots the guest of that name, with the package installed and the files `put` in
-/// /payload/files, and runs `script`, or a shell on this terminal. What is then in its folder /out
-/// comes back to target/shell/out.
+/// Boots the guest `name` with the package installed and the files `put` in /payload/files. Runs
+/// `script`, or a shell on this terminal. Afterwards copies the guest's folder /out to
+/// target/shell/out.
 ///
 /// # Errors
 /// When there is no such guest, it does not boot, or the script fails.
@@ -61,7 +61,7 @@ pub fn run(name: &str, script: Option<&Path>, put: &[impl AsRef<Path>], accel: O
     let guest = Guest::of(suite, accel)?;
     let state = guest.ready(&payload, &work.join("ready"), &mut |_| {})?;
     let folder = work.join("guest");
-    // The name of a socket may not be long.
+    // The path of a socket must be short, so it is not below target/.
     let terminal = std::env::temp_dir().join(format!("ebpf-exporters-shell-{}", std::process::id()));
     let serial = format!("unix:{},server=on,wait=off", terminal.display());
     let mut machine = guest.resume(&state, &folder, script.is_none().then_some(&*serial))?;
@@ -76,7 +76,7 @@ pub fn run(name: &str, script: Option<&Path>, put: &[impl AsRef<Path>], accel: O
             let shell = scope.spawn(|| machine.command(SHELL, FOR_EVER, &mut |line| println!("{line}")));
             let mut connect = Command::new("socat");
             connect.arg("-,raw,echo=0,escape=0x1d").arg(format!("UNIX-CONNECT:{}", terminal.display()));
-            // Ctrl-] ends it while the shell goes on.
+            // Ctrl-] ends socat; the shell in the guest goes on.
             let mut connection = connect.spawn().context("failed to start socat")?;
             while !shell.is_finished() {
                 if connection.try_wait()?.is_some() {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `make run`: every exporter that this kernel supports in the foreground, and what they do.
+//! `make run`: runs every exporter that this kernel supports in the foreground, and shows a table of
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
@@ -19,14 +20,14 @@ use crate::release;
 use crate::run::running::{Running, label, owned, samples};
 use crate::workspace::{Exporter, exporters};
 
-/// Between two looks at what they do.
+/// Time between two updates of the table.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// A row of the table.
 struct Row {
     name: String,
     exporter: Result<Running>,
-    /// How often its programs had run at the last look, and when that was.
+    /// How often its programs had run at the last update, and the time of that.
     before: Option<(u64, Instant)>,
 }
 
@@ -84,9 +85,9 @@ fn runs(ids: &BTreeSet<String>) -> u64 {
     ours.map(|program| program.run_cnt).sum()
 }
 
-/// Makes the kernel count how often programs run, for as long as the result lives.
+/// Makes the kernel count the runs of programs while the result lives.
 fn count_runs() -> Result<OwnedFd> {
-    // SAFETY: it takes a number.
+    // SAFETY: the only argument is a number.
     owned(unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) })
 }
 
@@ -106,7 +107,7 @@ fn may_be_root() -> Result<()> {
 /// terminal again and again, else once.
 ///
 /// # Errors
-/// When not one can be built or started.
+/// When the build fails, or no exporter can be started.
 pub fn run() -> Result<()> {
     may_be_root()?;
     let folder = release::quick()?;
@@ -118,7 +119,7 @@ pub fn run() -> Result<()> {
             let _ = sender.send(signal);
         }
     });
-    // Without it there are no events per second.
+    // If it fails, the table has no events per second.
     let _counted = count_runs();
     let start = |exporter: Exporter| Row {
         exporter: Running::start(&folder, &exporter, &[]),
@@ -135,7 +136,7 @@ pub fn run() -> Result<()> {
         table(&mut rows);
         bail!("no exporter runs here: the last column says why");
     }
-    // The first look is what the second is compared with.
+    // The first reading, for comparison with the second.
     for row in &mut rows {
         row.columns();
     }
@@ -146,7 +147,7 @@ pub fn run() -> Result<()> {
             Err(RecvTimeoutError::Timeout) if shown && !terminal => {}
             Err(RecvTimeoutError::Timeout) => {
                 if terminal {
-                    // An empty screen, from its top.
+                    // Clear the screen and start at its top.
                     print!("\x1b[2J\x1b[H");
                 }
                 table(&mut rows);

@@ -15,17 +15,17 @@ use crate::workspace::{cargo, cargo_at, output};
 pub struct Binary {
     /// Folder of its crate in `crates/`.
     pub name: String,
-    /// Where it is.
+    /// Path of the binary.
     pub path: PathBuf,
 }
 
 impl Binary {
-    /// Names of its tests that contain `filter`, in the order in which they run; those that ask what
-    /// no kernel changes where `once` says so; only those that mostly wait, or only others, where
-    /// `waits` says so.
+    /// Names of its tests that contain `filter`, in the order in which they run. With `once`, tests
+    /// marked `once` are included. `waits` selects tests marked `waits`, or only the others; `None`
+    /// selects both.
     ///
     /// # Errors
-    /// When it does not say.
+    /// When the binary does not list its tests.
     pub fn tests(&self, filter: &str, once: bool, waits: Option<bool>) -> Result<Vec<String>> {
         let mut command = Command::new(&self.path);
         let value = |yes| if yes { "1" } else { "0" };
@@ -38,10 +38,10 @@ impl Binary {
     }
 }
 
-/// Builds the test targets named `live` of some crates, or of all, sorted by name.
+/// Builds the test targets named `live` of some crates, or of all; sorted by name.
 ///
 /// # Errors
-/// When cargo fails, or a crate has none.
+/// When cargo fails, or one of the crates has no such target.
 pub fn build(only: &[String]) -> Result<Vec<Binary>> {
     let packages = with_live_tests()?;
     for name in only {
@@ -54,14 +54,14 @@ pub fn build(only: &[String]) -> Result<Vec<Binary>> {
     }
     let chosen = packages.iter().filter(|(folder, _)| only.is_empty() || only.contains(folder)).count();
     let mut command = cargo_at("test");
-    // All crates, whatever is asked for: the features of dependencies are then those of the unit
-    // tests, which have built them.
+    // The whole workspace, whichever crates are selected: features of dependencies are then the same
+    // as for the unit tests, and are not built again.
     command.args(["--no-run", "--workspace", "--test=live"]);
     command.args(["--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
     let mut binaries = Vec::new();
     for line in output(&mut command)?.lines() {
         let message: Value = serde_json::from_str(line).context("cargo's message is not JSON")?;
-        // cargo builds the exporter itself as well.
+        // cargo reports the exporter's own binary as well.
         if message["profile"]["test"] != true {
             continue;
         }
@@ -78,12 +78,12 @@ pub fn build(only: &[String]) -> Result<Vec<Binary>> {
     if binaries.len() != chosen {
         bail!("{chosen} crates have {} live tests", binaries.len());
     }
-    // cargo names them in the order in which it was done with them.
+    // cargo lists them in the order in which their builds ended.
     binaries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(binaries)
 }
 
-/// Crate folders and package names of all that have a test target named `live`.
+/// Crate folders and package names of all crates that have a test target named `live`.
 fn with_live_tests() -> Result<BTreeMap<String, String>> {
     let metadata = output(cargo().args(["metadata", "--format-version=1", "--no-deps"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tests may leave behind on the machine that they ran on, and must not.
+//! Checks that tests leave nothing behind on the machine.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-/// Settings that tests change and put back.
+/// Settings that tests change and restore.
 const SETTINGS: [&str; 4] = [
     "/proc/sys/kernel/pid_max",
     "/proc/sys/kernel/perf_event_paranoid",
@@ -15,7 +15,7 @@ const SETTINGS: [&str; 4] = [
     "/proc/sys/vm/overcommit_memory",
 ];
 
-/// Names of programs that only tests start here.
+/// How the names of programs begin that only tests start on this machine.
 const PROGRAMS: [&str; 4] = ["ebpf-", "dnsmasq", "live-", "sleep infinity"];
 
 /// Loop devices, mounts, namespaces, interfaces, control groups, files, settings and processes.
@@ -23,7 +23,7 @@ const PROGRAMS: [&str; 4] = ["ebpf-", "dnsmasq", "live-", "sleep infinity"];
 pub struct Footprint(BTreeSet<String>);
 
 impl Footprint {
-    /// What there is now.
+    /// What exists now.
     pub fn now() -> Self {
         let mut found = BTreeSet::new();
         let mut add = |kind: &str, what: &str| {
@@ -64,10 +64,10 @@ impl Footprint {
         Self(found)
     }
 
-    /// That nothing is there now that was not before, and nothing is gone.
+    /// Checks that the machine is as it was: nothing new, and nothing missing except files.
     ///
     /// # Errors
-    /// Names all that is otherwise.
+    /// Names every difference.
     pub fn same(&self) -> Result<()> {
         let now = Self::now();
         let new = now.0.difference(&self.0).map(|what| format!("left behind: {what}"));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Live tests on this machine's own kernel, as root, with exporters as they are built for tests.
+//! Live tests on this machine's own kernel, as root, with the quick build of the exporters.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,11 +15,11 @@ use super::footprint::Footprint;
 use super::report::{Failure, NotRun, Outcome, Reader};
 use crate::{phases, release};
 
-/// What is said of tests that were not run for want of privileges.
+/// The reason given for tests that were not run because this is not root.
 const NOT_ROOT: &str = "needs root: run this as root";
 
-/// Runs the live tests of some crates, or of all, whose names contain `filter`. Without root none
-/// is run, and each is named.
+/// Runs the live tests of some crates, or of all, whose names contain `filter`. Without root no test
+/// runs, and each is listed as not run.
 ///
 /// # Errors
 /// When they cannot be built or started.
@@ -53,13 +53,13 @@ fn run_binary(binary: &Binary, folder: &Path, filter: &str) -> Result<Outcome> {
     path.push(env::var_os("PATH").unwrap_or_default());
     let again = format!("cargo xtask test-live --only {}", binary.name);
     let mut reader = Reader::new("here", &binary.name, &again);
-    // One stream, so that what a test says stays in order.
+    // Standard output and standard error in one stream, which keeps their order.
     let (output, input) = std::io::pipe()?;
     let mut command = Command::new(&binary.path);
     command.arg("--test-threads=1").arg(filter).env("PATH", path).env("RUST_BACKTRACE", "0");
     command.stdin(Stdio::null()).stdout(input.try_clone()?).stderr(input);
     let mut child = command.spawn().with_context(|| format!("failed to start {}", binary.path.display()))?;
-    // It holds the other end of the pipe, which then would not end.
+    // It holds the other end of the pipe, so the read would not end.
     drop(command);
     for line in BufReader::new(output).split(b'\n') {
         reader.line(&String::from_utf8_lossy(&line?));

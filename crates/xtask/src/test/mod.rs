@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Running tests: those that need no kernel, live ones on this machine's own kernel (`host`), and
-//! the same in guests (`vm`).
+//! Runs tests: those that need no kernel, live tests on this machine's own kernel (`host`), and live
+//! tests in guests (`vm`).
 
 mod binaries;
 mod footprint;
@@ -15,7 +15,7 @@ use crate::{lint, phases};
 
 pub use vm::Selection;
 
-/// Lint, tests that need no kernel, and live tests on this machine's own.
+/// Lint, tests that need no kernel, and live tests on this machine's own kernel.
 ///
 /// # Errors
 /// When anything fails.
@@ -27,12 +27,12 @@ pub fn here() -> Result<()> {
     outcome.print("live")
 }
 
-/// Everything but the test targets named `live`.
+/// All test targets except those named `live`.
 ///
 /// # Errors
 /// When a test fails.
 pub fn unit() -> Result<()> {
-    // Built apart, so that what is then printed are tests.
+    // Build first, so that the second command prints only tests.
     run(cargo_at("test").args(["--workspace", "--no-run"]))?;
     run(cargo().args(["test", "--workspace", "--quiet"]))
 }
@@ -40,7 +40,7 @@ pub fn unit() -> Result<()> {
 /// Live tests of some crates, or of all, on this machine's own kernel.
 ///
 /// # Errors
-/// When one fails, or there is none.
+/// When a test fails, or none is selected.
 pub fn live(only: &[String], filter: &str) -> Result<()> {
     host::run(only, filter)?.print("live")
 }
@@ -48,7 +48,7 @@ pub fn live(only: &[String], filter: &str) -> Result<()> {
 /// Live tests in guests.
 ///
 /// # Errors
-/// When one fails, or there is none.
+/// When a test fails, or none is selected.
 pub fn vm(selection: &Selection) -> Result<()> {
     let outcome = vm::run(selection)?;
     phases::print();

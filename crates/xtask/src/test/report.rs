@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a test binary says, test by test, and what is said of it: a line for each test as it ends,
-//! and at the end all that failed with what it takes to see that again.
+//! Reads the output of test binaries. Prints a line for each test when it ends, and at the end all
+//! failures, each with the command that repeats it.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Lines that are shown of a test that failed, from its end, and how much of each.
+/// Of the output of a failed test, the last lines are shown, each cut to a width.
 const LINES: usize = 24;
 const COLUMNS: usize = 300;
 
 /// How many of the slowest tests are named at the end.
 const SLOWEST: usize = 12;
 
-/// What a test says each time that it is repeated (crates/live/src/harness.rs).
+/// What the harness prints each time it repeats a test (crates/live/src/harness.rs).
 const AGAIN: &str = ", again: ";
 
 /// A test that failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Where, in which binary, and its name.
+    /// Guest or host, binary, and name of the test.
     pub title: String,
-    /// What it printed last.
+    /// The end of its output.
     pub said: String,
     /// The command that repeats it.
     pub again: String,
@@ -31,27 +31,27 @@ pub struct Failure {
 /// A test that was not run.
 #[derive(Clone, Debug)]
 pub struct NotRun {
-    /// The binary and the test's name.
+    /// Names of the binary and the test.
     pub test: String,
-    /// The binary's reason, such as `needs fentry: ...`.
+    /// The reason that the binary gives, such as `needs fentry: ...`.
     pub reason: String,
 }
 
-/// What came of tests, of one binary or of many.
+/// Results of the tests of one binary or of many.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// Tests that passed, with where, and how long they took.
+    /// Durations and titles of tests that passed.
     pub passed: Vec<(Duration, String)>,
-    /// Tests that failed, and guests or binaries that did.
+    /// Tests, guests and binaries that failed.
     pub failed: Vec<Failure>,
     /// Tests that were not run.
     pub not_run: Vec<NotRun>,
-    /// Why tests that passed were repeated, each time, with where.
+    /// For each repetition of a test that passed in the end: its title and the reason.
     pub repeated: Vec<String>,
 }
 
 impl Outcome {
-    /// Adds another's tests.
+    /// Adds the results of another outcome.
     pub fn add(&mut self, other: Self) {
         self.passed.extend(other.passed);
         self.failed.extend(other.failed);
@@ -59,11 +59,11 @@ impl Outcome {
         self.repeated.extend(other.repeated);
     }
 
-    /// Prints which tests took longest, those that were not run, all that failed, and last how many
-    /// of each, after `title`.
+    /// Prints the slowest tests, those that were not run, and the failures. The last line has `title`
+    /// and the number of each.
     ///
     /// # Errors
-    /// When a test failed, or there was none.
+    /// When a test failed, or no test ran.
     pub fn print(mut self, title: &str) -> Result<()> {
         self.passed.sort_unstable_by(|a, b| b.cmp(a));
         println!("\nthe tests that took longest:");
@@ -100,30 +100,30 @@ impl Outcome {
     }
 }
 
-/// Reads what a test binary prints (the format of Rust's own test harness).
+/// Reads the output of a test binary, in the format of Rust's own test harness.
 pub struct Reader<'a> {
-    /// Where it runs, for the lines that are printed.
+    /// Guest or host on which it runs, for titles.
     place: &'a str,
     /// Name of the binary.
     binary: &'a str,
-    /// The command that repeats a test of it, without the test's name.
+    /// The command that repeats a test of this binary, without the test's name.
     again: String,
-    /// The test that runs.
+    /// The test that is running.
     test: Option<String>,
-    /// When the one before it ended: a test's name comes in one line with its end.
+    /// When the previous test ended. A test's name and result come in one line, so its start is not seen.
     since: Instant,
-    /// The failure of which the binary tells in the end.
+    /// Index of the failure whose output is being read, in the list at the end.
     failure: Option<usize>,
-    /// What it has printed.
+    /// Output of the running test.
     said: Vec<String>,
-    /// What the binary says of itself in the end: passed, failed, not run.
+    /// The binary's own totals: passed, failed, ignored.
     result: Option<[usize; 3]>,
     outcome: Outcome,
 }
 
 impl<'a> Reader<'a> {
-    /// For `binary`, which runs at `place`; `again` is the command that repeats a test, without its
-    /// name.
+    /// A reader for `binary`, which runs at `place`. `again` is the command that repeats a test, without
+    /// the test's name.
     pub fn new(place: &'a str, binary: &'a str, again: &str) -> Self {
         Self {
             place,
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
         }
         let mut rest = line;
         if let Some((test, end)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ...")) {
-            // It is told apart from what a test prints by none being under way.
+            // While a test is running such a line is its output.
             if self.test.is_none() {
                 self.test = Some(test.trim_end().to_owned());
                 self.said.clear();
@@ -188,13 +188,14 @@ impl<'a> Reader<'a> {
         self.since = Instant::now();
     }
 
-    /// Takes a line of the part in which the binary tells what each test said that failed.
+    /// Takes a line of the list at the end, which has the output of each failed test. Returns whether
+    /// it is one.
     fn is_of_failures(&mut self, line: &str) -> bool {
         if let Some(test) = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" ----")) {
             let end = format!(": {test}");
             self.failure = self.outcome.failed.iter().position(|failure| failure.title.ends_with(&end));
             if let Some(failure) = self.failure {
-                // All of it, in order, instead of what was read meanwhile.
+                // The list has the complete output; it replaces what was read while the test ran.
                 self.outcome.failed[failure].said.clear();
             }
             return true;
@@ -211,17 +212,17 @@ impl<'a> Reader<'a> {
     fn fail(&mut self, test: &str, took: Duration) {
         let mut said = String::new();
         for line in &self.said[self.said.len().saturating_sub(LINES)..] {
-            // Writing to text does not fail.
+            // Writing to a string does not fail.
             let _ = writeln!(said, "    {line}");
         }
         let title = format!("{} {}: {test}", self.place, self.binary);
         println!("{title} FAILED after {:.1} s\n{}", took.as_secs_f64(), said.trim_end());
-        // Names of tests in modules would be folders to a shell's eye, but not to ours.
+        // `::` in a test's name needs no quotes in a shell.
         self.outcome.failed.push(Failure { title, said, again: format!("{} --filter {test}", self.again) });
     }
 
-    /// What came of it, the binary having ended as `ended` says. A binary that ended in the middle of
-    /// a test, or whose own counts are others than those that were read, has failed.
+    /// The outcome, once the binary has ended with the result `ended`. A binary fails if it ends during
+    /// a test, or if its totals differ from the results that were read.
     pub fn end(mut self, ended: &Result<i32>, console: &str) -> Outcome {
         let why = match ended {
             Err(error) => Some(format!("{error:#}")),
@@ -252,7 +253,7 @@ impl<'a> Reader<'a> {
             }
         }
         for failure in &mut self.outcome.failed {
-            // Its end, which has the reason.
+            // The reason of a failure is at the end of its output.
             let lines: Vec<&str> = failure.said.lines().collect();
             failure.said = lines[lines.len().saturating_sub(LINES)..].join("\n") + "\n";
         }
@@ -327,7 +328,7 @@ mod tests {
     fn a_binary_that_ends_in_the_middle_has_failed() {
         assert_eq!(read("test a ... killed\n", 137).failed.len(), 1);
         assert_eq!(read("", 1).failed.len(), 1);
-        // Its own counts are compared with what was read.
+        // The binary's totals are compared with the results that were read.
         assert_eq!(read(&format!("test a ... ok\n{RESULT}\n"), 0).failed.len(), 1);
     }
 }

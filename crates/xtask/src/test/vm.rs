@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Live tests in guests, with the package that we ship.
 //!
-//! Each guest boots once, mounts the payload, installs the package, and its state is kept. Each
-//! test binary then has a machine of its own that goes on from there, as many at a time as there
-//! are processors for.
+//! Each guest boots once, mounts the payload and installs the package; then its state is saved. The
+//! tests of a crate run in a machine that starts from that state. Several machines run at a time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,12 +25,12 @@ use crate::phases;
 use crate::release::package;
 use crate::workspace::{exporters, root};
 
-/// For a guest to say nothing, which it does while a test runs: twice the longest beside another
-/// guest. One that stands still is told of while the others go on.
+/// A guest prints nothing while a test runs. A guest that is silent for longer than this is reported as
+/// hung, while the others continue. It is twice the time of the longest test beside another guest.
 const SILENCE: Duration = Duration::from_secs(8 * 60);
 
-/// Guests that run at a time: an emulated one keeps one processor busy, but while its tests wait.
-/// Beside these one runs tests that do hardly anything else.
+/// Number of guests that run at a time. An emulated guest keeps one processor busy, except while its
+/// tests wait. One more guest runs beside these; it only takes tests that mostly wait.
 const AT_A_TIME: usize = 3;
 
 /// Crates whose tests take longest. They are started first, in this order, so that the run does not
@@ -42,43 +41,43 @@ const LONGEST: [&str; 5] = ["live", "wireguard", "zfs-zio", "zfs-txg", "dns"];
 /// share a machine: in a new one the emulator translates the kernel and the programs again.
 const SPREAD: &str = "live";
 
-/// Lines of a guest's console that are shown with a failure.
+/// Number of lines of a guest's console that are shown with a failure.
 const CONSOLE_LINES: usize = 12;
 
-/// Which tests of which guests.
+/// Which tests to run, in which guests.
 #[derive(Debug, Default)]
 pub struct Selection {
-    /// Folders in `crates/`; none: all.
+    /// Folders in `crates/`; empty for all.
     pub only: Vec<String>,
-    /// Name of a guest; none: all that a run of all has.
+    /// Name of a guest; `None` for all guests that are not on demand.
     pub guest: Option<String>,
-    /// Whether guests are run that otherwise are only when they are named, and all of each.
+    /// Whether to run the on-demand guests as well, and all tests in every guest.
     pub all: bool,
-    /// What names of tests contain.
+    /// Only tests whose name contains this.
     pub filter: String,
-    /// What runs the guests.
+    /// The accelerator for the guests.
     pub accel: Option<Accel>,
 }
 
-/// A machine's work: tests of a binary in a guest.
+/// Work for one machine: tests of a binary in a guest.
 #[derive(Debug)]
 struct Job {
     suite: &'static Suite,
     binary: String,
-    /// One test of it, or all but those that mostly wait.
+    /// A single test; `None` for all tests of the binary except those that mostly wait.
     test: Option<String>,
-    /// Whether it is one that mostly waits.
+    /// Whether the test is marked `waits`.
     waits: bool,
-    /// Whether tests run that ask what no kernel changes.
+    /// Whether tests marked `once` run.
     once: bool,
 }
 
 /// What the workers share.
 #[derive(Default)]
 struct Board {
-    /// Guests whose state is not there yet.
+    /// Guests in which the package is not installed yet.
     to_prepare: Vec<&'static Suite>,
-    /// Guests, or nothing where making them failed.
+    /// Guests with the package installed; `None` where that failed.
     ready: BTreeMap<&'static str, Option<Prepared>>,
     jobs: Vec<Job>,
     outcome: Outcome,
@@ -94,7 +93,7 @@ struct Prepared {
 /// Runs the selected tests.
 ///
 /// # Errors
-/// When nothing is selected, or the package or a test cannot be built. What fails in a guest is in
+/// When no test is selected, or the package or a test cannot be built. Failures in guests are part of
 /// the outcome.
 pub fn run(selection: &Selection) -> Result<Outcome> {
     let suites = match &selection.guest {
@@ -104,8 +103,8 @@ pub fn run(selection: &Selection) -> Result<Outcome> {
     let work = root().join("target/guest-runs");
     let board = Mutex::new(Board::default());
     thread::scope(|scope| {
-        // Images are built meanwhile, and go on being built while the first guests run. Where it
-        // fails, making that guest ready says so.
+        // Builds the images while the package is built, and goes on while the first guests run. An error is
+        // reported when that guest is prepared.
         scope.spawn(|| {
             for suite in &suites {
                 if Guest::of(suite, selection.accel).and_then(|guest| guest.booted()).is_err() {
@@ -139,14 +138,14 @@ pub fn run(selection: &Selection) -> Result<Outcome> {
         })
     })?;
     let board = board.into_inner().unwrap_or_else(PoisonError::into_inner);
-    // One test tells all of a guest's, or has failed.
+    // One test prints all hooks of a guest. If a test failed, some may be missing.
     if board.outcome.failed.is_empty() {
         board.hooks.check()?;
     }
     Ok(board.outcome)
 }
 
-/// All that is to be run, the longest last, as it is taken from the end.
+/// All jobs. Workers take them from the end, so the longest come last.
 fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -> Result<Vec<Job>> {
     let of_modules = of_modules()?;
     let whole = selection.guest.is_some() || selection.all;
@@ -166,7 +165,7 @@ fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -
                 Part::Only(crates) => crates.contains(&&*binary.name),
                 Part::OnDemand => false,
             };
-            // One guest is enough for what no kernel changes.
+            // The result is the same on all kernels, so the first guest is enough.
             let once = first == Some(suite.name);
             let [tests, waiting] = if once { &with_once } else { &without_once };
             if !runs {
@@ -186,8 +185,8 @@ fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -
     Ok(jobs)
 }
 
-/// Takes guests to make ready, then jobs of those that are, until there are none. A `patient` one
-/// takes nothing but tests that mostly wait; the others leave these for last.
+/// Prepares guests, then runs jobs of prepared guests, until none are left. A `patient` worker only
+/// takes jobs that mostly wait; the other workers take those last.
 fn worker(
     selection: &Selection,
     board: &Mutex<Board>,
@@ -250,7 +249,7 @@ fn prepare(selection: &Selection, suite: &'static Suite, payload: &Path, work: &
     Ok(Prepared { guest, state })
 }
 
-/// Runs a job; returns what came of it, and lines that tell of hooks.
+/// Runs a job. Returns its outcome, and the lines of its output that name hooks.
 fn run_job(
     selection: &Selection,
     guest: &Guest,
@@ -283,10 +282,10 @@ fn run_job(
             reader.line(line);
         }
     });
-    // For whoever wants to see all of it.
+    // The complete output, for reading by hand.
     let _ = fs::write(folder.join("output.log"), log);
     let mut outcome = reader.end(&ended, &console(&folder));
-    // A guest has what tests need, but for what is known.
+    // A test may be skipped in a guest only for a reason that the guest lists in `lacks`.
     let known = |reason: &str| suite.lacks.iter().any(|lack| reason.starts_with(lack));
     for test in outcome.not_run.iter().filter(|test| !known(&test.reason)) {
         let title = format!("{} {}", suite.name, test.test);
@@ -295,7 +294,7 @@ fn run_job(
         outcome.failed.push(Failure { title, said, again: again.clone() });
     }
     outcome.not_run.iter_mut().for_each(|test| test.test = format!("{} {}", suite.name, test.test));
-    // What a machine has written is of use only where something failed.
+    // The machine's files are kept only if a test failed.
     if outcome.failed.is_empty() {
         let _ = remove(&folder);
     }
@@ -308,7 +307,7 @@ fn console(folder: &Path) -> String {
     lines.join("\n")
 }
 
-/// A folder with the package, the tests, and a script that installs the package.
+/// Makes a folder with the package, the tests, and a script that installs the package.
 fn make_payload(payload: &Path, package: &Path, binaries: &[Binary]) -> Result<()> {
     remove(payload)?;
     fs::create_dir_all(payload.join("tests"))?;
@@ -323,7 +322,7 @@ fn make_payload(payload: &Path, package: &Path, binaries: &[Binary]) -> Result<(
     Ok(())
 }
 
-/// Folders of exporters of a kernel module.
+/// Folders of the exporters that observe a kernel module.
 fn of_modules() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for exporter in exporters()? {

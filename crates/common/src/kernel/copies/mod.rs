@@ -64,10 +64,10 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Of one program.
+    /// Statistics of one program.
     ///
     /// # Errors
-    /// When the kernel tells nothing of it.
+    /// When the kernel returns no information about it.
     pub fn of(program: &OwnedFd) -> Result<Self> {
         let (info, size) = info(program)?;
         // 9ed9e9ba2337 ("bpf: Count the number of times recursion was prevented"), 5.12.
@@ -82,7 +82,7 @@ impl Copies {
     /// while the returned links are open.
     ///
     /// # Errors
-    /// When the kernel takes one of them not; none is attached then.
+    /// When the kernel refuses one of them; then none is attached.
     pub fn attach(program: &ProgramMut<'_>, hook: &Hook, object: &Object) -> Result<(Self, Vec<OwnedFd>)> {
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
@@ -91,16 +91,16 @@ impl Copies {
         let notes = MapHandle::create(MapType::Array, Some("notes"), 4, VALUE_BYTES as u32, 1, &options)
             .context("failed to create a map")?;
         let mut copies = Self { programs: Vec::new(), notes, missed: AtomicU64::new(0) };
-        // SAFETY: the pointer is that of a live object, and so is its descriptor of BTF.
+        // SAFETY: the pointer is that of a live object.
         let btf = unsafe { libbpf_sys::bpf_object__btf_fd(object.as_libbpf_object().as_ptr()) };
-        // SAFETY: the same; it is borrowed for as long as the object is.
+        // SAFETY: the descriptor belongs to the object, and is borrowed no longer than the object.
         let btf = (btf >= 0).then(|| unsafe { BorrowedFd::borrow_raw(btf) });
         let original = Original::of(program, hook, btf)?;
         for copy in 0..COPIES {
             copies.programs.push(original.load(copy, copies.notes.as_fd())?);
         }
-        // A tracepoint runs first what was attached first (kernel/tracepoint.c: func_add), a
-        // function what was attached last (kernel/bpf/trampoline.c: bpf_trampoline_link_prog).
+        // At a tracepoint, the program attached first runs first (kernel/tracepoint.c: func_add). At a
+        // function, the one attached last (kernel/bpf/trampoline.c: bpf_trampoline_link_prog).
         let mut order: Vec<&OwnedFd> = copies.programs.iter().collect();
         if hook.function().is_some() {
             order.reverse();
@@ -125,7 +125,7 @@ impl Copies {
     /// Statistics so far.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// When the kernel returns no information about a copy.
     pub fn runs(&self) -> Result<Runs> {
         let mut sum = Runs::default();
         for (copy, program) in self.programs.iter().enumerate() {
@@ -151,7 +151,7 @@ impl Copies {
 /// The kernel's information about a program, and the number of valid bytes in it.
 ///
 /// # Errors
-/// When it tells nothing.
+/// When the kernel refuses.
 pub fn info(fd: &OwnedFd) -> Result<(libbpf_sys::bpf_prog_info, usize)> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut size = size_of_val(&info) as u32;
@@ -168,10 +168,10 @@ struct Original<'p> {
     name: CString,
     kind: libbpf_sys::bpf_prog_type,
     attach_type: libbpf_sys::bpf_attach_type,
-    /// The tracepoint of one that the kernel attaches by name.
+    /// The tracepoint, if the kernel attaches the program by its name.
     tracepoint: Option<CString>,
     instructions: &'p [bpf_insn],
-    /// The type of what it is attached to, and the module's BTF where that is `MODULE:FUNCTION`.
+    /// BTF type of the target, and the module's BTF if the target is `MODULE:FUNCTION`.
     target: (u32, Option<OwnedFd>),
     btf: Option<BorrowedFd<'p>>,
     /// First instruction and type of each function.
@@ -186,9 +186,9 @@ impl<'p> Original<'p> {
             Hook::RawTp(name) => Some(CString::new(name.as_str()).context("the name of a tracepoint")?),
             _ => None,
         };
-        // The kernel's own is meant where there is none.
+        // Without a module the type is from the kernel's own BTF.
         let module = if program.section().to_string_lossy().contains(':') {
-            // SAFETY: asks the kernel for a descriptor of BTF by its number.
+            // SAFETY: the only argument is a number.
             let fd = unsafe { libbpf_sys::bpf_btf_get_fd_by_id(about.attach_btf_obj_id) };
             Some(descriptor(fd).context("failed to get the BTF of a module")?)
         } else {
@@ -275,7 +275,7 @@ fn descriptor(result: i32) -> Result<OwnedFd, Errno> {
     if result < 0 {
         return Err(Errno::from_raw_os_error(-result));
     }
-    // SAFETY: a new descriptor that nobody else has.
+    // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a copy of a program does first: it finds out whether it is the one that counts this event.
+//! The first instructions of a copy of a program: they decide whether this copy counts the event.
 //!
-//! Written as instructions, since it goes before programs that are compiled already. The kernel's
-//! verifier sees them as one program.
+//! They are BPF instructions, because they are put before a program that is already compiled. The
+//! verifier checks both as one program.
 
 use libbpf_rs::libbpf_sys::{
     BPF_ADD, BPF_ALU, BPF_ALU64, BPF_DW, BPF_EXIT, BPF_IMM, BPF_JEQ, BPF_JMP, BPF_JNE, BPF_K, BPF_LD,
     BPF_LDX, BPF_LSH, BPF_MEM, BPF_MOV, BPF_MUL, BPF_RSH, BPF_ST, BPF_STX, BPF_SUB, BPF_X, bpf_insn,
 };
 
-// linux/bpf.h, where they are no part of an enum or newer than libbpf-sys.
+// From linux/bpf.h. libbpf-sys lacks these: they are macros, or newer than its headers.
 const BPF_ATOMIC: u32 = 0xc0;
 const BPF_CMPXCHG: i32 = 0xf1;
 const BPF_PSEUDO_MAP_VALUE: u8 = 2;
@@ -17,26 +17,26 @@ const BPF_PSEUDO_MAP_VALUE: u8 = 2;
 /// Number of copies of a program.
 pub const COPIES: usize = 3;
 
-/// Sets of notes, by the upper bits of a hash, and notes in each: half a cache line.
+/// Number of sets of notes, chosen by the upper bits of a hash; and notes in a set: half a cache line.
 const SET_BITS: u32 = 10;
 const WAYS: i16 = 4;
 const NOTE_BYTES: i16 = size_of::<u64>() as i16;
 const SET_BYTES: i16 = WAYS * NOTE_BYTES;
-/// The golden ratio: what it multiplies is spread over the upper bits.
+/// The golden ratio: multiplying by it spreads a number over the upper bits.
 const SPREAD: i32 = 0x9e37_79b1_u32 as i32;
 
-/// Where the value of the map has whether all copies are attached, a number of 8 bytes.
+/// Offset in the map's value of the number that is 1 once all copies are attached (8 bytes).
 pub const ARMED: i16 = 0;
-/// Where it has how many events a copy counted that was not the first.
+/// Offset of the number of rescues: events counted by a copy that is not the first.
 pub const RESCUES: i16 = 8;
-/// Where it has how many events the first copy left to others.
+/// Offset of the number of events that the first copy left to later ones for lack of room.
 pub const LEFT: i16 = 16;
-/// Where the sets of notes begin.
+/// Offset of the sets of notes.
 const NOTES: i16 = 32;
 /// Size of the map's value.
 pub const VALUE_BYTES: usize = NOTES as usize + ((SET_BYTES as usize) << SET_BITS);
 
-// Registers. A program finds its arguments in the second one.
+// Registers. The second one holds the arguments of a program when it starts.
 const FOUND: u8 = 0;
 const ARGUMENTS: u8 = 1;
 const SET: u8 = 2;
@@ -44,26 +44,26 @@ const NUMBER: u8 = 3;
 const VALUE: u8 = 4;
 const NOTE: u8 = 5;
 
-/// Where a jump goes: to what stands behind the rest, in this order.
+/// Target of a jump. The targets follow the prologue, in this order.
 #[derive(Clone, Copy)]
 enum To {
-    /// The copy ends.
+    /// Ends the copy.
     End,
-    /// It counts a rescue, and the program follows.
+    /// Counts a rescue, then runs the program.
     Rescue,
-    /// The program.
+    /// Runs the program.
     Program,
 }
 
-/// The prologue of a copy, by its number; `notes` is the map that all copies share.
+/// The prologue of the copy with this number. `notes` is the map that all copies share.
 pub fn prologue(copy: usize, notes: i32) -> Vec<bpf_insn> {
     let mut code = Code::default();
     code.push(BPF_LD | BPF_IMM | BPF_DW, VALUE, BPF_PSEUDO_MAP_VALUE, 0, notes);
     code.push(0, 0, 0, 0, 0);
     code.load(NUMBER, VALUE, ARMED);
-    // Until all are attached the first is the only one.
+    // Until all copies are attached, only the first one runs the program.
     code.jump(BPF_JEQ | BPF_K, NUMBER, 0, if copy == 0 { To::Program } else { To::End });
-    // A pointer is not calculated with, but the difference of two is a number.
+    // The verifier allows no arithmetic on a pointer, but the difference of two pointers is a number.
     code.push(BPF_ALU64 | BPF_MOV | BPF_X, NOTE, ARGUMENTS, 0, 0);
     code.push(BPF_ALU64 | BPF_SUB | BPF_X, NOTE, VALUE, 0, 0);
     code.push(BPF_ALU | BPF_MOV | BPF_X, SET, NOTE, 0, 0);
@@ -89,7 +89,7 @@ pub fn prologue(copy: usize, notes: i32) -> Vec<bpf_insn> {
     code.end(true)
 }
 
-/// Where the notes of a set are, from what its register has.
+/// Offsets of the notes of a set, from the address in its register.
 fn ways() -> impl Iterator<Item = i16> {
     (0..WAYS).map(|way| NOTES + way * NOTE_BYTES)
 }
@@ -101,7 +101,7 @@ fn instruction(code: u32, dst: u8, src: u8, off: i16, imm: i32) -> bpf_insn {
     instruction
 }
 
-/// Instructions, with where they jump to.
+/// Instructions, each with its jump target if it has one.
 #[derive(Default)]
 struct Code(Vec<(bpf_insn, Option<To>)>);
 
@@ -123,23 +123,25 @@ impl Code {
         self.push(BPF_STX | BPF_ATOMIC | BPF_DW, VALUE, NUMBER, at, BPF_ADD as i32);
     }
 
-    /// Where a register is, or is not, as another one, or 0 where `condition` has a constant.
+    /// Jumps if `condition` holds between two registers, or between a register and 0 if `condition` is
+    /// one with a constant.
     fn jump(&mut self, condition: u32, register: u8, other: u8, to: To) {
         self.0.push((instruction(BPF_JMP | condition, register, other, 0, 0), Some(to)));
     }
 
-    /// Notes this event, and goes on there; what follows is for where there is no room.
+    /// Makes a note of this event and jumps to `noted`. Continues with the next instruction if there is no
+    /// room.
     fn note(&mut self, noted: To) {
         for way in ways() {
             self.set(FOUND, 0);
             self.push(BPF_STX | BPF_ATOMIC | BPF_DW, SET, NOTE, way, BPF_CMPXCHG);
             self.jump(BPF_JEQ | BPF_K, FOUND, 0, noted);
-            // Left by an event before, which had this address.
+            // A note that an earlier event at this address has left.
             self.jump(BPF_JEQ | BPF_X, FOUND, NOTE, noted);
         }
     }
 
-    /// Takes away what was noted of this event, and tells whether anything was.
+    /// Removes the notes of this event. FOUND is then 1 if there were any, else 0.
     fn take_note(&mut self) {
         self.set(FOUND, 0);
         for way in ways() {
@@ -150,7 +152,8 @@ impl Code {
         }
     }
 
-    /// With what is jumped to; the verifier takes nothing that cannot be reached.
+    /// Appends the jump targets and resolves the jumps. Without `rescues` no counting of rescues is added,
+    /// because the verifier rejects unreachable instructions.
     fn end(mut self, rescues: bool) -> Vec<bpf_insn> {
         let end = self.0.len();
         self.set(FOUND, 0);
