@@ -78,10 +78,10 @@ struct cachestat_task {
 	u64 tried;   /* file and page of a fault that will be retried */
 	u64 index;
 	/* Tracepoints only, which fire before pages are added: */
-	u64 looks; /* it looks up pages of this file */
-	u64 first; /* from this one */
+	u64 looks; /* the file in which it looks up pages */
+	u64 first; /* and the range of pages */
 	u64 last;
-	u64 at; /* of a read that fires several: its position, and the number of the read */
+	u64 at; /* for a read that fires several: its position, and the number of the read */
 	u64 read;
 	u64 around; /* the file, if the pending lookup is a fault around which pages were mapped */
 };
@@ -376,7 +376,7 @@ int get_pages_btf(u64 *ctx)
 	if (first > last)
 		return 0;
 	mapping = address_of(task, file);
-	/* A read in several batches reports the rest of it each time. */
+	/* A read in several batches reports all of its remaining pages each time. */
 	goes_on = task->looks == mapping && task->last == last && task->read == read &&
 		  first > task->at;
 	task->at = first;
@@ -397,7 +397,7 @@ int fault_btf(u64 *ctx)
 	if (!task)
 		return 0;
 	mapping = address_of(task, (void *)ctx[0]);
-	/* The pages around it were cached and this one was not: that is one lookup, this one. */
+	/* The pages around it were cached, and this one was not: only this lookup counts. */
 	if (task->around == mapping && task->first <= at && at <= task->last)
 		task->slot.busy = 0;
 	if (is_another_try(task, mapping, at, at))

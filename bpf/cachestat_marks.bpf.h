@@ -22,7 +22,7 @@
 #define PIECE (1 << PIECE_SHIFT)
 
 /*
- * The most that use_up_pages() and mark_pages() take: 64 MiB, more than the largest folio on x86.
+ * Most pages for use_up_pages() and mark_pages(): 64 MiB, more than the largest folio on x86.
  */
 #define RUN (1ULL << 14)
 #define RUN_PIECES (RUN / PIECE + 1)
@@ -93,7 +93,7 @@ __noinline int mark_piece(u64 mapping, u64 first, u64 end)
 	return 1;
 }
 
-/* Takes their marks away; returns how many there were. */
+/* Remove the marks of pages [first, end) in one piece; returns how many there were. */
 __noinline u32 use_up_piece(u64 mapping, u64 first, u64 end)
 {
 	struct cachestat_piece piece = {.mapping = mapping, .number = first >> PIECE_SHIFT};
@@ -127,7 +127,7 @@ __noinline int mark_pages(u64 mapping, u64 first, u64 end)
 	return 0;
 }
 
-/* Takes their marks away; returns how many there were. */
+/* Remove the marks of pages [first, end), at most one run; returns how many there were. */
 __noinline u32 use_up_pages(u64 mapping, u64 first, u64 end)
 {
 	u32 used = 0;

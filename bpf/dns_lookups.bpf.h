@@ -70,7 +70,7 @@ struct {
 	__type(value, struct dns_counts);
 } counts SEC(".maps");
 
-/* An outstanding query, as both ends of a conversation can name it. */
+/* Identifies an outstanding query. Known from the query and from its answer alike. */
 struct dns_question {
 	u64 net;    /* struct net *: ports and ids are unique in a namespace only */
 	u64 server; /* its address, folded into a word: a client may query several servers at once
@@ -120,7 +120,7 @@ struct {
  * time may overwrite each other: then one of them is recognised by its first answer.
  */
 struct dns_wanted {
-	u64 when; /* the last was asked */
+	u64 when; /* the query was last received */
 	u64 next;
 	u64 sockets[DNS_WANTED_OF]; /* struct socket * */
 };

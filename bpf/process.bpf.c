@@ -58,7 +58,7 @@ struct {
 	__type(value, struct process_number);
 } starts SEC(".maps");
 
-/* Nanoseconds. */
+/* CPU time in nanoseconds. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -83,7 +83,7 @@ struct process_end {
 };
 
 /*
- * Threads between that and their release, by task_struct. LRU for those whose parent never waits.
+ * Threads between exit and release, by task_struct. LRU, because some parents never wait.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -275,7 +275,7 @@ int exit_raw(u64 *ctx)
 	return on_exit((struct task_struct *)ctx[0], false);
 }
 
-/* When nobody needs it any more: its parent has waited for it. */
+/* The task is released, for instance because its parent has waited for it. */
 SEC("tp_btf/sched_process_free")
 int free_btf(u64 *ctx)
 {

@@ -103,7 +103,7 @@ static __always_inline bool is_of_version_1(struct cgroup *cgroup, bool btf)
 	return FIELD(btf, cgroup, root, hierarchy_id);
 }
 
-/* No room: the waits of its tasks are counted as folded. */
+/* If there is no room, the waits of the cgroup's tasks are folded. */
 static __always_inline int on_mkdir(struct cgroup *cgroup, bool btf)
 {
 	u64 id = FIELD(btf, cgroup, kn, id);

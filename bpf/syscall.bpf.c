@@ -69,8 +69,8 @@ struct {
 } latencies SEC(".maps");
 
 /*
- * Twice as many as become new at once when the exporter starts on a busy machine. Userland sets it
- * to one if latency is off.
+ * Twice the number of syscalls that are new at once when the exporter starts on a busy machine.
+ * Userland sets it to one if latency is off.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -37,24 +37,25 @@ struct {
 } accounts SEC(".maps");
 
 /*
- * A thread may exit while the walk is at it: both would add the same. So the walk says at which
- * thread it is, and an exit that finds it there leaves its numbers to it.
+ * A thread may exit while the walk visits it, and both would add the same growth. So the walk
+ * stores which thread it visits, and the exit of that thread leaves its numbers to the walk.
  *
  * The walk:  V task = T    F is T exiting?    [changes its entry]    C task = 0    L left[T]?
  * The exit:  E T exits     R is task T?       P left[T] = numbers    R again       [or settles]
  *
- * - R before V: E was before, so F sees it, and the walk changes nothing.
- * - R between V and C: the exit puts its numbers down (P). Where R again is before C too, L is
- *   after P and finds them: the walk settles. Else both may take them back, and whose delete
- *   succeeds settles.
- * - R after C: the exit finds the entry as the walk has left it.
+ * - R before V: E came before F, so the walk sees that T exits and changes nothing.
+ * - R between V and C: the exit stores its numbers (P). If the second R is also before C, then L is
+ *   after P: the walk finds the numbers and settles. Otherwise both may find them, and the one that
+ *   succeeds in deleting them settles.
+ * - R after C: the walk no longer uses the entry, and the exit settles.
  *
- * So one of them settles, and nobody changes the entry meanwhile; none is made after the exit. V, C
- * and P have to be seen before the next load happens: each is followed by an atomic add, which on
- * x86 is a full barrier. Elsewhere a CPU may take nanoseconds, and E is microseconds before R.
+ * So exactly one of them settles. The other does not change the entry meanwhile, and the walk
+ * creates none after the exit. V, C and P must be visible before the next load: an atomic add
+ * follows each, which is a full barrier on x86. On other architectures a CPU may see a store
+ * nanoseconds later, but E is microseconds before R.
  *
- * One walk runs at a time. The entry of a thread whose exit the kernel did not run a program for
- * (reason recursion) is used again by the next thread that gets its memory.
+ * One walk runs at a time. If the kernel skipped the program at a thread's exit (reason recursion),
+ * its entry is reused by the next thread with the same task_struct.
  */
 struct task_accounts_walk {
 	u64 task; /* 0: none */
@@ -73,7 +74,7 @@ static __always_inline void full_barrier(struct task_accounts_walk *at)
 	__sync_fetch_and_add(&at->barriers, 1);
 }
 
-/* What exits have put down. One thread at a time is visited: few more than one are in here. */
+/* Numbers that exits left to the walk. It visits one thread at a time, so entries are few. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 256);
@@ -100,7 +101,7 @@ static __always_inline bool account_grow(u64 key, struct task_account *now, bool
 		known = now->started >= task_accounts_loaded_ns;
 		if (!exits && bpf_map_update_elem(&accounts, &key, now, BPF_ANY)) {
 			count_event(EVENT_MAP_FULL);
-			known = false; /* would be added again each time */
+			known = false; /* without an entry, it would be added again each time */
 		}
 	}
 	if (exits)
@@ -124,7 +125,7 @@ static __always_inline bool account_leave(struct task_accounts_walk *at, u64 key
 	return *task == key || bpf_map_delete_elem(&left, &key);
 }
 
-/* Adds to `now` what an exit has left to the walk; whether there was anything. */
+/* Add to `now` what an exit left to the walk; returns whether the growth is known. */
 static __always_inline bool account_take(u64 key, struct task_account *now, bool known)
 {
 	struct task_account *numbers = bpf_map_lookup_elem(&left, &key), last;
@@ -154,7 +155,7 @@ static __always_inline bool account_exit(struct task_struct *task, struct task_a
 	return account_grow(key, now, true);
 }
 
-/* Threads that exit account for themselves. */
+/* Skips threads that exit: account_exit() adds their growth. */
 static __always_inline bool account_visit(struct task_struct *task, struct task_account *now)
 {
 	u32 zero = 0;

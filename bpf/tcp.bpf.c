@@ -34,7 +34,7 @@ int state_raw(u64 *ctx)
 	return on_state((const struct sock *)ctx[0], ctx[1], ctx[2], false);
 }
 
-/* (sk, skb), and an error where there is a third. */
+/* (sk, skb), and an error if there is a third argument. */
 SEC("tp_btf/tcp_retransmit_skb")
 int retransmit_btf(u64 *ctx)
 {
@@ -75,7 +75,7 @@ static __always_inline int on_retransmit_exit(u64 *ctx)
 	return on_unsent((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1], ctx[3]);
 }
 
-/* (sk, skb, segs), and the error. Compilers inline a copy of the first into the second. */
+/* (sk, skb, segs), and the error. Compilers inline the first function into the second. */
 SEC("fexit/__tcp_retransmit_skb")
 int unsent_inner_fexit(u64 *ctx)
 {
@@ -88,7 +88,7 @@ int unsent_outer_fexit(u64 *ctx)
 	return on_retransmit_exit(ctx);
 }
 
-/* At exit the socket argument is no longer available. */
+/* A kretprobe does not get the socket, so a failure is counted at the next retransmit. */
 SEC("kprobe/__tcp_retransmit_skb")
 int BPF_KPROBE(unsent_inner_kprobe, const struct sock *sk)
 {
@@ -138,7 +138,7 @@ int BPF_KRETPROBE(connect_kretprobe, int result)
 	return on_connect(result);
 }
 
-/* Without functions: also connects that fail before anything is sent. */
+/* If functions cannot be hooked. Also counts connects that fail before anything is sent. */
 SEC("tp_btf/inet_sock_set_state")
 int connect_state_btf(u64 *ctx)
 {
@@ -150,8 +150,8 @@ int connect_state_btf(u64 *ctx)
 }
 
 /*
- * Where it has a third argument, the reason, this tracepoint tells of all resets (seen in
- * 6.12); without it, only of those of a full socket (5.10, 6.1: half of them).
+ * With a third argument, the reason, this tracepoint reports all resets (seen in 6.12). Without
+ * it, it reports only those of a full socket (5.10, 6.1: half of them).
  */
 SEC("tp_btf/tcp_send_reset")
 int send_reset_btf(u64 *ctx)
@@ -231,7 +231,7 @@ int syn_kretprobe(void *ctx)
 	return on_arrival_exit(0);
 }
 
-/* (sk, skb, ...): the end of a handshake. Some have seven arguments, which fentry learnt late. */
+/* (sk, skb, ...): the end of a handshake. Some have seven arguments; old kernels refuse fentry. */
 SEC("fentry/tcp_v4_syn_recv_sock")
 int ack_v4_fentry(u64 *ctx)
 {

@@ -375,8 +375,8 @@ static __always_inline int on_retransmit(const struct sock *sk, const struct sk_
 }
 
 /*
- * A retransmit failed. RetransSegs counts what reached the lower layers: a queue there refuses with
- * a positive number. What is not even tried returns a negative one.
+ * A retransmit failed. RetransSegs counts segments that reached the lower layers. If a queue there
+ * drops them, the error is positive. If they did not get there, it is negative.
  */
 static __always_inline int on_unsent(const struct sock *sk, const struct sk_buff *skb, int error)
 {
@@ -391,7 +391,7 @@ static __always_inline int on_unsent(const struct sock *sk, const struct sk_buff
 	return 0;
 }
 
-/* Before the next retransmit: what is not counted by now failed earlier. */
+/* At the start of a retransmit: what is not counted yet are earlier ones that failed. */
 static __always_inline int on_next_retransmit(const struct sock *sk)
 {
 	count_unheard(sk, uncounted_or(sk, 0));

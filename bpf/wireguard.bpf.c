@@ -34,8 +34,8 @@
 #define RESPONSE_BYTES 92
 #define COOKIE_BYTES 64
 #define UDP_HEADER 8
-#define KEEPALIVE_BYTES 32   /* also the least that a data message has */
-#define WG_DEVICE_BYTES 4096 /* more than struct wg_device has */
+#define KEEPALIVE_BYTES 32   /* also the minimum of a data message */
+#define WG_DEVICE_BYTES 4096 /* more than sizeof(struct wg_device) */
 #define MAX_HANDSHAKES 18
 #define MAX_STAGED_PACKETS 128
 
@@ -94,7 +94,7 @@ static __noinline void note_session(struct wireguard_peer *p, u64 peer, bool new
 	p->endpoint = now;
 }
 
-/* On either side: at the response, or at the first packet under a new key. */
+/* On both sides: at the response, or at the first packet under a new key. */
 static __noinline int on_complete(u64 peer)
 {
 	struct wireguard_peer *p = peer_stats(peer);

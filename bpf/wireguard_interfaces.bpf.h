@@ -90,7 +90,7 @@ struct {
 	__type(value, struct wireguard_traffic);
 } traffic SEC(".maps");
 
-/* Too large for a stack. One program at a time uses it on a CPU: none calls another. */
+/* Templates for new values. Never written. */
 const struct wireguard_device zero_device = {};
 const struct wireguard_traffic zero_traffic = {};
 
@@ -181,7 +181,7 @@ static __noinline struct wireguard_traffic *traffic_stats(const struct net_devic
 	return stats ? stats : stats_of_owner(&traffic, owner_of(dev), &zero_traffic);
 }
 
-/* Also after a move, which takes the interface down, and before anything is counted there. */
+/* Also runs after a move, which takes the interface down. Nothing is counted there before this. */
 static __noinline int on_opened(u64 dev)
 {
 	struct wireguard_interface key = {.address = dev};

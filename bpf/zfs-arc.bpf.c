@@ -41,7 +41,7 @@ MEMBER(zio, io_private);
 #define SECTOR 512
 #define MAX_SECTORS 32768 /* SPA_MAXBLOCKSIZE */
 
-/* On disk: blkptr_t's member blk_prop, and its bit that says that the block is in the pointer. */
+/* blkptr_t, an on-disk format: the offset of blk_prop, and its bit for an embedded block. */
 #define BLK_PROP 48
 #define BLK_EMBEDDED (1ULL << 39)
 
@@ -52,7 +52,7 @@ enum zfs_arc_result {
 	ZFS_ARC_RESULTS,
 };
 
-/* In the order of result, prefetch, metadata: result * 4 + prefetch * 2 + metadata. */
+/* The index in `lookups` is result * 4 + prefetch * 2 + metadata. */
 #define ZFS_ARC_LOOKUPS 12
 
 struct zfs_arc_lookups {
@@ -66,7 +66,7 @@ struct {
 	__type(value, struct zfs_arc_lookups);
 } lookups SEC(".maps");
 
-/* What needs no layout. */
+/* Counted without the struct layout. */
 struct zfs_arc_counts {
 	u64 hits;
 	u64 misses;
@@ -105,13 +105,13 @@ struct {
 	__type(value, struct zfs_arc_latency);
 } latencies SEC(".maps");
 
-/* In arc_read, until it has what it wanted. */
+/* Busy: in arc_read, until the hit or miss. */
 struct zfs_arc_task {
 	struct task_slot slot;
 };
 TASK_SLOTS(tasks, struct zfs_arc_task);
 
-/* Reads from disk under way, by header: a header has one at most. */
+/* Start times of reads from disk in progress, by header. A header has at most one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -153,7 +153,7 @@ static __always_inline void observe(u32 result, u64 ns)
 		hist_observe_s(&l->latency, ns);
 }
 
-/* When this task's arc_read began, once; 0 when it is in none. */
+/* Forget this thread's arc_read; returns its start, or 0 if it is in none. */
 static __always_inline u64 take_start(void)
 {
 	u32 tid = current_tid();
@@ -174,8 +174,8 @@ int BPF_KPROBE(read, u64 zio, u64 spa, u64 block)
 		COUNT(async_reads);
 	bpf_probe_read_kernel(&properties, sizeof(properties), (void *)(block + BLK_PROP));
 	/*
-	 * A block that is in its pointer is read without a hit or a miss. What this thread began
-	 * before is no loss: see buf_access below.
+	 * A read of an embedded block is neither a hit nor a miss. An earlier start that is still
+	 * here is not a loss: see buf_access below.
 	 */
 	if (t)
 		t->slot.busy = properties & BLK_EMBEDDED ? 0 : bpf_ktime_get_ns();
@@ -183,8 +183,9 @@ int BPF_KPROBE(read, u64 zio, u64 spa, u64 block)
 }
 
 /*
- * Where all other hits come from. arc_read may have ended without any of the events here: with
- * a read under way that another task waits for, or when it may only take what is cached.
+ * All hits outside of arc_read come from here. The thread's last arc_read may have ended without a
+ * hit or miss: because another task already waits for a read of the block, or because it may only
+ * use cached blocks. Forget its start, so that it is not taken for that of this hit.
  */
 SEC("kprobe/arc_buf_access")
 int BPF_KPROBE(buf_access)
@@ -224,7 +225,7 @@ int BPF_KPROBE(read_done, u64 zio)
 	READ_MEMBER(hdr, zio, zio, io_private);
 	started = bpf_map_lookup_elem(&reads, &hdr);
 	if (!started) {
-		/* The header of a block that is in its pointer is in no hash table. */
+		/* The header of an embedded block is not in the hash table. */
 		if (flags_of(hdr) & ARC_FLAG_IN_HASH_TABLE)
 			count_event(EVENT_NO_START);
 		return 0;
@@ -255,13 +256,13 @@ int BPF_KPROBE(l2_miss)
 	return 0;
 }
 
-/* The same places again, by what was looked for: these need a layout. */
+/* The same hooks. These programs count by what was looked up, and need the struct layout. */
 SEC("kprobe/trace_zfs_arc__miss")
 int BPF_KPROBE(split_miss, u64 hdr)
 {
 	u32 flags = flags_of(hdr);
 
-	/* It was found there, or just put there. */
+	/* The header was found in the hash table, or just inserted. */
 	if (!(flags & ARC_FLAG_IN_HASH_TABLE)) {
 		count_event(EVENT_IMPLAUSIBLE);
 		return 0;
@@ -271,8 +272,8 @@ int BPF_KPROBE(split_miss, u64 hdr)
 }
 
 /*
- * From 2.2 on, arc_access(hdr, flags, hit): with `hit`, or with an I/O under way that the
- * caller waits for; without either it is a miss, or a write.
+ * From 2.2 on, arc_access(hdr, flags, hit). With `hit` it is a hit. Without, it is an I/O hit if an
+ * I/O for which the caller waits is in progress; otherwise a miss, or a write.
  */
 SEC("kprobe/arc_access")
 int BPF_KPROBE(access, u64 hdr, u32 wanted, u32 hit)
@@ -288,7 +289,7 @@ int BPF_KPROBE(access, u64 hdr, u32 wanted, u32 hit)
 	return count_lookup(result, wanted & ARC_FLAG_PREFETCH, flags & ARC_FLAG_BUFC_METADATA);
 }
 
-/* There to tell ZFS 2.2 and later, whose arc_access has those arguments, from earlier ones. */
+/* Attaches only to ZFS 2.2 and later, whose arc_access has the arguments above. */
 SEC("kprobe/trace_zfs_arc__iohit")
 int BPF_KPROBE(iohit)
 {
@@ -296,8 +297,8 @@ int BPF_KPROBE(iohit)
 }
 
 /*
- * Before 2.2: arcstats looks at the header's flag after arc_access, which takes it from a
- * header that is in use and in MRU; this is before.
+ * Before 2.2, arcstats reads the header's prefetch flag after arc_access, which clears it if the
+ * header is in use and in state MRU. This program runs before arc_access.
  */
 SEC("kprobe/trace_zfs_arc__hit")
 int BPF_KPROBE(split_hit, u64 hdr)

@@ -45,7 +45,7 @@ struct {
 
 const struct zfs_dmu_requests zero_requests = {};
 
-/* The number behind "objset-0x", of up to 16 digits. */
+/* The hexadecimal number after "objset-0x", of up to 16 digits. */
 static __always_inline u64 objset_of(const char name[32])
 {
 	u64 id = 0;
@@ -77,7 +77,7 @@ static __always_inline struct zfs_dmu_requests *requests_of(u64 dk)
 	entry = kstat + OFFSET_OF(kstat_s, ks_proc);
 	READ_MEMBER(name, entry, kstat_proc_entry, kpe_name);
 	key.objset = objset_of(name);
-	/* Behind "zfs/". */
+	/* The pool's name follows "zfs/". */
 	bpf_probe_read_kernel_str(
 		key.pool, sizeof(key.pool),
 		(const void *)(entry + OFFSET_OF(kstat_proc_entry, kpe_module) + 4));

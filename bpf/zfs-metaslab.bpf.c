@@ -78,9 +78,9 @@ struct zfs_metaslab_task {
 	struct task_slot slot;
 	u64 spa;
 	u64 mc;
-	u64 bytes; /* asked for */
-	u64 most;  /* that are taken if they are there */
-	u64 given; /* where the function says how many; 0: nowhere */
+	u64 bytes; /* requested */
+	u64 most;  /* the most that it may allocate */
+	u64 given; /* address at which the function returns the allocated size; 0: none */
 };
 TASK_SLOTS(tasks, struct zfs_metaslab_task);
 
@@ -127,7 +127,7 @@ static __always_inline int on_alloc(u64 spa, u64 mc, u64 bytes, u64 most, u64 gi
 	return 0;
 }
 
-/* Of a block of the intent log or of a gang, which take what there is, more than asked for. */
+/* The allocated size. Blocks of the intent log and of gangs may get more than they request. */
 static __always_inline u64 bytes_given(const struct zfs_metaslab_task *t)
 {
 	u64 bytes = t->bytes;
@@ -171,11 +171,11 @@ static __always_inline int on_alloc_end(int error)
 	return 0;
 }
 
-/* An argument of a function at its entry that is on the stack, the first of all being 0. */
+/* An argument on the stack, at the entry of a function. `number` 0 is the first argument. */
 static __always_inline u64 stack_argument(const struct pt_regs *ctx, u32 number)
 {
 #if defined(__TARGET_ARCH_x86)
-	u64 at = PT_REGS_SP(ctx) + sizeof(u64) * (number - 6 + 1); /* behind the return address */
+	u64 at = PT_REGS_SP(ctx) + sizeof(u64) * (number - 6 + 1); /* above the return address */
 #elif defined(__TARGET_ARCH_arm64)
 	u64 at = PT_REGS_SP(ctx) + sizeof(u64) * (number - 8);
 #else
@@ -212,7 +212,7 @@ int BPF_KRETPROBE(alloc_end, int error)
 	return on_alloc_end(error);
 }
 
-/* More than any class has, and less than a pointer is, should the layout be another. */
+/* Above the space of any class, and below any pointer, which a wrong layout may yield. */
 #define MAX_SPACE (1ULL << 60)
 
 #define ADD_CLASS(spa, member)                                           \
@@ -229,7 +229,7 @@ int BPF_KRETPROBE(alloc_end, int error)
 		now.free += __space - __alloc;                           \
 	} while (0)
 
-/* As `zpool list` adds up (spa_prop_get_config): all classes but that of log devices. */
+/* All classes except that of log devices, as in `zpool list` (spa_prop_get_config). */
 SEC("kprobe/trace_zfs_txg__synced")
 int BPF_KPROBE(synced, u64 dp)
 {

@@ -36,7 +36,7 @@ struct zfs_txg_pool {
 	u64 last_us;
 };
 
-/* Of 8 kB each, and rarely written: not per CPU. */
+/* Not per CPU: a value has 8 kB, and is rarely written. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);
@@ -84,7 +84,7 @@ struct zfs_txg_begun {
 	u64 phase;
 };
 
-/* Least recently used, as a pool that is exported leaves a group that never syncs. */
+/* LRU: a pool that is exported leaves a group that never syncs. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -104,7 +104,7 @@ static __always_inline struct zfs_txg_pool *pool_of(u64 dp)
 	return map_lookup_or_fold(&pools, &key, &zero_pool, &other);
 }
 
-/* Phase `phase` begins now, and the one before ends. */
+/* Phase `phase` of a group begins, and the one before it ends. */
 static __always_inline int on_phase(u64 dp, u64 txg, u64 phase)
 {
 	struct zfs_txg_state key = {.dp = dp, .txg = txg};
@@ -178,7 +178,7 @@ int BPF_KPROBE(synced, u64 dp, u64 txg)
 	return on_synced(dp, txg);
 }
 
-/* More than any memory holds (x86-64 has 52 bits), and less than a pointer is. */
+/* Above any size of memory (x86-64 has 52 physical address bits), and below any pointer. */
 #define MAX_DIRTY (1ULL << 52)
 
 static __always_inline int note_dirty(u64 dp, u64 bytes)
@@ -197,7 +197,7 @@ static __always_inline int note_dirty(u64 dp, u64 bytes)
 	return 0;
 }
 
-/* As a group is closed to writers, and as it is on disk. */
+/* Dirty data when a group is closed to writers, and when it is synced. */
 SEC("kprobe/trace_zfs_txg__quiescing")
 int BPF_KPROBE(dirty_closed, u64 dp)
 {

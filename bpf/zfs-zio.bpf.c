@@ -51,7 +51,7 @@ enum { ZIO_TYPE_NULL, ZIO_TYPE_READ, ZIO_TYPE_WRITE, ZIO_TYPE_FREE, ZIO_TYPE_CLA
 enum { ZIO_CHILD_LOGICAL = 3 };
 enum { ZIO_PRIORITY_QUEUEABLE = 9, ZIO_PRIORITIES = 11 };
 
-/* Bits of io_flags: the lower ones stay, those from 19 on moved in 2.3. */
+/* Bits of io_flags. Those from 19 on moved in 2.3; the lower ones did not. */
 #define ZIO_FLAG_RESILVER (1 << 3)
 #define ZIO_FLAG_SPECULATIVE (1 << 8)
 const volatile u64 zfs_zio_flag_bypass = 1 << 21;
@@ -62,7 +62,7 @@ const volatile u64 zfs_zio_flag_bypass = 1 << 21;
 
 #define VDEV_STATE_DEGRADED 6 /* of enum vdev_state, as vdev_is_dead() compares */
 
-/* The most that a path has in a label; the end of a longer one is cut. */
+/* Bytes of a device's path in a key, truncated if longer. */
 #define ZFS_VDEV_BYTES 128
 
 struct zfs_zio_pool {
@@ -93,7 +93,7 @@ struct zfs_zio_all {
 	struct hist latency; /* s */
 };
 
-/* Logical ones by priority, and those that exist at devices only. */
+/* Logical ZIOs by type and priority, and those that exist only at devices. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 512);
@@ -124,7 +124,7 @@ struct {
 struct zfs_zio_error {
 	char pool[ZFS_POOL_BYTES];
 	u32 type;
-	u32 error; /* 0: what finds no room */
+	u32 error; /* 0: the shared entry, for all that found no room */
 };
 
 struct zfs_zio_errors {
@@ -156,7 +156,7 @@ struct {
 	__type(value, struct zfs_zio_scans);
 } scans SEC(".maps");
 
-/* As the scan stood when the last transaction group was on disk. */
+/* State of the scan when the last transaction group was synced. */
 struct zfs_zio_progress {
 	u64 func;  /* enum pool_scan_func: 1 scrub, 2 resilver */
 	u64 state; /* enum dsl_scan_state: 1 scanning */
@@ -174,8 +174,8 @@ struct {
 } progress SEC(".maps");
 
 /*
- * ZIOs under way, by address: it is used again only once zio_destroy was called. Not
- * preallocated: a transaction group of 4 GiB in blocks of 16 KiB has 262,144 of them, most
+ * Start times of ZIOs in progress, by address. An address is not reused before zio_destroy. Not
+ * preallocated: a transaction group of 4 GiB in blocks of 16 KiB has 262,144 ZIOs, but most
  * machines never have a thousand.
  */
 struct {
@@ -186,7 +186,7 @@ struct {
 	__type(value, u64);
 } started SEC(".maps");
 
-/* What finds no room; no ZIO of type null is counted otherwise. */
+/* Keys of the shared entries, for all that found no room. Other ZIOs of type null do not count. */
 const struct zfs_zio_pool other_pool = {.pool = FOLDED_NAME};
 const struct zfs_zio_key other_key = {.pool = FOLDED_NAME};
 const struct zfs_zio_device other_device = {.pool = FOLDED_NAME, .vdev = FOLDED_NAME};
@@ -197,7 +197,7 @@ const struct zfs_zio_device_stats zero_device = {};
 const struct zfs_zio_errors zero_errors = {};
 const struct zfs_zio_scans zero_scans = {};
 
-/* Whether its start is kept: logical ones, and flushes and trims, which devices alone have. */
+/* Whether the start of a ZIO is recorded: of logical ZIOs, and of all flushes and trims. */
 static __always_inline bool is_timed(u32 type, u32 child)
 {
 	return type > ZIO_TYPE_CLAIM || (type != ZIO_TYPE_NULL && child == ZIO_CHILD_LOGICAL);
@@ -216,8 +216,8 @@ static __always_inline int on_start(u64 zio)
 		return 0;
 	now = bpf_ktime_get_ns();
 	/*
-	 * Once for each ZIO: what is there is of an earlier one at this address. Where there is
-	 * no room its end counts the loss, as no_start.
+	 * A ZIO starts once. An entry that exists is left from an earlier ZIO at this address. If
+	 * there is no room, the end of the ZIO counts the loss as no_start.
 	 */
 	bpf_map_update_elem(&started, &zio, &now, BPF_ANY);
 	return 0;
@@ -242,7 +242,7 @@ int BPF_KPROBE(destroy, u64 zio)
 	return 0;
 }
 
-/* A ZIO that is done, and room for keys: more than a stack may have. */
+/* A completed ZIO, and space for keys. Too large for the stack. */
 struct zfs_zio_done {
 	char pool[ZFS_POOL_BYTES];
 	u64 zio;
@@ -259,7 +259,7 @@ struct zfs_zio_done {
 	struct zfs_zio_error failure;
 };
 
-/* One program at a time runs on a CPU: kprobes do not nest. */
+/* Only one program at a time uses it on a CPU: kprobes do not nest. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -301,7 +301,7 @@ static __always_inline void count_error(struct zfs_zio_done *d)
 		__sync_fetch_and_add(&e->errors, 1);
 }
 
-/* A device that ZFS does not use: it answers ENXIO itself, and `zpool status` counts nothing. */
+/* A device that ZFS does not use. Its ZIOs fail with ENXIO, which `zpool status` does not count. */
 static __always_inline bool is_dead(u64 vd)
 {
 	u64 state = VDEV_STATE_DEGRADED;
@@ -311,7 +311,7 @@ static __always_inline bool is_dead(u64 vd)
 	return state < VDEV_STATE_DEGRADED;
 }
 
-/* As `zpool iostat` counts: what went through the queue of a device, once if aggregated. */
+/* As `zpool iostat` counts: ZIOs that passed a device's queue. Aggregated ones count as one. */
 static __always_inline void count_device(struct zfs_zio_done *d)
 {
 	struct zfs_zio_device_stats *stats;
@@ -328,8 +328,8 @@ static __always_inline void count_device(struct zfs_zio_done *d)
 	if (!stats)
 		return;
 	/*
-	 * Queue and device together: ZFS takes it for what it puts into a queue. A distributed
-	 * spare has none: it hands its operations on to the disks that it is spread over.
+	 * The time in queue and device, which ZFS measures for ZIOs that it queues. A distributed
+	 * spare has no queue: it passes its operations to the disks that it is spread over.
 	 */
 	READ_MEMBER(delta, d->zio, zio, io_delta);
 	if (delta)
@@ -338,7 +338,7 @@ static __always_inline void count_device(struct zfs_zio_done *d)
 	__sync_fetch_and_add(&stats->bytes, d->size);
 }
 
-/* Whether what was read can be. */
+/* Read a completed ZIO; returns whether its values are plausible. */
 static __always_inline bool read_zio(struct zfs_zio_done *d, u64 zio)
 {
 	u64 spa = 0;
@@ -444,7 +444,7 @@ int BPF_KPROBE(scrub_done, u64 zio)
 	return 0;
 }
 
-/* More than there are of either in 2.4, and less than most of what is no enum. */
+/* Above all values of both enums in 2.4. With a wrong layout, most values read are greater. */
 #define MAX_ENUM 7
 
 SEC("kprobe/trace_zfs_txg__synced")

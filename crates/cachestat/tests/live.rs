@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files read and written in exactly known ways, compared with the number of
-//! pages, with what the disk was asked for (/proc/PID/io), and with /proc/vmstat.
+//! Files read and written in known ways, compared with the number of pages, with
+//! the bytes read from the disk (/proc/PID/io), and with /proc/vmstat.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::cell::Cell;
@@ -29,14 +29,14 @@ struct Counted {
     misses: f64,
     adds: f64,
     dirties: f64,
-    /// Bytes that the disk was asked for.
+    /// Bytes read from the disk.
     read: f64,
     /// Pages by which the page cache grew, as the kernel counts them.
     grown: f64,
     delta: Delta,
 }
 
-/// With an exporter that has seen all tests before this one.
+/// Uses an exporter that has also run during the tests before.
 fn measure(work: impl FnOnce()) -> Counted {
     measure_with(Exporter::shared("cachestat"), work)
 }
@@ -47,7 +47,7 @@ fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Counted {
     let read = own_io("read_bytes");
     work();
     let read = own_io("read_bytes") - read;
-    // One more look-up: where only tracepoints tell, the one before is not known until then.
+    // One more look-up: with tracepoints only, a look-up is counted when the next one starts.
     File::open("/proc/self/exe").unwrap().read_exact_at(&mut [0], 0).unwrap();
     let delta = Delta(before, exporter.scrape());
     let grown = vmstat(&["nr_file_pages"]) - in_cache;
@@ -73,15 +73,15 @@ fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Counted {
     counted
 }
 
-/// What was added is exactly what was caused, and what the page cache grew by beyond that: others
-/// add hundreds of pages at once, of which the disk is asked for none.
+/// The added pages are those that the test caused, plus any other growth of the page cache: other
+/// processes add hundreds of pages at once without reading from the disk.
 #[track_caller]
 fn nearly_added(what: &str, counted: &Counted, exact: usize) {
     let exact = exact as f64;
     assert_nearly(what, counted.adds, exact, OTHERS + (counted.grown - exact).max(0.0));
 }
 
-/// Exactly what was caused, and at most what others may have done meanwhile.
+/// The number that the test caused, plus at most what other processes may do meanwhile.
 #[track_caller]
 fn nearly(what: &str, ours: f64, exact: usize) {
     assert_nearly(what, ours, exact as f64, OTHERS);
@@ -99,14 +99,14 @@ fn read(path: &Path, pages: usize, bytes: usize) {
 #[live::test]
 fn a_cold_file_misses_and_a_warm_one_hits() {
     let file = cold_file(PAGES);
-    // The ratio is that of a minute: each has its own.
+    // The hit ratio is that of the last minute, so each part has its own exporter.
     let alone = || measure_with(&Exporter::start("cachestat", &[]), || read(&file, PAGES, PAGE));
     let cold = alone();
     nearly("cold misses", cold.misses, PAGES);
     nearly("cold hits", cold.hits, 0);
-    // Readahead stops at the end of the file: what was added is what was read.
+    // Readahead stops at the end of the file, so all added pages are read.
     nearly_added("cold adds", &cold, PAGES);
-    // And a page or two of this program, which are cold as well.
+    // Includes a page or two of this program, which are not cached either.
     nearly("pages from the disk", cold.read / PAGE as f64, PAGES);
     let warm = alone();
     nearly("warm hits", warm.hits, PAGES);
@@ -124,7 +124,7 @@ fn what_a_process_reads_last_is_a_look_up() {
     let read = format!("dd if={} of=/dev/null bs=32M status=none", path.display());
     let hits = |line: &str| measure(|| drop(sh(line))).hits;
     sh(&read);
-    // Shell and program also read what they are made of, and others do meanwhile.
+    // The shell and dd also read their own files, and other processes read meanwhile.
     let one = hits(&read) - hits("dd if=/dev/null of=/dev/null bs=32M status=none");
     assert!((one - PAGES as f64).abs() <= 250.0, "{one} hits of one process that reads {PAGES} pages");
     let all = hits(&format!("for n in $(seq {PROCESSES}); do {read}; done"));
@@ -159,7 +159,7 @@ fn random_reads_miss_page_by_page() {
     let file = cold_file(PAGES);
     let random = measure(|| {
         let file = File::open(&file).unwrap();
-        // Every seventh page, backwards: no readahead helps.
+        // Every seventh page, backwards: this causes no readahead.
         (0..211u64).rev().for_each(|n| file.read_exact_at(&mut [0; PAGE], n * 7 * PAGE as u64).unwrap());
     });
     nearly("misses", random.misses, 211);
@@ -180,11 +180,11 @@ fn readahead_is_a_miss_where_it_is_looked_up_and_nowhere_else() {
     let ahead = measure(|| read(&file, 3, PAGE));
     let in_cache = ahead.adds as usize;
     assert!(in_cache > 10, "{in_cache} pages were read ahead");
-    // Those that were looked up already are hits, whatever is beside them.
+    // Pages that were looked up before are hits, even with unused readahead beside them.
     let again = measure(|| (0..503).for_each(|_| read(&file, 3, PAGE)));
     nearly("hits of the first pages", again.hits, 3 * 503);
     nearly("misses of the first pages", again.misses, 0);
-    // Readahead goes with its file, whose place in memory the next one has.
+    // Unused readahead ends with its file, although the next file may reuse its inode's memory.
     for n in 0..5 {
         std::fs::remove_file(&file).unwrap();
         fill(&file, PAGES);
@@ -206,14 +206,14 @@ fn written_pages_are_dirtied_and_miss_nothing() {
     nearly("misses", new.misses, 0);
     let again = measure(|| {
         let file = OpenOptions::new().write(true).open(path).unwrap();
-        // They are clean by now.
+        // Clean all pages first.
         file.sync_all().unwrap();
         (0..1009u64).for_each(|n| file.write_all_at(&[1; PAGE], n * PAGE as u64).unwrap());
     });
     nearly("dirties of an overwrite", again.dirties, 1009);
     nearly_added("adds of an overwrite", &again, 0);
     nearly("misses of an overwrite", again.misses, 0);
-    // What was written is there.
+    // Written pages are cached.
     let back = measure(|| read(path.as_ref(), PAGES, PAGE));
     nearly("hits", back.hits, PAGES);
     nearly("misses", back.misses, 0);
@@ -254,7 +254,7 @@ fn faults_on_mapped_files_are_look_ups() {
     let cold = of(&|| Mapping::of_file(&file, 2003).without_readahead().read_all());
     nearly("cold misses", cold.misses, 2003);
     nearly("cold hits", cold.hits, 0);
-    // Pages around a fault are mapped with it: fewer look-ups than pages, one for 16 as a rule.
+    // A fault also maps the pages around it, usually 16, so there are fewer look-ups than pages.
     let warm = of(&|| Mapping::of_file(&file, 2003).read_all());
     let (minor, major) = faults.get();
     assert!(major == 0 && (2003 / 64..400).contains(&minor), "{minor} minor, {major} major faults");
@@ -271,7 +271,7 @@ fn faults_on_mapped_files_are_look_ups() {
         "{} misses",
         ahead.misses
     );
-    // Whatever was mapped beside a page that was asked for has been looked at: it is there.
+    // Pages that were mapped around a fault count as looked up: they are hits.
     let read = of(&|| read(&file, 2003, PAGE));
     nearly("hits of what was mapped", read.hits, 2003);
     nearly("misses of what was mapped", read.misses, 0);
@@ -286,7 +286,7 @@ fn faults_on_tmpfs_are_no_look_ups() {
     let faults = Cell::new(0);
     let mapped = measure(|| {
         let before = own_faults();
-        // Several times, as others look up pages meanwhile.
+        // Several times, because other processes look up pages meanwhile.
         (0..20).for_each(|_| Mapping::of_file(path.as_ref(), 2003).read_all());
         faults.set(own_faults().0 - before.0);
     });

@@ -81,7 +81,7 @@ impl Exporter for Diskio {
     }
 
     fn seed(live: &Live) -> Result<()> {
-        // First, as events go here that find no room.
+        // First, because these entries count the events that find no room.
         for map in ["rq_stats", "bio_stats"] {
             for operation in OPERATIONS {
                 live.maps.insert_zero(map, &key(live, map, FOLDED, operation)?)?;
@@ -90,7 +90,7 @@ impl Exporter for Diskio {
         for disk in sysfs::disks().into_iter().filter(|disk| disk.size > 0) {
             let map = if disk.takes_requests { "rq_stats" } else { "bio_stats" };
             for operation in ["read", "write"] {
-                // Without room it has no series of its own, which is what was asked for.
+                // If --max-series leaves no room, the disk has no series of its own.
                 live.maps.insert_zero(map, &key(live, map, &disk.name, operation)?)?;
             }
         }
@@ -114,7 +114,7 @@ impl Exporter for Diskio {
     }
 }
 
-/// Metrics that no map has: the source of the numbers, and names of devices.
+/// Metrics that do not come from maps: the source of the numbers, and names of devices.
 fn describe(disks: &[Disk], source: &str, families: &mut Families) {
     families.gauge(
         "ebpf_diskio_exporter_info",
@@ -227,11 +227,11 @@ mod tests {
                     ("errors", 1.into()),
                 ],
             )?;
-            // All zero, an operation nobody knows, and a name that must be escaped.
+            // All zero, an unknown operation, and a name that must be escaped.
             maps.set("rq_stats", &[("disk", "sda".into()), ("op", 1.into())], &[])?;
             maps.set("rq_stats", &[("disk", "sda".into()), ("op", 77.into())], &[("errors", 2.into())])?;
             maps.set("bio_stats", &[("disk", "a\"b\\c".into()), ("op", 2.into())], &[("bytes", 1.into())])?;
-            // Two reads in flight; an entry that only waits, and one that is used no more.
+            // Two reads in flight; an entry that only waits, and one that is no longer in use.
             let read = [("key.disk", "nvme0n1".into()), ("issued", 7.into())];
             maps.set("start", &[("", 1.into())], &read)?;
             maps.set("start", &[("", 2.into())], &read)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 /// A whole disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
-    /// As in the kernel's own `disk_name`.
+    /// Name, as in the kernel's `disk_name`.
     pub name: String,
     /// Major and minor, `8:0`.
     pub number: String,
@@ -34,7 +34,7 @@ fn disks_in(folder: &Path) -> Vec<Disk> {
         .map(|entry| {
             let path = entry.path();
             Disk {
-                // sysfs cannot have the slash of names such as cciss/c0d0.
+                // In sysfs, `!` stands for the slash of names such as cciss/c0d0.
                 name: entry.file_name().to_string_lossy().replace('!', "/"),
                 number: line(&path.join("dev")),
                 size: line(&path.join("size")).parse().unwrap_or(0),
@@ -56,7 +56,7 @@ pub fn bytes(disk: &Disk) -> Option<[u64; 3]> {
     bytes_of(&line(&folder.join("stat")))
 }
 
-/// Counted in sectors of 512 bytes, whatever the disk's sector size. Kernels before 4.18 do not
+/// The kernel counts sectors of 512 bytes, whatever the disk's sector size. Kernels before 4.18 do not
 /// report discards.
 fn bytes_of(stat: &str) -> Option<[u64; 3]> {
     let fields: Vec<u64> = stat.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exact block I/O, compared with what was done and with `/proc/diskstats`.
+//! A known number of block I/Os, compared with the exporter and with `/proc/diskstats`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::fs;
@@ -41,7 +41,7 @@ impl Delta {
     }
 }
 
-/// Runs `work` on `device`: what we counted, and what the kernel did.
+/// Runs `work` on `device`. Returns the counts of the exporter and of the kernel.
 fn measure(exporter: &Exporter, device: &Device, work: impl FnOnce()) -> (Delta, Diskstats) {
     let _alone = WithoutUdev::now();
     let (before, disk_before) = (exporter.scrape(), Diskstats::of(&device.name));
@@ -55,7 +55,7 @@ fn measure(exporter: &Exporter, device: &Device, work: impl FnOnce()) -> (Delta,
 
 #[live::test(module("null_blk"))]
 fn a_device_of_known_latency() {
-    // Above 16384 us, so that not one sample may be in that bucket.
+    // Above 16384 us, so this bucket must stay empty.
     let device = block::null_blk(19_000_000, "none");
     let exporter = start();
     let (mut reads, mut writes) = (Vec::new(), Vec::new());
@@ -71,7 +71,7 @@ fn a_device_of_known_latency() {
     for (operation, calls, disk_ms) in [("read", reads, disk.read_ms), ("write", writes, disk.write_ms)] {
         let count = calls.len() as f64;
         assert_eq!(delta.up_to("16384", name, operation), 0.0, "none can be faster than the device");
-        // An I/O takes no longer than the call it is made for; a timer of the guest may be late.
+        // An I/O takes no longer than its system call, which may be long if a timer is late.
         let fast = calls.iter().filter(|call| call.as_micros() < 32768).count() as f64;
         let right = delta.up_to("32768", name, operation);
         assert!(
@@ -92,7 +92,7 @@ fn a_device_of_known_latency() {
 
 #[live::test]
 fn a_scheduler_splits_latency_into_queue_and_service() {
-    // Where there is no disk of known latency it has some.
+    // Without null_blk, the latency of the disk is unknown.
     let (device, least) = if has_module("null_blk") {
         (block::null_blk(1_000_000, "mq-deadline"), 0.404)
     } else {
@@ -132,7 +132,7 @@ fn large_requests_are_split_as_the_kernel_splits_them() {
     assert_eq!(delta.bytes(&device.name, "read"), 17.0 * 1_048_576.0);
 }
 
-/// A disk behind a volatile write cache: a guest's spare one, else one in memory.
+/// A disk with a volatile write cache: the guest's spare disk, or else one in memory.
 fn cached() -> Device {
     let Ok(node) = fs::canonicalize(DISKS[0]) else { return block::memory_loop() };
     let name = node.file_name().unwrap().to_str().unwrap();
@@ -149,7 +149,7 @@ fn flushes_are_counted_once_and_apart() {
     assert_eq!((delta.ios(name, "write"), delta.ios(name, "flush")), (53.0, 53.0));
     assert_eq!(delta.bytes(name, "write"), 53.0 * 4096.0);
     assert_eq!(disk.flushes, 53);
-    // diskstats counts the empty write that asks for the flush among the writes.
+    // diskstats also counts as a write the empty write that requests the flush.
     assert_eq!(disk.writes, 53 + 53);
 }
 
@@ -161,8 +161,8 @@ fn a_write_through_the_cache_is_one_write() {
     let name = device.name.as_str();
     assert_eq!(delta.ios(name, "write"), 53.0);
     assert_eq!(delta.bytes(name, "write"), 53.0 * 8192.0);
-    // The disk cannot force one write to the medium: a flush stands for that, and
-    // another one is the end of O_DSYNC, which diskstats counts among the writes.
+    // The disk has no FUA, so a flush replaces it. O_DSYNC ends with another flush,
+    // which diskstats counts among the writes.
     assert_eq!(delta.ios(name, "flush"), disk.flushes as f64);
     assert_eq!(disk.writes, 53 + 53);
 }
@@ -185,7 +185,7 @@ fn discards_are_an_operation_of_their_own() {
     assert_eq!(disk.discard_sectors, 31 * 128);
 }
 
-/// The kernel counts whatever changes data among the writes, but for discards.
+/// The kernel counts everything that changes data as a write, except discards.
 #[live::test(tool("fallocate"))]
 fn zeroes_that_a_disk_writes_by_itself_are_writes_with_programs_and_without() {
     let device = block::memory_loop();
@@ -198,7 +198,7 @@ fn zeroes_that_a_disk_writes_by_itself_are_writes_with_programs_and_without() {
         }
     });
     let name = device.name.as_str();
-    // fallocate(1) asks for a flush at its end, which diskstats counts among the writes too.
+    // fallocate(1) ends with a flush, which diskstats also counts among the writes.
     assert_eq!((disk.writes, disk.write_sectors, disk.discards), (29 + disk.flushes, 29 * 128, 0));
     let without = Delta(exposition::Delta(before, without.scrape()));
     assert_eq!(without.bytes(name, "write"), 29.0 * 65536.0);
@@ -262,28 +262,28 @@ fn device_mapper_is_seen_with_its_name_and_its_delay() {
     assert_eq!((delta.ios(name, "read"), delta.ios(name, "write")), (41.0, 23.0));
     assert_eq!((disk.reads, disk.writes), (41, 23));
     assert_eq!(delta.bytes(name, "write"), 23.0 * 8192.0);
-    // The layer below is seen as well.
+    // The disk below is counted as well.
     assert_eq!((delta.ios(&below.name, "read"), delta.ios(&below.name, "write")), (41.0, 23.0));
     for (operation, count, least, disk_ms) in
         [("read", 41.0, 10.0, disk.read_ms), ("write", 23.0, 30.0, disk.write_ms)]
     {
         let mean = delta.of(&format!("{LATENCY}_sum"), name, operation) / count / 1000.0;
-        // The delay is counted in ticks of 4 ms, and a tick may be nearly over.
+        // The delay is in ticks of 4 ms, and the first tick may be almost over.
         assert!((least - 4.0..least + 15.0).contains(&mean), "mean {operation} latency {mean} ms");
         let ours = mean * count;
-        // diskstats counts bios in whole ticks, from the last one before they began: on a busy host
-        // that is anywhere in a tick.
+        // diskstats measures bios in whole ticks, from the last tick before they began. On a busy
+        // host they begin anywhere in a tick.
         let disk_range = 0.95 * ours..=1.05 * ours + 4.0 * count;
         assert!(disk_range.contains(&(disk_ms as f64)), "{operation}: {ours} ms, diskstats {disk_ms} ms");
     }
-    // No queue, no service time: absent, not zero.
+    // A bio-based disk has no queue and service times: they are absent, not zero.
     assert_eq!(delta.0.1.get("ebpf_disk_io_queue_seconds_count", &[("device", name)]), None);
     let info = [("device", name), ("dm_name", "slow-volume")];
     assert_eq!(delta.0.1.get("ebpf_disk_device_info", &info), Some(1.0));
 }
 
-/// A bio that is larger than a chunk is one I/O of whoever asked for it, and many of the volume's in
-/// diskstats.
+/// A bio larger than a chunk is one I/O for its submitter, but diskstats counts many I/Os of the
+/// volume.
 #[live::test(module("dm-mod"), module("loop"), tool("dmsetup"))]
 fn a_bio_that_a_stripe_splits_is_counted_once_and_all_its_bytes() {
     let below = [block::memory_loop(), block::memory_loop()];
@@ -316,7 +316,7 @@ fn a_number_that_is_used_again_is_another_device() {
     let total = delta.0.1.count(&format!("{LATENCY}_count"), &[("device", &name), ("operation", "read")]);
     drop(first);
 
-    // The same name again: one series that goes on.
+    // The same name again continues its series.
     let again = block::null_blk(10_000, "none");
     assert_eq!((&again.name, &again.number()), (&name, &number));
     let (delta, _) = measure(&exporter, &again, || assert_eq!(block::direct_reads(&again, 17, 4096), 0));
@@ -326,7 +326,7 @@ fn a_number_that_is_used_again_is_another_device() {
     );
     drop(again);
 
-    // Another driver takes the free major: the same number, another name.
+    // Another driver gets the free major number: the same number, another name.
     sh("rmmod null_blk; modprobe zram num_devices=1; echo 16M > /sys/block/zram0/disksize");
     udev_settles();
     let other = Device::existing("zram0");
@@ -345,7 +345,7 @@ fn a_number_that_is_used_again_is_another_device() {
 
 #[live::test]
 fn what_does_not_fit_is_counted_under_other() {
-    // 16 entries: ten are for "other" and the present disks take more.
+    // Of 16 entries, ten are for "other", and the disks of the machine take more.
     let exporter = Exporter::start("diskio", &["--max-series", "16"]);
     let devices: Vec<Device> = (0..6).map(|_| block::fast()).collect();
     let _alone = WithoutUdev::now();
@@ -444,7 +444,7 @@ fn writes_that_wait_are_in_flight_for_as_long_as_they_do() {
 #[live::test(file("/sys/kernel/btf/vmlinux"))]
 fn bare_tracepoints_count_the_same_where_the_kernel_has_no_btf() {
     let (device, folder) = (block::fast(), Folder::new());
-    // A private mount hides the kernel's BTF; the file stands for one made elsewhere.
+    // A private mount hides the kernel's BTF. The file stands for BTF generated elsewhere.
     let btf = folder.path("vmlinux.btf");
     sh(&format!("cp /sys/kernel/btf/vmlinux {btf}"));
     let hide = "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"";

@@ -9,8 +9,8 @@ use common::read::maps::MapSource;
 
 const OUTSTANDING: &str = "outstanding";
 
-/// Removes queries that were last sent more than `timeout_ns` ago. Returns how many of them were
-/// those of clients, and how many of local resolvers.
+/// Removes queries that were last sent more than `timeout_ns` ago. Returns how many clients had sent,
+/// and how many local resolvers.
 ///
 /// # Errors
 /// When the map cannot be read or changed.
@@ -26,7 +26,7 @@ pub fn expired(live: &Live, timeout_ns: u64) -> Result<[u64; 2]> {
     })?;
     let mut expired = [0; 2];
     for (key, upstream) in late {
-        // An answer may have come at this moment.
+        // An answer may have just removed it.
         if live.maps.delete(OUTSTANDING, &key)? {
             expired[usize::from(upstream)] += 1;
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Look-ups by dig, of a name server of this test that knows what it was asked,
-//! directly and through dnsmasq.
+//! Look-ups by dig, directly and through dnsmasq, at a name server of this test that
+//! counts its queries.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::io::{Read, Write};
@@ -15,19 +15,19 @@ use live::exposition::Delta;
 use live::work::Running;
 use live::{sh, wait_until};
 
-/// Where the server listens; look-ups of `slow.` wait for [`SLOW`], those of `nothing.`
-/// have no such name, those of `silent.` get no answer.
+/// Address of the server. Answers to `slow.` take [`SLOW`], answers to `nothing.` are
+/// NXDOMAIN, and `silent.` gets no answer.
 const SERVER: &str = "127.0.0.53:53";
 const SLOW: Duration = Duration::from_millis(70);
 
-/// A name server that counts. Threads of it live as long as the test program.
+/// A name server that counts queries. Its threads run until the test program ends.
 struct Server {
     udp: Arc<AtomicUsize>,
     tcp: Arc<AtomicUsize>,
 }
 
 impl Server {
-    /// One for all tests.
+    /// The server, which all tests share.
     fn get() -> &'static Self {
         static ONE: std::sync::OnceLock<Server> = std::sync::OnceLock::new();
         ONE.get_or_init(|| {
@@ -70,7 +70,7 @@ impl Server {
     }
 }
 
-/// The question itself as an answer: an address for A, nothing for the rest.
+/// The answer to a question: an address for type A, no records for other types.
 fn answer(question: &[u8]) -> Option<Vec<u8>> {
     let mut end = 12;
     while question[end] != 0 {
@@ -79,7 +79,7 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
     let first = question[13..13 + usize::from(question[12])].to_ascii_lowercase();
     let kind = u16::from_be_bytes([question[end + 1], question[end + 2]]);
     let mut answer = question[..end + 5].to_vec();
-    // An answer, recursion available; one question, no more sections than said below.
+    // A response, with recursion available. One question, and no records yet.
     answer[2] |= 0x80;
     answer[3] = 0x80;
     answer[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
@@ -88,7 +88,7 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
         b"nothing" => answer[3] |= 3,
         _ => {
             if first == b"slow" {
-                std::thread::sleep(SLOW); // The latency that a test compares: no wait for anything.
+                std::thread::sleep(SLOW); // The latency that a test compares, not a wait for an event.
             }
             if kind == 1 {
                 answer[7] = 1;
@@ -100,7 +100,7 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// One look-up by dig, which does not look at /etc/resolv.conf and tries once.
+/// One look-up by dig, with a single try and without /etc/resolv.conf.
 fn dig(server: &str, name: &str, options: &str) -> String {
     sh(&format!("dig @{server} {name} {options} +tries=1 +timeout=2 +noedns +norecurse +recurse +short || :"))
 }
@@ -142,7 +142,7 @@ fn look_ups_over_udp_are_those_that_the_server_was_asked() {
     assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "NOERROR")]), 36.0);
     assert_eq!(delta.of(&format!("{LATENCY}_count"), &[]), 36.0);
     assert_eq!(delta.of("ebpf_dns_failures_total", &[]), 0.0);
-    // The server is no resolver: it asks nobody.
+    // The server is not a resolver: it queries no other server.
     assert_eq!(
         delta.of("ebpf_dns_cache_hits_total", &[]) + delta.of("ebpf_dns_cache_misses_total", &[]),
         0.0
@@ -176,7 +176,7 @@ fn latency_is_the_servers() {
     assert!((70_000.0..110_000.0).contains(&mean), "{mean} us");
 }
 
-/// An address at which nobody listens; it goes with this value.
+/// An address at which no server listens. It is removed when this is dropped.
 struct Address;
 
 impl Address {
@@ -197,7 +197,7 @@ fn failures_have_their_reason() {
     let _address = Address::new();
     let delta = measure(&["--dns.timeout", "1s"], |exporter| {
         (0..5).for_each(|n| drop(dig("127.0.0.53", &format!("nothing.n{n}.example"), "A")));
-        // Nobody listens there, and the kernel says so; dig itself asks again.
+        // No server listens there, so the kernel answers with ICMP; dig itself tries again.
         for server in ["127.0.0.99", "fd00::99"] {
             (0..3).for_each(|n| drop(dig(server, &format!("r{n}.example"), "A")));
         }
@@ -209,13 +209,13 @@ fn failures_have_their_reason() {
     let failed = |reason: &str| delta.of("ebpf_dns_failures_total", &[("reason", reason)]);
     assert_eq!((failed("NXDOMAIN"), failed("timeout")), (5.0, 1.0));
     assert!(failed("unreachable") >= 6.0, "{delta:?}");
-    // Each question has ended in one way.
+    // Each query has exactly one outcome.
     let ends = delta.of("ebpf_dns_responses_total", &[]) + failed("timeout") + failed("unreachable");
     assert_eq!(delta.of("ebpf_dns_queries_total", &[]), ends);
     assert_eq!(delta.1.get("ebpf_exporter_map_entries", &[("map", "outstanding")]), Some(0.0));
 }
 
-/// dnsmasq as a local resolver with a cache; it ends with this value.
+/// dnsmasq as a local resolver with a cache. It ends when this is dropped.
 struct Resolver {
     _dnsmasq: Running,
 }
@@ -240,7 +240,7 @@ fn what_a_local_resolver_asks_in_turn_is_not_one_more_look_up() {
     let _resolver = Resolver::start();
     let (before, _) = Server::get().asked();
     let delta = measure(&[], |_| {
-        // Three names: each once to be asked for, and four times from the cache.
+        // Each of three names is queried upstream once, and answered from the cache four times.
         for n in 0..3 {
             for case in ["m", "M", "m", "M", "m"] {
                 assert_eq!(dig("127.0.0.54", &format!("{case}{n}.example"), "A"), "192.0.2.1");
@@ -278,15 +278,15 @@ fn the_same_question_by_many_at_once_is_as_many_look_ups() {
     assert_eq!(answers, 6.0);
 }
 
-/// Two name servers that know what they are asked without asking anybody; they end with this value.
+/// Two authoritative name servers. They end when this is dropped.
 struct Two {
     _dnsmasq: [Running; 2],
 }
 
-/// Their addresses.
+/// Addresses of these servers.
 const TWO: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 55), Ipv4Addr::new(127, 0, 0, 56)];
 
-/// Asks each question of all servers before it reads an answer.
+/// Sends each query to all servers before it reads an answer.
 const ASKER: &str = r#"
 use Socket;
 my ($times, @servers) = @ARGV;
@@ -300,7 +300,7 @@ for my $n (0 .. $times - 1) {
 "#;
 
 impl Two {
-    /// The second one refuses to answer where `failing`.
+    /// Starts them. With `failing`, the second one answers REFUSED.
     fn start(failing: bool) -> Self {
         let server = |address: Ipv4Addr, known: &str| {
             let arguments = format!(
@@ -320,7 +320,7 @@ impl Two {
         Self { _dnsmasq: [server(TWO[0], "example"), server(TWO[1], known)] }
     }
 
-    /// A process asks both at once, from one port and by one id.
+    /// A process queries both at once, from the same port and with the same id.
     fn ask(times: u32) {
         let mut asker = Command::new("perl");
         let asker = asker.args(["-e", ASKER, &times.to_string()]).args(TWO.map(|server| server.to_string()));
@@ -347,7 +347,7 @@ fn of_two_servers_each_has_its_own_answer() {
     assert_eq!(queries(&delta, "udp", "A"), 40.0, "{delta:?}");
     assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "NOERROR")]), 20.0, "{delta:?}");
     assert_eq!(delta.of("ebpf_dns_responses_total", &[("rcode", "REFUSED")]), 20.0, "{delta:?}");
-    // Of queries: each of the 20 look-ups got an answer.
+    // These are failed queries: each of the 20 look-ups also got an answer.
     assert_eq!(delta.of("ebpf_dns_failures_total", &[]), 20.0);
     assert_eq!(delta.of("ebpf_dns_unmatched_responses_total", &[]), 0.0);
 }
@@ -383,7 +383,7 @@ fn answers_that_come_twice_at_once_are_one_and_one_without_a_question() {
         }
     });
     let exact = f64::from(QUESTIONS);
-    // Who answers and asks is a resolver, once that is known.
+    // A process that answers and queries is a resolver, once the exporter knows both.
     let answers = ["latency", "upstream_latency"]
         .map(|latency| delta.of(&format!("ebpf_dns_{latency}_microseconds_count"), &[]));
     assert_eq!(answers[0] + answers[1], exact);

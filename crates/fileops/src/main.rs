@@ -80,7 +80,7 @@ impl Exporter for Fileops {
                 &["open_fexit", "open_kretprobe", "open_exit_btf"],
                 &["opens", "open_errors"],
             )
-            // Their counters are right for all processes that use none of these.
+            // Without these, the counters are still right for processes that do not use these calls.
             .optional("aio", aio, &[])
             .optional("io_uring", uring, &[])
             .optional("splice", &["splice_fexit", "splice_kretprobe"], &[])
@@ -104,7 +104,7 @@ impl Exporter for Fileops {
         settings.fileops_cgroup = flags.cgroup;
         let opens = ["open", "openat", "openat2", "creat"].map(|name| syscall_slots(name).next());
         for (setting, slot) in settings.fileops_opens.iter_mut().zip(opens) {
-            // An architecture without open(2) has none of that number either.
+            // On an architecture without open(2), no slot has this number.
             *setting = slot.map_or(u32::MAX, |slot| slot as u32);
         }
         Ok(())

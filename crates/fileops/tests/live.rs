@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exactly so many file operations of each kind, compared with what was done
-//! and with /proc/PID/io.
+//! A known number of file operations of each kind, compared with the exporter and
+//! with /proc/PID/io.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 #[path = "live/latency.rs"]
@@ -23,7 +23,7 @@ use live::{Folder, sh, wait_until};
 
 const OPS: &str = "ebpf_file_ops_total";
 
-/// This program's name, as the kernel cuts it.
+/// This program's name, as the kernel truncates it.
 fn own_name() -> String {
     sh(&format!("cat /proc/{}/comm", std::process::id()))
 }
@@ -47,8 +47,8 @@ impl Counted {
     }
 }
 
-/// What this process's `work` was counted as. What the test itself reads and writes
-/// meanwhile, to ask the exporter, is taken off by doing the same without work.
+/// What the exporter counts for `work` of this process. This includes what the test reads
+/// and writes for the scrapes. [`of_asking`] measures that without work.
 fn measure(flags: &[&str], work: impl FnOnce()) -> Counted {
     let own;
     let exporter = if flags.is_empty() {
@@ -64,7 +64,7 @@ fn measure(flags: &[&str], work: impl FnOnce()) -> Counted {
     Counted { delta, name: own_name() }
 }
 
-/// Reads and writes of this process to ask the exporter once.
+/// Reads and writes of this process for one measurement without work.
 fn of_asking() -> (f64, f64) {
     let idle = measure(&[], || ());
     (idle.ops("read"), idle.ops("write"))
@@ -89,7 +89,7 @@ fn read_every_way(file: &File) {
         // SAFETY: one buffer of 16 bytes, which outlives the call.
         assert_eq!(unsafe { libc::preadv2(file.as_raw_fd(), &raw const vector, 1, 0, 0) }, 16);
     }
-    // At the end of the file: a read of nothing is one too.
+    // A read of nothing at the end of the file counts too.
     assert_eq!(file.read_at(&mut bytes, 1 << 20).unwrap(), 0);
 }
 
@@ -116,7 +116,7 @@ fn every_kind_of_read_is_counted_once() {
 
 #[live::test(once)]
 fn names_cut_inside_a_character_are_no_errors() {
-    // 15 bytes end behind the first byte of the second character, of which there are two.
+    // The kernel cuts the name to 15 bytes, after the first of the three bytes of a character.
     let folder = Folder::new();
     let run = |name: &str, times: u32| {
         let program = folder.path(name);
@@ -170,7 +170,7 @@ fn numbers_and_bytes_are_those_of_proc_pid_io() {
         bytes("ebpf_file_write_bytes_total"),
     ];
     println!("{ours:?}, /proc/self/io {kernel:?}");
-    // The two readings of /proc/self/io and the scrape's request and answer come on top.
+    // The exporter also counts two reads of /proc/self/io and one scrape of this test.
     let on_top = [20.0, 4.0, 200_000.0, 1_000.0];
     for ((ours, kernel), on_top) in ours.iter().zip(kernel).zip(on_top) {
         assert!((kernel..=kernel + on_top).contains(ours), "{ours}, /proc/self/io {kernel}");
@@ -222,7 +222,7 @@ fn operations_of_aio_are_counted_although_the_kernels_numbers_lack_them() {
 #[live::test(functions)]
 fn operations_of_io_uring_are_counted_once_also_when_they_are_tried_again() {
     let Ok(mut ring) = IoUring::new(8) else {
-        // Debian 11's kernel and later may forbid it by sysctl; these guests' do not.
+        // A sysctl may forbid io_uring; the guests do not set it.
         panic!("no io_uring");
     };
     let (reads, writes) = of_asking();
@@ -241,7 +241,7 @@ fn operations_of_io_uring_are_counted_once_also_when_they_are_tried_again() {
             assert_eq!(ring.completion().next().unwrap().result(), 512);
         }
     });
-    // A worker of the kernel may do it, under a name of its own before 5.12.
+    // A kernel worker may do it. Before 5.12, it has its own name.
     let total = |operation: &str| counted.delta.of(OPS, &[("operation", operation)]);
     let by_name = (counted.ops("read") - reads, counted.ops("write") - writes);
     let workers = |operation: &str| -> f64 {
@@ -284,7 +284,7 @@ fn reads_that_fail_have_an_errno() {
 fn control_groups_are_a_flag() {
     let group = Group::new("copier");
     let counted = measure(&["--fileops.latency", "off", "--fileops.cgroup"], || {
-        // Without cargo's folders, in all of which a shell would look for what it is linked with.
+        // Without LD_LIBRARY_PATH of cargo, whose folders the loader would search for libraries.
         let dd = "exec dd if=/dev/zero of=/dev/null bs=1 count=211 status=none";
         assert!(group.shell(dd).env_remove("LD_LIBRARY_PATH").status().unwrap().success());
         let opens = "for n in $(seq 211); do : < /dev/null; done";
@@ -293,7 +293,7 @@ fn control_groups_are_a_flag() {
     assert_eq!(counted.delta.1.get("ebpf_file_read_latency_microseconds_count", &[]), None);
     let labels = [("process", "dd"), ("cgroup", group.name()), ("operation", "write")];
     let writes = counted.delta.of(OPS, &labels);
-    // The shell writes a little before it becomes dd, and has its name in the end.
+    // The shell writes a little before it executes dd. These writes count under the name dd.
     assert!((211.0..=216.0).contains(&writes), "{writes}");
     let sh = [("process", "sh"), ("cgroup", group.name()), ("operation", "open")];
     let opens = counted.delta.of(OPS, &sh);
@@ -314,7 +314,7 @@ fn control_groups_that_are_gone_give_back_their_room() {
     for _ in 0..300 {
         assert!(Group::new("short").shell(":").status().unwrap().success());
     }
-    // What is folded tells of the need.
+    // Folded operations show that the group needs an entry.
     let group = Group::new("new");
     wait_until("the new group has a series", Duration::from_secs(10), || opens(&group).is_some());
     assert!(opens(&first).is_some(), "a group that is there keeps its series");

@@ -11,8 +11,8 @@ pub const LATENCY: &str = "ebpf_page_fault_latency_seconds";
 /// Minor and major faults.
 type Faults = [u64; 2];
 
-/// Counts minor and major faults: by the kernel's own counters, at no cost, or by the latency probe
-/// if the kernel refuses.
+/// Counts minor and major faults: with the kernel's own counters, at no cost, or with the latency
+/// probe if the kernel refuses.
 #[derive(Default)]
 pub struct Totals {
     /// None if the kernel refuses.
@@ -21,12 +21,12 @@ pub struct Totals {
     counted: Faults,
     /// The last reading of the probe; None if there is none.
     measured: Option<Faults>,
-    /// None once faults were not counted for a while: the total would be wrong.
+    /// None once faults went uncounted for a while: the total would be wrong.
     shown: Option<Faults>,
 }
 
 impl Totals {
-    /// Asks the kernel to count. `measured`: whether the probe is wanted.
+    /// Opens the kernel's counters. `measured`: whether the latency probe is enabled.
     pub fn new(measured: bool) -> Self {
         let open = || Ok([Counter::open(Event::MinorFaults)?, Counter::open(Event::MajorFaults)?]);
         let kernel: Result<_, anyhow::Error> = open();
@@ -70,8 +70,8 @@ impl Totals {
         }
     }
 
-    /// The totals to show, from the kernel's counters, whether these cover all CPUs, and the
-    /// probe's.
+    /// The totals to show. `kernel`: its counters, and whether they cover all CPUs. `measured`: the
+    /// counts of the probe.
     fn next(&mut self, kernel: Option<(Faults, bool)>, measured: Option<Faults>) -> Option<Faults> {
         let growth = |now: Faults, before: Faults| {
             [now[0].saturating_sub(before[0]), now[1].saturating_sub(before[1])]
@@ -166,10 +166,10 @@ mod tests {
     fn the_probe_counts_while_a_cpu_comes_and_goes() {
         let mut totals = by_probe();
         assert_eq!(totals.next(Some(([10, 1], true)), Some([9, 1])), Some([10, 1]));
-        // The kernel has seen 5 of 20 on the CPU that went and came.
+        // Of 20 faults, the kernel counted 5: a CPU went offline and came back.
         assert_eq!(totals.next(Some(([15, 1], false)), Some([29, 2])), Some([30, 2]));
         assert_eq!(totals.next(Some(([18, 1], true)), Some([32, 2])), Some([33, 2]));
-        // The kernel does not let a CPU be counted on that came late.
+        // The kernel refuses to open a counter on a CPU that came online later.
         assert_eq!(totals.next(None, Some([40, 4])), Some([41, 4]));
         assert_eq!(totals.next(None, Some([41, 4])), Some([42, 4]));
     }

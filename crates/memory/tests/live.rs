@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exactly so many page faults and allocations, compared with getrusage and
+//! A known number of page faults and allocations, compared with getrusage and
 //! /proc/vmstat.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
@@ -16,7 +16,7 @@ use live::{assert_nearly, disturbed, sh};
 
 const LATENCY: &str = "ebpf_page_fault_latency_seconds";
 
-/// Pages: a prime number, and many more than the rest of the machine touches meanwhile.
+/// Pages: a prime number, and many more than the other processes touch meanwhile.
 const PAGES: usize = 20_011;
 
 /// Faults of the exporter and of the machine's other processes during a measurement.
@@ -26,8 +26,8 @@ fn start(flags: &[&str]) -> Exporter {
     Exporter::start("memory", flags)
 }
 
-/// Faults of this process that `work` makes, minor and major, by getrusage; and what the
-/// exporter counted.
+/// What the exporter counted during `work`, and the minor and major faults of this process
+/// by getrusage.
 fn faults(work: impl FnOnce()) -> (Delta, f64, f64) {
     faults_by(&start(&[]), work)
 }
@@ -39,8 +39,8 @@ fn faults_by(exporter: &Exporter, work: impl FnOnce()) -> (Delta, f64, f64) {
     let (minor, major) = (own_faults().0 - minor, own_faults().1 - major);
     let delta = Delta(before, exporter.scrape());
     delta.assert_whole();
-    // The handler's own count, program by program, is that of the kernel's perf events. Where
-    // functions cannot be hooked there is none: tests that need it say so.
+    // The latency probe counts the same faults as the kernel's perf events. It does not run where
+    // functions cannot be hooked; tests that need it require them.
     if delta.1.get(&format!("{LATENCY}_count"), &[]).is_none() {
         return (delta, minor as f64, major as f64);
     }
@@ -56,7 +56,7 @@ fn kind_count(delta: &Delta, kind: &str) -> f64 {
     delta.of(&format!("{LATENCY}_count"), &[("kind", kind)])
 }
 
-/// Exactly what was caused, and at most what others may have done meanwhile.
+/// The number that the test caused, plus at most what other processes may do meanwhile.
 #[track_caller]
 fn nearly(what: &str, ours: f64, exact: f64) {
     assert_nearly(what, ours, exact, OTHERS);
@@ -74,7 +74,7 @@ fn touching_pages_is_a_minor_fault_each() {
 
 #[live::test]
 fn populated_pages_are_no_faults_of_the_process() {
-    // getrusage has them as minor faults, one for each page or huge page.
+    // getrusage counts them as minor faults, one for each page or huge page.
     let (delta, _, _) = faults(|| Mapping::populated(PAGES).keep());
     nearly("minor", delta.of("ebpf_page_faults_minor_total", &[]), 0.0);
 }
@@ -96,7 +96,7 @@ fn cold_pages_of_a_file_are_major_faults_and_each_is_counted_once() {
     );
     assert!((1990.0..=2003.0).contains(&major), "{major}");
     assert_nearly("major", ours, major, 40.0);
-    // None of them is minor too.
+    // Major faults are not also counted as minor.
     nearly("minor", delta.of("ebpf_page_faults_minor_total", &[]), minor);
 }
 
@@ -109,7 +109,7 @@ fn a_fault_that_waits_for_its_page_lasts_as_long_as_the_disk() {
         Mapping::of_file(&file, 2003).without_readahead().read_all();
         disk = Diskstats::of(&below).since(before);
     });
-    // Not as long as its last try.
+    // The latency covers all tries, not only the last one.
     let mean = delta.of(&format!("{LATENCY}_sum"), &[("kind", "major")]) / kind_count(&delta, "major");
     let read = disk.read_ms as f64 / 1e3 / disk.reads as f64;
     println!("a major fault takes {mean} s, a read of the disk {read} s");
@@ -143,7 +143,7 @@ fn faults_that_end_in_a_signal_have_failed() {
 
 #[live::test(functions)]
 fn without_perf_events_the_probe_counts_the_same() {
-    // The capabilities and the limit of the unit: Debian's kernels refuse perf events to them.
+    // With the unit's capabilities and limit, Debian's kernels refuse perf events.
     let unit = "prlimit --memlock=unlimited setpriv --reuid=nobody --clear-groups --inh-caps=-all,+cap_39,+cap_38 \
                 --ambient-caps=+cap_39,+cap_38 --bounding-set=-all,+cap_39,+cap_38 ebpf-memory-exporter";
     let words: Vec<&str> = unit.split_whitespace().collect();
@@ -156,7 +156,7 @@ fn without_perf_events_the_probe_counts_the_same() {
     assert_eq!(ours, kind_count(&delta, "minor"));
 }
 
-/// CPU 1, which is online again when this is dropped.
+/// CPU 1. Dropping this brings it online again.
 struct Cpu1;
 
 impl Cpu1 {
@@ -164,7 +164,7 @@ impl Cpu1 {
         std::fs::write(CPU1, if online { "1" } else { "0" }).unwrap();
     }
 
-    /// Touches pages on it: how many faults that takes.
+    /// Touches pages on CPU 1; returns the number of faults.
     fn touch() -> f64 {
         std::thread::spawn(|| {
             let mut one = rustix::thread::CpuSet::new();
@@ -187,7 +187,7 @@ impl Drop for Cpu1 {
 
 const CPU1: &str = "/sys/devices/system/cpu/cpu1/online";
 
-/// Faults on CPU 1: as we count them, and as they are.
+/// Faults on CPU 1: by the exporter, and by getrusage.
 fn faults_of_cpu1(exporter: &Exporter, before: impl FnOnce()) -> Option<(f64, f64)> {
     let start = exporter.scrape();
     before();
@@ -209,7 +209,7 @@ fn faults_on_a_cpu_that_goes_and_comes_are_counted() {
     for before in [&(|| {}) as &dyn Fn(), &off_and_on, &|| {}, &off_and_on] {
         let (ours, exact) = faults_of_cpu1(&exporter, before).expect("there are totals");
         println!("{ours} minor faults, getrusage {exact}");
-        // Processes are started on a CPU that comes.
+        // Other processes start on a CPU that comes online.
         assert_nearly("minor", ours, exact, 3000.0);
     }
 }
@@ -245,7 +245,7 @@ fn latency_is_a_flag() {
     assert!(text.get("ebpf_page_faults_minor_total", &[]).is_some());
 }
 
-/// Pages by orders, and pages by /proc/vmstat.
+/// Allocated pages by the exporter's orders, and by /proc/vmstat.
 fn pages(what: &str, work: impl FnOnce()) -> (f64, RangeInclusive<f64>) {
     let exporter = start(&[]);
     let (delta, [kernel]) = between(&exporter, || [vmstat(&["pgalloc_*"])], work);
@@ -271,7 +271,7 @@ fn allocations_by_order_add_up_to_the_kernels_pages() {
     if *kernel.end() > 1.1 * PAGES as f64 {
         disturbed(format!("{kernel:?} pages were allocated, {PAGES} of them here"));
     }
-    // What is allocated in bulk has no event: little of it here.
+    // Bulk allocations have no event. There are few of them here.
     assert!(agrees(pages, &kernel, 0.01), "{pages} pages, vmstat {kernel:?}");
 }
 
@@ -301,7 +301,7 @@ fn a_machine_short_of_memory_reclaims_directly() {
         &exporter,
         || [vmstat(&["allocstall_*"])],
         || {
-            // More page cache than there is memory, and a burst of allocations beside it.
+            // Fill the page cache beyond the memory, with a burst of allocations at the same time.
             let disk = block::below(Path::new("/")).unwrap();
             sh(&format!("free=$(awk '/MemAvailable/ {{ print int($2 / 1024) }}' /proc/meminfo)
             mkdir -p /tmp/full; mount -t tmpfs -o size=${{free}}m none /tmp/full

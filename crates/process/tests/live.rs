@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exactly so many processes, compared with /proc/stat, getrusage and VmRSS.
+//! A known number of processes, compared with /proc/stat, getrusage and VmRSS.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::process::Command;
@@ -25,19 +25,19 @@ fn measure(flags: &[&str], work: impl FnOnce()) -> Delta {
     delta
 }
 
-/// Exactly what was done, and at most what the rest of the machine may have done meanwhile.
+/// The number that the test caused, plus at most what other processes may do meanwhile.
 #[track_caller]
 fn nearly(ours: f64, exact: f64) {
     assert_nearly("processes", ours, exact, 6.0);
 }
 
-/// Exactly what was done, by processes of a name that others may have too.
+/// Exactly the number that the test caused, unless processes of others have the same name.
 #[track_caller]
 fn exactly(ours: f64, exact: f64) {
     assert_nearly("of that name", ours, exact, 0.0);
 }
 
-/// That CPU time is what was used, but for a share; processes of others may have the same name.
+/// CPU time equals `used` within a tolerance. Processes of others may have the same name.
 #[track_caller]
 fn is_used(ours: f64, used: f64, tolerance: f64) {
     println!("{ours} s, getrusage {used} s");
@@ -51,7 +51,7 @@ fn starts_and_exits_are_counted_by_name_and_reason() {
         sh("for n in $(seq 23); do sh -c 'kill -KILL $$' || :; done");
     });
     exactly(delta.of(STARTS, &[("process", "true")]), 101.0);
-    // One shell, and those that it kills.
+    // One shell, and the 23 shells that it kills.
     nearly(delta.of(STARTS, &[("process", "sh")]), 24.0);
     nearly(delta.of("ebpf_process_execs_total", &[]), 125.0);
     nearly(delta.of("ebpf_process_exits_total", &[("reason", "signal")]), 23.0);
@@ -62,7 +62,7 @@ fn starts_and_exits_are_counted_by_name_and_reason() {
 
 #[live::test(once)]
 fn names_cut_inside_a_character_are_no_errors() {
-    // 15 bytes end behind the first byte of the second character, of which there are two.
+    // The kernel cuts the name to 15 bytes, after the first of the three bytes of a character.
     let folder = Folder::new();
     let run = |name: &str, times: usize| {
         let program = folder.path(name);
@@ -97,7 +97,7 @@ fn threads_are_no_processes() {
 
 #[live::test]
 fn a_process_whose_threads_die_at_once_exits_once() {
-    // An exporter has several threads; both CPUs are busy with killing them.
+    // An exporter has several threads. Both CPUs kill them at the same time.
     let delta = measure(&[], || {
         for _ in 0..7 {
             let exporters: Vec<Exporter> = (0..3).map(|_| Exporter::start("syscall", &[])).collect();
@@ -144,7 +144,7 @@ fn cpu_time_of_those_that_live_for_a_millisecond_is_counted() {
     let (first, before) = (exporter.scrape(), children_cpu_seconds());
     processes(300);
     let used = children_cpu_seconds() - before;
-    // The last one's task is given back a moment after its parent has asked for it.
+    // The last task is released a moment after its parent has waited for it.
     let mut ours = 0.0;
     live::wait_until("all of it is counted", Duration::from_secs(30), || {
         ours = Delta(first.clone(), exporter.scrape()).of(CPU, &[("process", "true")]);
@@ -155,14 +155,14 @@ fn cpu_time_of_those_that_live_for_a_millisecond_is_counted() {
 
 #[live::test]
 fn cpu_time_of_those_that_run_on_is_counted_once() {
-    // Of a name that nobody else has.
+    // The name is unique.
     let folder = Folder::new();
     let program = folder.path("runs-on");
     sh(&format!("cp $(readlink -f /bin/sh) {program}"));
     let hog = Running::start(Command::new(&program).args(["-c", "while :; do :; done"]));
     let own = [("process", "runs-on")];
     let exporter = Exporter::start("process", &[]);
-    // It has run before the exporter, which must not claim that.
+    // It ran before the exporter started, which must not count that time.
     let first = exporter.scrape();
     live::wait_until("a second of CPU time", Duration::from_secs(60), || {
         exporter.scrape().count(CPU, &own) - first.count(CPU, &own) > 1.0
@@ -198,14 +198,14 @@ fn cpu_time_of_a_thread_that_becomes_the_process_is_counted_once() {
 
 #[live::test(file("/proc/self/smaps_rollup"))]
 fn memory_is_the_resident_set() {
-    // Of a name that nobody else has, and on all CPUs: what each has counted of a process is a part.
+    // The name is unique. They run on all CPUs, each of which holds a part of the counters.
     let folder = Folder::new();
     let program = folder.path("sleeps-on");
     sh(&format!("cp $(readlink -f /bin/sleep) {program}"));
     let sleepers: Vec<Running> =
         (0..200).map(|_| Running::start(Command::new(&program).arg("1000"))).collect();
     let exporter = Exporter::start("process", &[]);
-    // By page tables: before 6.16 VmRSS leaves out what threads or CPUs have not yet added.
+    // From page tables: before 6.16, VmRSS lacks what threads or CPUs have not yet added.
     let resident = || {
         let all = sleepers.iter().map(|sleeper| format!("/proc/{}/smaps_rollup", sleeper.0.id()));
         let all: Vec<String> = all.collect();
@@ -244,7 +244,7 @@ fn names_beyond_the_limit_are_folded_and_counted() {
 fn a_program_that_is_called_other_is_not_what_found_no_room() {
     let folder = Folder::new();
     let delta = measure(&["--max-series", "16"], || {
-        // First, while there is room.
+        // This one first, while there is room.
         sh(&format!("cp /bin/true {0}; for n in $(seq 23); do {0}; done", folder.path("other")));
         sh(&format!("for n in $(seq 40); do cp /bin/true {0}$n; {0}$n; done", folder.path("name")));
     });

@@ -83,8 +83,8 @@ impl Exporter for Schedlat {
         if !self.by_cgroup {
             return Ok(());
         }
-        // There may now be room or memory that was missing when the cgroups were created. If not,
-        // more waits are folded and the next scrape tries again; this scrape does not fail.
+        // There may now be room or memory that was missing when the cgroups were created. If not, the
+        // scrape does not fail: their waits are still folded, and the next scrape tries again.
         let groups = self.groups.sweep(live, &[("cgroups", "")])?;
         insert(live, groups).or(Ok(()))
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Waits for a CPU, compared with the scheduler's own sums, those of all in /proc/schedstat
-//! and those of a task in /proc/PID/schedstat.
+//! Waits for a CPU, compared with the scheduler's own sums: of all tasks in /proc/schedstat,
+//! and of one task in /proc/PID/schedstat.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::fs;
@@ -23,15 +23,15 @@ fn start(flags: &[&str]) -> Exporter {
     Exporter::start("schedlat", flags)
 }
 
-/// How often sums are compared: on an emulated machine whose processors stand still in turn, a wait
-/// that is over the edge of a measurement may be a hundredth of it.
+/// How often to compare sums. The processors of an emulated machine pause in turn. A wait across the
+/// start or end of a measurement may then be one percent of it.
 const ATTEMPTS: usize = 4;
 
-/// Sum and count are those of the kernel, the sum in one of a few measurements.
+/// Sum and count agree with the kernel's: the count always, the sum in one of the attempts.
 fn agrees_with_schedstat(what: &str, work: impl Fn()) -> Delta {
     let exporter = start(&[]);
-    // Of a thread that was not seen to run before, the part of a wait is missing that comes before a
-    // move to another CPU: the machine's own are seen now.
+    // Of a thread's first wait, the part before a move to another CPU is not seen. Let the machine's
+    // own threads run once before the measurement.
     processes(50);
     ping_pong(4, 100);
     let mut apart = Vec::new();
@@ -80,14 +80,14 @@ fn control_groups_add_up_to_all() {
     assert!(hogs / 1e6 > 0.5, "{hogs} us");
     let (groups, all) =
         (delta.of(&format!("{BY_CGROUP}_count"), &[]), delta.of(&format!("{NAME}_count"), &[]));
-    // Maps are read one after the other, and the machine goes on meanwhile.
+    // The maps are read one after the other, and more waits are counted in between.
     assert!((groups - all).abs() <= all * 0.02 + 50.0, "{groups} in groups, {all} in all");
-    // This program's own group.
+    // The cgroup of this program.
     let own = sh("sed -n 's/^0:://p' /proc/$PPID/cgroup");
     assert!(delta.1.get(&format!("{BY_CGROUP}_count"), &[("cgroup", &own)]).is_some(), "{own}");
 }
 
-/// How often threads of process 1 that live now have left a CPU.
+/// How many times the current threads of process 1 have left a CPU.
 fn switches_of_init() -> f64 {
     let text = sh("cat /proc/1/task/*/status");
     let switches = text.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
@@ -103,8 +103,8 @@ fn waits_of_a_control_group_are_those_of_its_tasks() {
         Running::start(shell.stdin(Stdio::piped()))
     });
     wait_until("all are in the group", Duration::from_secs(30), || group.processes().len() == hogs.len());
-    // Nanoseconds waited for a CPU, and how often it got one, in /proc/PID/schedstat; and how often
-    // a thread of process 1 left its CPU.
+    // The sums of /proc/PID/schedstat: nanoseconds waited for a CPU, and times that a task got one.
+    // And how many times a thread of process 1 left its CPU.
     let truth = || {
         let mut sums = [0.0, 0.0, switches_of_init()];
         for pid in group.processes() {
@@ -119,12 +119,12 @@ fn waits_of_a_control_group_are_those_of_its_tasks() {
         for hog in &mut hogs {
             hog.0.stdin.take().unwrap().write_all(b"\n").unwrap();
         }
-        // There are more of them than CPUs, or else others.
+        // They wait for each other if they are more than the CPUs, or else for other tasks.
         wait_until("they have waited", Duration::from_secs(60), || truth()[0] > 1e9 || truth()[1] > 5000.0);
         for hog in &hogs {
             kill_process(Pid::from_child(&hog.0), Signal::STOP).unwrap();
         }
-        // Part of a wait that goes on may be in the kernel's sum already.
+        // The kernel's sum may already have a part of a wait in progress.
         wait_until("all have stopped", Duration::from_secs(60), || {
             hogs.iter().all(|hog| sh(&format!("cat /proc/{}/stat", hog.0.id())).contains(") T "))
         });
@@ -134,9 +134,9 @@ fn waits_of_a_control_group_are_those_of_its_tasks() {
     println!("{ours} ns of {waits} waits, the kernel {sum:?} of {count:?}");
     delta.assert_whole();
     assert!(agrees(ours, &sum, 0.005), "{ours} ns, the kernel {sum:?}");
-    // One 6.18, built without CONFIG_SCHEDSTATS, runs no program at a switch away from a thread of
-    // process 1, and counts none as missed: programs saw switches to these threads and none back.
-    // A wait that ends there is in the sum with the task's next. Elsewhere the counts are the same.
+    // A kernel 6.18 without CONFIG_SCHEDSTATS runs no program at a switch away from a thread of
+    // process 1, and does not count this as missed. The wait that ends at such a switch is added to
+    // the task's next wait. On other kernels the counts are equal.
     let more = if fs::exists("/proc/schedstat").unwrap() { 0.0 } else { *of_init.end() };
     let least = count.start() - more;
     assert!(
@@ -170,7 +170,7 @@ fn control_groups_that_are_gone_give_back_their_room() {
         drop(Group::new("short"));
     }
     let group = Group::new("new");
-    // Per-CPU memory for so many groups in a row may run short for a moment.
+    // Per-CPU memory may be short for a moment after so many new groups.
     wait_until("the new group has a series", Duration::from_secs(10), || {
         assert!(group.shell("sleep 0.01; sleep 0.01").status().unwrap().success());
         let count = exporter.scrape().get(&format!("{BY_CGROUP}_count"), &[("cgroup", group.name())]);

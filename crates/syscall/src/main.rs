@@ -91,7 +91,7 @@ impl Exporter for Syscall {
         }
         settings.syscall_loaded_ns = monotonic_ns();
         if !flags.latency {
-            // 200 kB that nothing would use.
+            // Saves 200 kB: without latency, nothing uses this map.
             open.maps.spilled_latencies.set_max_entries(1).context("map `spilled_latencies`")?;
         }
         Ok(())
@@ -124,13 +124,13 @@ mod tests {
     fn exposition_is_as_expected() {
         let flags = Flags { latency: true, errors: true };
         let text = render::<Syscall>(&flags, |maps| {
-            // getppid, int 0x80's getppid, one newer than the table, and what is no call.
+            // getppid; getppid of int 0x80; a syscall newer than the table; an invalid number.
             for (slot, calls) in [(110, 7), (SYSCALL_SLOTS + 64, 5), (511, 3), (SYSCALL_INVALID, 2), (1, 0)] {
                 maps.set("counts", &[("", slot.into())], &[("calls", calls.into())])?;
             }
             let read = [("latency.slots", Element(8, 2)), ("latency.sum", 4000.into())];
             maps.set("latencies", &[("", 0.into())], &read)?;
-            // Added to that, and one that has nothing but this.
+            // Is added to the latency of slot 0. Slot 3 has only this.
             let spilled = [("latency.slots", Element(8, 1)), ("latency.sum", 1500.into())];
             for slot in [0, 3] {
                 maps.set("spilled_latencies", &[("", slot.into())], &spilled)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exactly so many system calls, compared with what was done.
+//! A known number of system calls, compared with the exporter's counts.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,10 +13,10 @@ use live::threads::with_ids_apart;
 use live::wait_until;
 use live::work::{compat_system_call, system_call, without_workers};
 
-/// A call that hardly anybody else makes, and its number for 32-bit programs.
+/// A call that other programs rarely make, and its number for 32-bit programs.
 const RARE: (&str, i64, i32) = ("sched_get_priority_max", libc::SYS_sched_get_priority_max, 159);
 
-/// Calls that fail at once when their first argument is no descriptor.
+/// Calls that fail at once if their first argument is not a descriptor.
 const OF_A_DESCRIPTOR: [i64; 44] = [
     libc::SYS_fsync,
     libc::SYS_fdatasync,
@@ -102,7 +102,7 @@ fn calls_on_two_cpus_are_all_counted() {
 
 #[live::test]
 fn calls_of_32_bit_programs_are_not_taken_for_others() {
-    // 64 is getppid for them, and semget for 64-bit programs.
+    // 64 is getppid for 32-bit programs, and semget for 64-bit programs.
     let delta = measure(&[], || {
         assert!(compat_system_call(64, 0, 1009) > 0, "the parent's id");
     });
@@ -142,14 +142,14 @@ fn errors_have_names() {
 #[live::test]
 fn latency_is_that_of_a_known_wait() {
     const NAME: &str = "ebpf_syscall_latency_microseconds";
-    // Above 16384 us, so that not one may be in that bucket.
+    // Above 16384 us, so this bucket must stay empty.
     let wait = libc::timespec { tv_sec: 0, tv_nsec: 19_000_000 };
     let mask = 1u64;
     let mut elapsed = Duration::ZERO;
     let delta = measure(&["--syscall.latency", "--syscall.errors"], || {
         let start = Instant::now();
         for _ in 0..11 {
-            // SAFETY: both pointers outlive the call, and the mask has the size that is said.
+            // SAFETY: both pointers outlive the call, and the mask has the size that is passed.
             let result = unsafe {
                 libc::syscall(
                     libc::SYS_rt_sigtimedwait,
@@ -169,7 +169,7 @@ fn latency_is_that_of_a_known_wait() {
     };
     assert_eq!((of("_count", &[]), of("_bucket", &[("le", "+Inf")])), (11.0, 11.0));
     assert_eq!(of("_bucket", &[("le", "16384")]), 0.0, "none can be shorter");
-    // No shorter than asked for, no longer than this program saw.
+    // No shorter than requested, and no longer than this program measured.
     let (sum, seen) = (of("_sum", &[]), elapsed.as_secs_f64() * 1e6);
     assert!((11.0 * 19_000.0..seen).contains(&sum), "{sum} us of {seen} us");
     assert_eq!(
@@ -192,8 +192,8 @@ fn processes_that_ended_leave_nothing_behind() {
     assert_eq!(count("exit_group") + count("exit"), 0.0, "they never return");
 }
 
-/// Waits that long, so many times, for a semaphore that is never free: nobody else makes that
-/// call.
+/// Waits `times` times for a semaphore that is never free, with a timeout. No other program makes
+/// this call.
 fn wait_for_semaphore(times: usize, wait: Duration) {
     // SAFETY: pointers outlive the calls.
     unsafe {
@@ -209,7 +209,7 @@ fn wait_for_semaphore(times: usize, wait: Duration) {
     }
 }
 
-/// Latencies and errors of that call.
+/// Numbers of latencies and errors of semtimedop.
 fn waits(delta: &Delta) -> (f64, f64) {
     let count = delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", "semtimedop")]);
     (count, delta.of("ebpf_syscall_errors_total", &[("syscall", "semtimedop"), ("errno", "EAGAIN")]))
@@ -229,7 +229,7 @@ fn threads_with_like_ids_keep_their_calls_apart() {
                 }
                 while !done.load(Ordering::Relaxed) {
                     system_call(RARE.1, [0; 3], 1);
-                    // No wait for anything: leaves the CPU to the thread that waits.
+                    // Not a wait for an event: leaves the CPU to the other thread.
                     std::thread::sleep(Duration::from_millis(1));
                 }
             });
@@ -242,7 +242,7 @@ fn threads_with_like_ids_keep_their_calls_apart() {
 #[live::test(copies)]
 fn programs_attached_several_times_count_each_call_once() {
     const CALLS: u32 = 20_000;
-    // Each thread has one of its own, which hardly anybody else makes.
+    // Each thread makes its own call, which other programs rarely make.
     const OWN: [(&str, i64); 4] = [
         ("tee", libc::SYS_tee),
         ("vmsplice", libc::SYS_vmsplice),
@@ -257,7 +257,7 @@ fn programs_attached_several_times_count_each_call_once() {
         assert_eq!(system_call(call, [-1; 3], CALLS), -1);
     });
     let delta = Delta(before, exporter.scrape());
-    // Where a task is preempted inside of all copies, which under emulation is not rare.
+    // A task may be preempted inside of all copies. Under emulation this is not rare.
     let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
     let without_start = delta.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
     println!("{lost} lost of {} calls, {without_start} without a start", OWN.len() as u32 * CALLS);
@@ -284,10 +284,10 @@ fn threads_that_begin_at_once_share_no_record() {
     for _ in 0..TRIES {
         let (begin, result) = (OnceLock::new(), Mutex::new(None));
         let called = AtomicUsize::new(0);
-        // Neither has a record yet, and both look at the same one first.
+        // Neither thread has a record yet, and both try the same one first.
         with_ids_apart(3, 65_536, |number| {
             if number < 2 {
-                // Once there is a time it is still to come, so that both are on a CPU when it does.
+                // The time to begin is in the future, so that both threads are on a CPU by then.
                 while begin.get().is_none_or(|begin| Instant::now() < *begin) {
                     std::hint::spin_loop();
                 }
@@ -321,13 +321,13 @@ fn what_has_no_room_is_counted_as_lost() {
     let (latencies, errors) = waits(&delta);
     let missing = f64::from(THREADS) - latencies;
     assert!(latencies == errors && missing >= 3.0, "{latencies} latencies, {errors} errors");
-    // Also other calls of these threads, such as futex.
+    // Other calls of these threads, such as futex, may be lost too.
     assert!(lost >= missing, "{lost} lost, {missing} missing");
-    // Those that are told are right: none began with another thread's call.
+    // All counted latencies are right: none has the start of another thread's call.
     assert_durations(&delta, 200_000.0, longest);
 }
 
-/// Each latency of that call is one of `least` to `longest` microseconds.
+/// Each latency of semtimedop is between `least` and `longest` microseconds.
 fn assert_durations(delta: &Delta, least: f64, longest: f64) {
     let of = |part: &str, le: &[(&str, &str)]| {
         delta.of(
@@ -389,7 +389,7 @@ fn a_thread_that_executes_a_program_is_in_one_call() {
 fn calls_that_a_filter_refuses_are_counted() {
     const TIMES: u32 = 600;
     let delta = measure(&["--syscall.latency", "--syscall.errors"], || {
-        // In a thread: a filter is for good.
+        // In a separate thread, because a filter cannot be removed.
         std::thread::scope(|scope| {
             let refused = scope.spawn(|| {
                 live::work::refuse(RARE.1, libc::EPERM);
@@ -404,7 +404,7 @@ fn calls_that_a_filter_refuses_are_counted() {
     assert_eq!(latencies, 0.0, "it is not known when they began");
 }
 
-/// Takes what per-CPU memory the kernel has at hand; it gets more once a worker of its runs.
+/// Uses up the per-CPU memory that is ready. A worker of the kernel later provides more.
 fn exhaust() -> MapHandle {
     const VALUE: usize = 1560;
     let options = libbpf_sys::bpf_map_create_opts {
@@ -415,7 +415,7 @@ fn exhaust() -> MapHandle {
     let map =
         MapHandle::create(MapType::PercpuHash, Some("hoard"), 4, VALUE as u32, 1 << 20, &options).unwrap();
     let value = vec![vec![0; VALUE]; libbpf_rs::num_possible_cpus().unwrap()];
-    // A few in a row: the first may have come too early only.
+    // Until several refusals in a row: after a single one, the worker may provide more.
     let mut refused = 0;
     for key in 0u32..1 << 20 {
         match map.update_percpu(&key.to_ne_bytes(), &value, MapFlags::ANY) {

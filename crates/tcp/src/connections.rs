@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Number of connections: those established earlier, plus those that came, minus those that went.
+//! Number of connections: those at the start, plus those established and minus those closed since.
 
 use anyhow::Result;
 use common::exposition::metric::{Families, Labels, Value};
@@ -13,8 +13,8 @@ use crate::namespaces::established;
 /// Current connections.
 #[derive(Default)]
 pub struct Current {
-    /// Connections established before attaching. Negative if a network namespace took some with it.
-    /// None if namespaces may be hidden.
+    /// Connections established before attaching. Negative if a network namespace was removed with
+    /// connections in it. None if namespaces may be hidden.
     before: Option<i64>,
 }
 
@@ -28,7 +28,7 @@ impl Current {
         if why_not(View::Processes).is_some() {
             return Ok(Self { before });
         }
-        // Repeat until nothing changes while the files are read; once is mostly enough.
+        // Repeat until nothing changes while the files are read. Usually once is enough.
         for _ in 0..100 {
             let now = come_and_gone(live)?;
             before = Some(established()? - now);
@@ -51,17 +51,17 @@ impl Current {
     }
 }
 
-/// Connections that came since attaching, minus those that went.
+/// Connections established since attaching, minus those closed since.
 fn come_and_gone(live: &Live) -> Result<i64> {
     Ok(live.total("counts", "established")? as i64 - live.total("counts", "left")? as i64)
 }
 
-/// Reads the number of connections without programs.
+/// Reads the number of connections from /proc, without eBPF programs.
 pub fn reader() -> Reader {
     let mut warned = false;
     Box::new(move |families| {
         match why_not(View::Processes) {
-            // The privileges to see hidden processes may have been dropped since.
+            // The exporter may have dropped the privileges to see hidden processes.
             Some(why) if !warned => {
                 log::warn!("cannot count connections: {why}");
                 warned = true;

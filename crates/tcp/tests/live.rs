@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Connections between two network namespaces, over a cable of known delay and
+//! Connections between two network namespaces over a link with known delay and
 //! loss, compared with the kernel's own counters in both.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
@@ -19,7 +19,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
 const RIGHT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 2));
 
-/// The kernel's counters, and ours of the same meaning.
+/// The kernel's counters that the exporter has too.
 const TRUTH: [&str; 9] = [
     "Tcp ActiveOpens",
     "Tcp PassiveOpens",
@@ -51,7 +51,7 @@ fn start(flags: &[&str]) -> Exporter {
     Exporter::start("tcp", flags)
 }
 
-/// Every counter is the kernel's, added up over all namespaces.
+/// Every counter equals the kernel's, added up over all namespaces.
 fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Delta {
     let (delta, kernel) = between(exporter, || snmp(TRUTH), work);
     for ((name, ours), kernel) in TRUTH.iter().zip(ours(&delta)).zip(&kernel) {
@@ -69,7 +69,7 @@ fn measure(work: impl FnOnce()) -> Delta {
     measure_with(&start(&[]), work)
 }
 
-/// A listener on the right that swallows what each of `connections` sends.
+/// A listener on the right that reads and discards what each of `connections` sends.
 fn serve<R: Send>(address: IpAddr, connections: usize, client: impl FnOnce(SocketAddr) -> R + Send) -> R {
     let listener = inside("right", || TcpListener::bind((address, 0)).unwrap());
     let target = listener.local_addr().unwrap();
@@ -78,7 +78,7 @@ fn serve<R: Send>(address: IpAddr, connections: usize, client: impl FnOnce(Socke
             for _ in 0..connections {
                 let Ok((mut stream, _)) = listener.accept() else { break };
                 scope.spawn(move || {
-                    // A reset is an end too.
+                    // The connection may also end with a reset.
                     let _ = std::io::copy(&mut stream, &mut std::io::sink());
                 });
             }
@@ -88,17 +88,17 @@ fn serve<R: Send>(address: IpAddr, connections: usize, client: impl FnOnce(Socke
     })
 }
 
-/// Lets nobody wait for connections that will not come, as when a client has failed.
+/// Ends the wait for connections that will not come, for instance because a client failed.
 struct Hangup<'l, L: AsFd>(&'l L);
 
 impl<L: AsFd> Drop for Hangup<'_, L> {
     fn drop(&mut self) {
-        // Whoever accepts is told so.
+        // This makes accept() return.
         let _ = SockRef::from(self.0).shutdown(std::net::Shutdown::Both);
     }
 }
 
-/// Connects, sends so many bytes, and waits until the other end has closed too.
+/// Connects, sends `bytes` bytes, and waits until the other end has closed too.
 fn send(target: SocketAddr, bytes: usize) {
     let mut stream = TcpStream::connect(target).unwrap();
     stream.write_all(&vec![7; bytes]).unwrap();
@@ -129,7 +129,7 @@ fn a_lossy_cable_makes_every_kind_of_retransmit() {
 
 #[live::test(module("sch_netem"))]
 fn round_trip_and_connect_times_are_those_of_the_cable() {
-    // There and back: 62 ms, above 33.5 ms, which is a bound.
+    // A round trip takes 62 ms, which is above the histogram bounds used below.
     let _cable = Cable::new("delay 31ms");
     let exporter = start(&[]);
     let delta =
@@ -161,12 +161,12 @@ fn failed_connects_have_their_reason() {
                 TcpStream::connect((RIGHT, 9)).unwrap_err();
                 TcpStream::connect((RIGHT_V6, 9)).unwrap_err();
             }
-            // Nobody has that address.
+            // No host has this address.
             TcpStream::connect("10.99.0.77:9").unwrap_err();
-            // There is no way to that one: it fails before a SYN is sent.
+            // There is no route to this address, so connect() fails before a SYN is sent.
             TcpStream::connect("192.0.2.1:9").unwrap_err();
         });
-        // Whoever connects is told of an address that nobody has before the socket is closed
+        // If no host has the address, connect() fails before the socket is closed
         // (net/ipv4/tcp_ipv4.c: tcp_v4_err).
         until(exporter.port(), "a connect to nobody fails", |metrics| {
             let failed = |reason| metrics.count("ebpf_tcp_connect_failures_total", &[("reason", reason)]);
@@ -196,7 +196,7 @@ fn aborted_connections_send_resets() {
     assert!(delta.of("ebpf_tcp_resets_total", &[("direction", "received")]) >= 13.0, "{delta:?}");
 }
 
-/// A connection from left to right; what left sends in it is lost.
+/// A connection from left to right in which all segments from left are lost.
 fn unheard(listener: &TcpListener) -> TcpStream {
     let mut stream = inside("left", || TcpStream::connect(listener.local_addr().unwrap()).unwrap());
     sh("ip -n left neigh replace 10.99.0.2 lladdr 02:00:00:00:00:09 dev cable nud permanent");
@@ -250,7 +250,7 @@ fn a_full_listen_queue_overflows() {
         std::thread::scope(|scope| {
             for _ in 0..23 {
                 scope.spawn(move || {
-                    // Those that find no room give up.
+                    // Clients that find no room give up.
                     inside("left", || TcpStream::connect_timeout(&target, Duration::from_millis(1500)).ok())
                 });
             }
@@ -260,7 +260,7 @@ fn a_full_listen_queue_overflows() {
     assert!(delta.of("ebpf_tcp_connect_failures_total", &[("reason", "aborted")]) >= 10.0, "{delta:?}");
 }
 
-/// A listener on the right with room for so many that nobody has accepted, and for one more.
+/// A listener on the right. Its accept queue has room for `backlog` connections and one more.
 fn listen(backlog: i32) -> Socket {
     inside("right", || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -270,7 +270,7 @@ fn listen(backlog: i32) -> Socket {
     })
 }
 
-/// Room comes and goes on one CPU while another is about to look for it.
+/// The queue fills and empties on one CPU while another CPU looks for room.
 #[live::test(functions)]
 fn a_listen_queue_that_fills_and_empties_all_the_time_overflows_as_the_kernel_says() {
     let _cable = Cable::new("");
@@ -285,7 +285,7 @@ fn a_listen_queue_that_fills_and_empties_all_the_time_overflows_as_the_kernel_sa
                     scope.spawn(move || {
                         inside("left", || {
                             for _ in 0..100 {
-                                // Those that find no room give up.
+                                // Clients that find no room give up.
                                 let _ = TcpStream::connect_timeout(&target, Duration::from_millis(20));
                             }
                         });
@@ -294,7 +294,7 @@ fn a_listen_queue_that_fills_and_empties_all_the_time_overflows_as_the_kernel_sa
             });
         });
     };
-    // Nothing else: where an interrupt comes while a state changes, that program is passed over.
+    // Only this counter: a state change in an interrupt is missed if it interrupts the same program.
     let (delta, [kernel]) = between(&start(&[]), || snmp(["TcpExt ListenOverflows"]), work);
     let ours = delta.of("ebpf_tcp_listen_overflows_total", &[]);
     println!("{ours} overflows, the kernel {kernel:?}");
@@ -305,7 +305,7 @@ fn a_listen_queue_that_fills_and_empties_all_the_time_overflows_as_the_kernel_sa
 fn current_connections_are_the_kernels_also_those_of_before() {
     let _cable = Cable::new("");
     let (current, here) = (|| snmp(["Tcp CurrEstab"])[0], || snmp_of_cable(["Tcp CurrEstab"])[0]);
-    // While it answers, the scrape's own connection has an end or two.
+    // During a scrape, one or both ends of its own connection also count.
     let agrees = |exporter: &Exporter| {
         let before = current();
         let ours = exporter.scrape().get("ebpf_tcp_active_connections", &[]).unwrap();
@@ -328,7 +328,7 @@ fn current_connections_are_the_kernels_also_those_of_before() {
     });
 }
 
-/// The unit's user and capabilities, with /proc mounted anew.
+/// A command with the unit's user and capabilities, and with a new mount of /proc.
 fn unprivileged(proc: &str, flags: &str) -> Command {
     let line = format!(
         "mount -t proc {proc} proc /proc; ulimit -l unlimited || :; exec setpriv --reuid=65534 --regid=65534 --clear-groups \
@@ -399,7 +399,7 @@ fn who_may_not_see_processes_does_not_say_how_many_connections_there_are() {
 #[live::test]
 fn destinations_beyond_the_limit_are_folded_and_counted() {
     let _cable = Cable::new("");
-    // Frames for them go to nobody; unsent segments are not sent again.
+    // No host receives frames for these addresses. Unsent segments are not retransmitted.
     sh("for n in $(seq 100 139); do
             ip -n left neigh add 10.99.0.$n lladdr 02:00:00:00:00:01 dev cable nud permanent
         done");

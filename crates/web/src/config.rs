@@ -9,47 +9,47 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Deserializer};
 
-/// All of it. A key that is not here is an error; one without a value is as if it were absent.
+/// The whole file. An unknown key is an error. A key without a value counts as absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// TLS; without it connections are plain.
+    /// TLS. If absent, connections are plain.
     pub tls_server_config: Option<Tls>,
-    /// What is said in HTTP.
+    /// Settings of HTTP.
     #[serde(deserialize_with = "or_default")]
     pub http_server_config: Http,
-    /// How often anybody may ask.
+    /// Limit for the rate of requests.
     #[serde(deserialize_with = "or_default")]
     pub rate_limit: RateLimit,
-    /// Users and the bcrypt hashes of their passwords; anybody may ask when there are none.
+    /// Users and the bcrypt hashes of their passwords. If empty, no password is needed.
     #[serde(deserialize_with = "texts")]
     pub basic_auth_users: BTreeMap<String, String>,
 }
 
-/// What is given, or what stands for nothing where a key has no value.
+/// The value of a key, or the default if it has none.
 fn or_default<'d, D: Deserializer<'d>, T: Deserialize<'d> + Default>(from: D) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// Texts by name, empty where a name has none.
+/// Texts by name. The text is empty if a name has no value.
 fn texts<'d, D: Deserializer<'d>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
     let texts: BTreeMap<String, Option<String>> = or_default(from)?;
     Ok(texts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect())
 }
 
-/// A text that is not empty.
+/// A text; None if it is absent or empty.
 fn some<'d, D: Deserializer<'d>, T: From<String>>(from: D) -> Result<Option<T>, D::Error> {
     let text: Option<String> = Option::deserialize(from)?;
     Ok(text.filter(|text| !text.is_empty()).map(T::from))
 }
 
-/// `rate_limit`: one request each interval, and some more after a pause; none without interval.
+/// `rate_limit`: one request per interval, and a burst after a pause. No limit without interval.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimit {
-    /// As `100ms`.
+    /// Such as `100ms`.
     pub interval: Option<String>,
-    /// Requests at once.
+    /// The most requests at once.
     #[serde(deserialize_with = "or_default")]
     pub burst: u32,
 }
@@ -58,7 +58,7 @@ impl RateLimit {
     /// Nanoseconds from one request to the next; 0 for any number of requests.
     ///
     /// # Errors
-    /// When the interval is none.
+    /// When the interval is not a duration, or `burst` is 0.
     pub fn nanoseconds(&self) -> Result<u64> {
         let interval = self.interval.as_deref().filter(|text| *text != "0");
         let Some(text) = interval else { return Ok(0) };
@@ -75,9 +75,9 @@ impl RateLimit {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Accepted and without effect: HTTP/1.1 is what is spoken.
+    /// Accepted without effect: only HTTP/1.1 is supported.
     pub http2: Option<bool>,
-    /// Headers of every answer.
+    /// Headers to add to every answer.
     #[serde(deserialize_with = "texts")]
     pub headers: BTreeMap<String, String>,
 }
@@ -98,46 +98,46 @@ pub struct Tls {
     /// See `key`.
     #[serde(deserialize_with = "some")]
     pub key_file: Option<PathBuf>,
-    /// Authorities whose clients' certificates are good, or the file that has them.
+    /// CA certificates that verify those of clients, or the file that has them.
     #[serde(deserialize_with = "some")]
     pub client_ca: Option<String>,
     /// See `client_ca`.
     #[serde(deserialize_with = "some")]
     pub client_ca_file: Option<PathBuf>,
-    /// Whether clients have to show a certificate.
+    /// Whether clients have to send a certificate.
     #[serde(deserialize_with = "or_default")]
     pub client_auth_type: ClientAuth,
     /// Names of which a client's certificate must have one.
     #[serde(deserialize_with = "or_default")]
     pub client_allowed_sans: Vec<String>,
-    /// Oldest version.
+    /// Oldest version of TLS.
     pub min_version: Option<Version>,
-    /// Newest version.
+    /// Newest version of TLS.
     pub max_version: Option<Version>,
-    /// Suites of TLS 1.2; those of 1.3 have no effect, as in Go.
+    /// Cipher suites of TLS 1.2. As in Go, those of TLS 1.3 are accepted without effect.
     #[serde(deserialize_with = "or_default")]
     pub cipher_suites: Vec<String>,
-    /// Key exchange groups, best first.
+    /// Key exchange groups, in order of preference.
     #[serde(deserialize_with = "or_default")]
     pub curve_preferences: Vec<Curve>,
-    /// Accepted and without effect, as it has none in Go's library either.
+    /// Accepted without effect, as in Go's library.
     pub prefer_server_cipher_suites: Option<bool>,
 }
 
 /// `client_auth_type`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// None is asked for.
+    /// Clients are not asked for a certificate.
     #[default]
     #[serde(alias = "")]
     NoClientCert,
-    /// One is asked for, and none looked at.
+    /// A certificate is requested and not verified. Not supported.
     RequestClientCert,
-    /// There must be one, and none is looked at.
+    /// A certificate is required and not verified. Not supported.
     RequireAnyClientCert,
-    /// One that is shown must be good.
+    /// A certificate is requested, and verified if the client sends one.
     VerifyClientCertIfGiven,
-    /// There must be one, and it must be good.
+    /// A certificate is required and verified.
     RequireAndVerifyClientCert,
 }
 
@@ -173,10 +173,10 @@ const HEADERS: [&str; 5] = [
 ];
 
 impl Config {
-    /// Reads a file; paths in it are meant from its folder.
+    /// Reads a file. Paths in it are relative to its folder.
     ///
     /// # Errors
-    /// When it cannot be read, has what it must not have, or contradicts itself.
+    /// When the file cannot be read, or its contents are invalid or contradictory.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).context("failed to read it")?;
         let mut config = Self::parse(&text)?;
@@ -219,14 +219,14 @@ impl Config {
 }
 
 impl Tls {
-    /// Whether TLS is to be spoken. Versions and suites alone do not say so.
+    /// Whether TLS is wanted. TLS versions and cipher suites alone do not enable it.
     fn is_wanted(&self) -> bool {
         let files = [&self.cert_file, &self.key_file, &self.client_ca_file];
         let texts = [&self.cert, &self.key, &self.client_ca];
         files.into_iter().any(Option::is_some)
             || texts.into_iter().any(Option::is_some)
             || self.client_auth_type != ClientAuth::NoClientCert
-            // Would admit anybody where only some are meant to be.
+            // Without TLS, every client would be admitted, not only those listed.
             || !self.client_allowed_sans.is_empty()
     }
 
@@ -291,7 +291,7 @@ mod tests {
             "tls_server_config: {}\n",
             "tls_server_config:\n  cert_file: \"\"\n  key_file: \"\"\n",
             "tls_server_config: {cert: '', key: '', client_ca: '', client_ca_file: '', client_auth_type: ''}\n",
-            // What says how to speak TLS does not say that it is to be spoken.
+            // Versions and cipher suites alone do not enable TLS.
             "tls_server_config:\n  min_version: TLS13\n  cipher_suites:\n  client_allowed_sans:\n",
             "http_server_config:\n  http2:\n  headers:\n",
             "rate_limit:\n  interval:\n  burst:\n",
@@ -305,7 +305,7 @@ mod tests {
             );
             assert_eq!(config.rate_limit.nanoseconds().expect(text), 0, "{text}");
         }
-        // Whose hash is none is refused where hashes are looked at.
+        // An empty hash is kept here. The exporter, which checks hashes, refuses it.
         let users = Config::parse("basic_auth_users:\n  alice:\n").expect("valid").basic_auth_users;
         assert_eq!(users.get("alice").map(String::as_str), Some(""));
         let text = "tls_server_config:\n  cert: ''\n  cert_file: a\n  key: PEM\n  key_file:\n  client_auth_type:\n  \

@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who is connected, and who goes when there are too many.
+//! Open connections, and which one to close when there are too many.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What part of them may be without a name before they make room for one another.
+/// If at least one in so many connections has not finished its handshake, one of these is closed.
 const STRANGERS: usize = 3;
 
-/// Whether it is known who is there, and a number: those that are closed first come first.
+/// Whether the handshake is finished, and a number that grows. Lower keys are closed first.
 type Key = (bool, u64);
 
-/// Connections that are open.
+/// Open connections.
 #[derive(Debug)]
 pub struct Connections {
     limit: usize,
     open: Mutex<BTreeMap<Key, TcpStream>>,
 }
 
-/// The place of one; it is free when this is dropped.
+/// The place of a connection. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Slot {
     connections: Arc<Connections>,
@@ -27,14 +27,14 @@ pub struct Slot {
 }
 
 impl Connections {
-    /// So many at the same time.
+    /// At most `limit` connections at the same time.
     pub fn new(limit: usize) -> Self {
         Self { limit, open: Mutex::default() }
     }
 
-    /// Lists a connection. Where there are too many, the oldest makes room: of those of whom it is
-    /// not known who they are if they are a third, or else of the others. So neither those who
-    /// say nothing keep others out, nor those who say something and no more.
+    /// Adds a connection. If there are too many, closes the oldest: of those that have not finished
+    /// their handshake if they are at least a third, else of the others. So clients cannot keep
+    /// others out, neither by not finishing the handshake nor by idling after it.
     ///
     /// # Errors
     /// When there are no descriptors left.
@@ -45,7 +45,7 @@ impl Connections {
             let from = (strangers < self.limit.div_ceil(STRANGERS), 0);
             let oldest = open.range(from..).next().map(|(key, _)| *key);
             if let Some(oldest) = oldest.and_then(|key| open.remove(&key)) {
-                // It may have ended by itself just now.
+                // It may have ended just now.
                 let _ = oldest.shutdown(Shutdown::Both);
             }
         }
@@ -60,7 +60,7 @@ impl Connections {
 }
 
 impl Slot {
-    /// It is known who is there; unless it was closed to make room.
+    /// Records that the handshake is finished, unless the connection was closed to make room.
     pub fn is_known(&mut self) {
         let mut open = self.connections.lock();
         if let Some(stream) = open.remove(&self.key) {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! TLS in front of an exporter, in a process of its own that has no privileges.
+//! TLS in front of an exporter, in a separate process without privileges.
 //!
-//! `ebpf-exporters-web FILE NAME CONNECTIONS`: FILE is what `--web.config.file` was given;
-//! standard input is the socket to listen on; NAME is the exporter's, an abstract Unix socket;
-//! there are at most so many CONNECTIONS. An exporter starts it and reads from its standard
-//! output, a line each:
+//! `ebpf-exporters-web FILE NAME CONNECTIONS`: FILE is the value of `--web.config.file`; NAME is
+//! the exporter's abstract Unix socket; CONNECTIONS is the most that may be open at once. Standard
+//! input is the listening socket. The exporter starts this program and reads lines from its
+//! standard output, with a tab before the last word of the first three:
 //!
-//! - `user NAME HASH`, `header NAME VALUE`, `limit NANOSECONDS BURST`: what the exporter asks for
-//!   and says over HTTP;
-//! - `plain`, and it is over, or `tls`: from then on connections are handed on;
+//! - `user NAME HASH`, `header NAME VALUE`, `limit NANOSECONDS BURST`: settings that the exporter
+//!   applies itself;
+//! - `plain`: TLS is not configured, and this program exits; or `tls`: it now relays connections;
 //! - `debug TEXT`, `warn TEXT`: for the exporter's log;
-//! - `error TEXT`: why it ends.
+//! - `error TEXT`: why it exits.
 
 mod config;
 mod connections;
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     match run(Path::new(&file), &exporter, &limit) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Whoever would read it may be gone.
+            // The exporter may be gone.
             let _ = say("error", &format!("{error:#}"));
             ExitCode::FAILURE
         }
@@ -58,12 +58,12 @@ fn main() -> ExitCode {
 }
 
 fn run(file: &Path, exporter: &OsStr, limit: &OsStr) -> Result<()> {
-    // An exporter that ends, however it does, takes this along: a line to nobody is an error.
+    // When the exporter ends, the kernel kills this process. If it ended before, a write to it fails.
     set_parent_process_death_signal(Some(Signal::KILL)).context("failed to set the parent death signal")?;
-    // Not even by executing something, as root could.
+    // Root would otherwise regain capabilities by executing a program.
     set_no_new_privs(true).context("failed to set no_new_privs")?;
     for set in [CapSet::Ambient, CapSet::Inheritable] {
-        // Ambient capabilities are newer than some sandboxes' filters.
+        // The system call filters of some sandboxes predate ambient capabilities.
         if let Err(error) = caps::clear(None, set) {
             say("debug", &format!("{set:?} capabilities: {error}"))?;
         }
@@ -71,7 +71,7 @@ fn run(file: &Path, exporter: &OsStr, limit: &OsStr) -> Result<()> {
     for set in [CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set).context("failed to drop capabilities")?;
     }
-    // Signals to all of a unit or a terminal are for the exporter, with which this ends.
+    // A signal to the whole unit or terminal is for the exporter. This process ends with it.
     for signal in [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
         signal_hook::flag::register(signal, Arc::default()).context("failed to ignore signals")?;
     }
@@ -102,7 +102,7 @@ fn accept(listener: &TcpListener, mut terms: Terms, exporter: &str, limit: usize
     for number in 0.. {
         let client = match listener.accept() {
             Ok((client, _)) => client,
-            // Out of descriptors or memory: passes when connections end.
+            // Out of descriptors or memory. Connections that end free some.
             Err(error) => {
                 say("warn", &format!("failed to accept a connection: {error}"))?;
                 thread::park_timeout(Duration::from_millis(100));
@@ -119,7 +119,7 @@ fn accept(listener: &TcpListener, mut terms: Terms, exporter: &str, limit: usize
     Ok(())
 }
 
-/// Hands a connection on, in a thread of its own.
+/// Relays a connection in its own thread.
 fn serve(
     connections: &Arc<Connections>,
     client: TcpStream,
@@ -132,7 +132,7 @@ fn serve(
     let exporter = exporter.to_owned();
     let work = move || {
         if let Err(error) = relay::relay(tls, &client, &names, &exporter, || slot.is_known()) {
-            // Nobody reads once the exporter is gone, and then this is over.
+            // This fails only when the exporter is gone, and then this process ends too.
             let _ = say("debug", &format!("a connection ended: {error}"));
         }
     };
@@ -140,7 +140,7 @@ fn serve(
     Ok(())
 }
 
-/// A line for the exporter.
+/// Writes a line to the exporter.
 fn say(what: &str, text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     let line = text.replace('\n', " ");

@@ -15,22 +15,24 @@ use rustls::ServerConnection;
 
 use crate::tls::is_welcome;
 
-/// Time from a connection until it is known who is there. Later on the exporter's limits hold.
+/// Time limit for the TLS handshake. After it, the exporter's own limits apply.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// Time in which a client that is sent something, or an exporter, takes some of it.
+/// Time limit without progress while data waits to be sent to the client or to the exporter.
 const STALLED: Duration = Duration::from_secs(10);
 
-/// Time after the last word in which a client may go on talking, see [`part`].
+/// How long to read and discard what the client still sends after the answer, see [`part`].
 const LINGER: Duration = Duration::from_millis(500);
 
-/// What is read from the exporter at once.
+/// The most bytes to read from the exporter at once.
 const CHUNK: usize = 16 << 10;
 
-/// Hands on what both sides say, until either ends; says when `is_known` who the client is.
+/// Does the TLS handshake, then copies data between client and exporter until either closes. Calls
+/// `is_known` when the client is authenticated.
 ///
 /// # Errors
-/// When the client does not speak TLS, is not welcome, or either side breaks off.
+/// When the handshake fails, the client's certificate has none of `names`, the exporter's socket
+/// belongs to another process, or a connection breaks or makes no progress.
 pub fn relay(
     mut tls: ServerConnection,
     client: &TcpStream,
@@ -105,7 +107,7 @@ fn shake_hands(tls: &mut ServerConnection, client: &TcpStream) -> io::Result<()>
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if let Err(error) = tls.process_new_packets() {
-                // Says why, if it gets that far.
+                // Sends the alert that says why. This may fail too.
                 let _ = tls.write_tls(&mut &*client);
                 return Err(io::Error::other(error));
             }
@@ -114,8 +116,9 @@ fn shake_hands(tls: &mut ServerConnection, client: &TcpStream) -> io::Result<()>
     Ok(())
 }
 
-/// Says the rest, and that it is the end. Closing with unread input makes the kernel reset the
-/// connection, and the client may lose the answer over it.
+/// Sends the rest of the answer and a close_notify, then reads until the client closes. If the
+/// connection were closed with unread input, the kernel would reset it, and the client could lose
+/// the end of the answer.
 fn part(mut tls: ServerConnection, client: &TcpStream) -> io::Result<()> {
     tls.send_close_notify();
     let mut deadline = Some(Instant::now() + STALLED);
@@ -135,11 +138,11 @@ fn part(mut tls: ServerConnection, client: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// From the exporter: how much, and nothing where there is none yet.
+/// Moves bytes from the exporter to the TLS session. Returns how many, or None if it has to wait.
 fn answer(tls: &mut ServerConnection, mut exporter: &UnixStream) -> io::Result<Option<usize>> {
     let mut chunk = [0; CHUNK];
     let length = match passing(exporter.read(&mut chunk)) {
-        // It did not read all that it was sent.
+        // The exporter closed its socket with unread input.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Some(0),
         other => other?,
     };
@@ -147,11 +150,11 @@ fn answer(tls: &mut ServerConnection, mut exporter: &UnixStream) -> io::Result<O
     Ok(length)
 }
 
-/// What is on its way to the exporter.
+/// Decrypted bytes that the exporter has not taken yet.
 #[derive(Default)]
 struct Request {
     bytes: Vec<u8>,
-    /// The exporter takes no more: it has answered, or is about to end.
+    /// Sending failed: the exporter has answered, or is about to end. Later bytes are discarded.
     is_over: bool,
 }
 
@@ -170,7 +173,7 @@ impl Request {
         Ok(())
     }
 
-    /// Whether some of it was taken, or none will be.
+    /// Sends bytes to the exporter. Returns whether some were sent, or all were discarded.
     fn give(&mut self, mut to: &UnixStream) -> bool {
         match passing(to.write(&self.bytes)) {
             Ok(None) => return false,
@@ -184,7 +187,7 @@ impl Request {
     }
 }
 
-/// Nothing where it would have to wait.
+/// None if the operation would block or was interrupted.
 fn passing(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(length) => Ok(Some(length)),
@@ -195,8 +198,8 @@ fn passing(result: io::Result<usize>) -> io::Result<Option<usize>> {
     }
 }
 
-/// Waits until one of them is as wanted, or broken; one of which nothing is wanted is not looked
-/// at, as what is broken would be reported again and again.
+/// Waits until a side has one of its wanted events or is broken. Sides without wanted events are
+/// not polled, because a broken one would be reported again and again.
 fn wait<const N: usize>(
     sides: [(BorrowedFd<'_>, PollFlags); N],
     deadline: Option<Instant>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From the file to what rustls takes.
+//! Turns the configuration file into a configuration of rustls.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +17,7 @@ use webpki::EndEntityCert;
 
 use crate::config::{ClientAuth, Curve, Tls, Version};
 
-/// TLS as the file has it, read again whenever a file of certificates or keys changes.
+/// TLS settings. Certificates and keys are read again whenever their files change.
 #[derive(Debug)]
 pub struct Terms {
     tls: Tls,
@@ -30,7 +30,7 @@ impl Terms {
     /// Reads all files that `tls` names.
     ///
     /// # Errors
-    /// Names the file that is missing or wrong.
+    /// When a file is missing or invalid, or a name in `client_allowed_sans` is an e-mail address.
     pub fn new(tls: Tls) -> Result<Self> {
         let names: Arc<[String]> = tls.client_allowed_sans.clone().into();
         if let Some(name) = names.iter().find(|name| name.contains('@') && !name.contains("://")) {
@@ -39,17 +39,16 @@ impl Terms {
                  e-mail addresses"
             );
         }
-        // Before reading: a change meanwhile is one more change.
+        // Before the files are read, so that a change meanwhile is noticed.
         let stamps = stamps(&tls);
         let config = Arc::new(server_config(&tls)?);
         Ok(Self { tls, names, stamps, config })
     }
 
-    /// What a connection that comes now is offered.
+    /// Reads the files again if they changed.
     ///
     /// # Errors
-    /// When files changed to something that is wrong; what was right goes on being offered, and
-    /// the next connection tries again.
+    /// When they are now invalid. The old configuration stays in use, and the next call tries again.
     pub fn renew(&mut self) -> Result<()> {
         let stamps = stamps(&self.tls);
         if stamps != self.stamps {
@@ -59,18 +58,18 @@ impl Terms {
         Ok(())
     }
 
-    /// What is offered.
+    /// The configuration for new connections.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
     }
 
-    /// Names of which a client's certificate must have one; none if any will do.
+    /// Names of which a client's certificate must have one. If empty, any name will do.
     pub fn names(&self) -> Arc<[String]> {
         Arc::clone(&self.names)
     }
 }
 
-/// Whether a client's certificate has one of these names, literally, or none is asked for.
+/// Whether a client's certificate has one of `names`, without wildcards, or `names` is empty.
 pub fn is_welcome(chain: Option<&[CertificateDer<'_>]>, names: &[String]) -> bool {
     let shown = chain.and_then(<[_]>::first).and_then(|first| EndEntityCert::try_from(first).ok());
     let has = |shown: &EndEntityCert<'_>, name: &str| {
@@ -82,7 +81,7 @@ pub fn is_welcome(chain: Option<&[CertificateDer<'_>]>, names: &[String]) -> boo
     names.is_empty() || shown.is_some_and(|shown| names.iter().any(|name| has(&shown, name)))
 }
 
-/// What a file is known by: inode, size, and times of its change.
+/// Identifies the contents of a file: inode, size, and time of the last change.
 type Stamp = (u64, u64, i64, i64);
 
 fn files(tls: &Tls) -> impl Iterator<Item = &PathBuf> {
@@ -124,7 +123,7 @@ fn server_config(tls: &Tls) -> Result<ServerConfig> {
         .with_context(|| format!("{name}: does not match the certificate {cert_name}"))
 }
 
-/// PEM and where it is from.
+/// PEM, and the name of its source.
 fn text(inline: Option<&str>, file: Option<&Path>) -> Result<(Vec<u8>, String)> {
     match file {
         Some(path) => {
@@ -155,7 +154,7 @@ fn versions(tls: &Tls) -> Vec<&'static SupportedProtocolVersion> {
 
 fn provider(tls: &Tls) -> Result<CryptoProvider> {
     let mut provider = ring::default_provider();
-    // As in Go, the suites of TLS 1.3 are not to be chosen from.
+    // As in Go, the suites of TLS 1.3 are always enabled.
     let is_old = |suite: &SupportedCipherSuite| suite.tls13().is_none();
     let name = |suite: &SupportedCipherSuite| format!("{:?}", suite.suite());
     if !tls.cipher_suites.is_empty() {

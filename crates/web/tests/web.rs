@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The program as an exporter starts it, and clients of every kind.
+//! The program, started as an exporter starts it, with clients of every kind.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::fs;
@@ -22,10 +22,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, version};
 use tempfile::TempDir;
 
-/// What the exporter answers: more than fits into any buffer on the way.
+/// Bytes of the exporter's answer: more than fits into the buffers on the way.
 const BODY: usize = 3 << 20;
 
-/// An authority.
+/// A certificate authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -93,9 +93,9 @@ impl Web {
                         request.push(byte[0]);
                     }
                     stream.write_all(&request).unwrap();
-                    // It has said what it thinks of a body, and leaves it unread.
+                    // A request with a body is answered, and its body is left unread.
                     if !request.starts_with(b"POST") {
-                        // A client may have enough.
+                        // The client may close before the end.
                         let _ = stream.write_all(&vec![b'x'; BODY]);
                     }
                 });
@@ -115,7 +115,7 @@ impl Web {
         web
     }
 
-    /// Reads until a line that begins with this.
+    /// Reads lines until one begins with `what`.
     fn hear(&mut self, what: &str) -> String {
         let mut said = String::new();
         loop {
@@ -197,7 +197,7 @@ fn what_is_asked_and_answered_comes_through_whole() {
 #[test]
 fn it_has_no_privileges_and_ends_with_its_exporter() {
     let mut web = thread::spawn(|| Web::start("")).join().unwrap();
-    // The thread that started it has ended, which the kernel takes for the exporter's end.
+    // The thread that started it has ended. For the kernel, this is the end of the parent.
     assert!(!web.child.wait().unwrap().success());
     let web = Web::start("");
     let status = fs::read_to_string(format!("/proc/{}/status", web.child.id())).unwrap();
@@ -258,7 +258,7 @@ fn who_speaks_no_tls_gets_nowhere() {
     // An alert, or a reset.
     let _ = stream.read_to_end(&mut answer);
     assert!(answer.len() < 16, "{answer:?}");
-    // Many who say nothing hold nobody up, and not for long.
+    // Many silent clients do not keep others out, and are disconnected soon.
     let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(web.address).unwrap()).collect();
     assert!(web.client().ask(REQUEST).is_ok());
     let began = Instant::now();
@@ -320,7 +320,7 @@ fn certificates_are_read_again_when_they_change() {
     web.authority.sign_into(web.folder.path(), "localhost");
     let second = shown(&web);
     assert_ne!(first, second);
-    // Half of a change is no change, and is said.
+    // If only one of two files has changed, the old ones stay in use, and the log says so.
     fs::write(web.folder.path().join("web.crt"), "").unwrap();
     assert_eq!(shown(&web), second);
     assert!(web.hear("warn ").contains("web.crt: no certificate"));

@@ -258,7 +258,7 @@ mod tests {
                 ("purged", 10.into()),
             ];
             maps.set("peers", &id, &session)?;
-            // Nobody knows it: it is not shown.
+            // Netlink does not list this peer, so it is not shown.
             maps.set("peers", &[("id", 8.into())], &session)?;
             let packets = [
                 ("sent", 100.into()),

@@ -70,7 +70,7 @@ impl Namespace {
             let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
             paths.sort();
             for path in paths {
-                // Gone again, or not to be looked at.
+                // It is gone again, or access is denied.
                 let Ok(data) = fs::metadata(&path) else { continue };
                 let inode = data.ino() as u32;
                 if seen.insert(inode) {
@@ -82,7 +82,7 @@ impl Namespace {
         Ok((all, refusals))
     }
 
-    /// One that is not there.
+    /// A namespace for tests, which does not exist.
     #[cfg(test)]
     pub fn example(inode: u32, name: &str) -> Self {
         Self { inode, name: name.to_owned(), path: None }
@@ -91,7 +91,7 @@ impl Namespace {
     /// Runs `work` in the namespace. Does not keep the namespace alive.
     ///
     /// # Errors
-    /// When it cannot be entered: that takes CAP_SYS_ADMIN; or as `work`.
+    /// When the namespace cannot be entered, which takes CAP_SYS_ADMIN, or when `work` fails.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let Some(path) = &self.path else { return work() };
         let inside = || {
@@ -100,7 +100,7 @@ impl Namespace {
                 .with_context(|| format!("failed to enter {} (it takes CAP_SYS_ADMIN)", path.display()))?;
             work()
         };
-        // Only a thread that ends afterwards can go there and need not come back.
+        // A thread that ends afterwards need not return to its old namespace.
         thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("a thread died"))?
     }
 }

@@ -60,7 +60,7 @@ const HEADER_BYTES: usize = 16;
 const GENL_HEADER_BYTES: usize = 4;
 const IFINFO_BYTES: usize = 16;
 
-/// An enum value of the kernel: `enum` of the same name without prefix.
+/// Numbers of the kernel's enumerators and macros, under their own names.
 mod number {
     pub const RTM_NEWLINK: u16 = 16;
     pub const RTM_GETLINK: u16 = 18;
@@ -140,7 +140,7 @@ impl Channel {
         loop {
             let length = self.socket.recv(&mut &mut self.buffer[..], 0).context("no answer")?;
             let over = read(&self.buffer[..length], is_dump, &mut changed, &mut each);
-            // What was received, secrets included, is gone before anything else is done.
+            // Wipe what was received, which includes secrets, before doing anything else.
             zeroize::Zeroize::zeroize(&mut self.buffer[..length]);
             if over? {
                 return Ok(changed);
@@ -197,7 +197,7 @@ fn attributes(payload: &[u8]) -> impl Iterator<Item = Result<NlaBuffer<&[u8]>>> 
     NlasIterator::new(payload).map(|item| item.context("a netlink attribute is truncated"))
 }
 
-/// A value of an attribute. An array has its elements one after the other.
+/// The value of an attribute. For an array, its elements follow one another.
 fn value<'a>(attribute: &NlaBuffer<&'a [u8]>) -> &'a [u8] {
     let whole: &'a [u8] = attribute.into_inner();
     &whole[4..4 + attribute.value_length()]
@@ -383,8 +383,8 @@ mod tests {
         nested(0, &[(1, 2u16.to_ne_bytes().to_vec()), address, (number::WGALLOWEDIP_A_CIDR_MASK, vec![24])])
     }
 
-    /// A message with these peers, as it comes after the two headers; with keys that are
-    /// secret before and between.
+    /// The payload of a message with these peers, after its two headers. It has secret keys before the
+    /// peers and between them.
     fn message(peers: &[(u16, Vec<u8>)]) -> Vec<u8> {
         let peers = nested(number::WGDEVICE_A_PEERS, peers);
         nested(0, &[(3, vec![0xee; 32]), peers]).1

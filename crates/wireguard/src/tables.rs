@@ -9,8 +9,8 @@ use crate::difference::Difference;
 /// Function, programs, and the counters that they feed, for each handshake or batch of packets.
 pub type Row = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// Counters of interfaces and their peers. Without these probes a moved interface would be shown at
-/// its old place, and the numbers of a removed one would go to its successor.
+/// Counters of interfaces and their peers. Without the probes that identify them, a moved interface
+/// would be shown at its old place, and the numbers of a removed one would go to its successor.
 const WHOSE: &[&str] = &["peers", "packets", "devices", "traffic"];
 
 #[rustfmt::skip]

@@ -45,7 +45,7 @@ pub struct View {
     spaces: Vec<(Namespace, Vec<Device>)>,
     /// Namespaces, and directories of them, that could not be read and were logged.
     closed: BTreeSet<String>,
-    /// The current number of these.
+    /// How many there are now.
     left_out: usize,
     /// Inode numbers of all namespaces found, and whether the log says that they are too many.
     found: BTreeSet<u32>,
@@ -64,7 +64,7 @@ enum Found<'v> {
     At(&'v Namespace, &'v Device),
     /// In a namespace where netlink cannot be queried.
     Unasked(&'v Place),
-    /// Unknown until it is opened again: it was moved, or is too new.
+    /// Unknown until it comes up again, because it was moved; or newer than netlink's answer.
     Waits,
     /// It is gone.
     Gone,
@@ -89,7 +89,7 @@ fn labels(space: &str, interface: &str) -> Labels {
 }
 
 impl View {
-    /// Nothing seen yet.
+    /// An empty view: nothing is read yet.
     pub fn new(names: Names, full_keys: bool, everywhere: bool, unproven: bool) -> Self {
         Self { names, full_keys, everywhere, unproven, ..Self::default() }
     }
@@ -440,7 +440,7 @@ pub mod tests {
 
     use super::*;
 
-    /// One peer in this namespace, and one in another; with eBPF the age of their sessions.
+    /// A view of one peer in this namespace and one in another. With eBPF, it has session ages.
     pub fn example(with_ebpf: bool) -> View {
         let allowed = |last: u8| (IpAddr::from(Ipv4Addr::new(10, 98, 0, last)), 32);
         let known = Peer {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A tunnel between two namespaces: what is sent, lost and forged, compared with
-//! `wg show` and the interfaces' counters; its unit.
+//! A tunnel between two namespaces: sent, lost and forged packets, compared with
+//! `wg show` and the interfaces' counters; and the unit.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 #[path = "live/below_interfaces.rs"]
@@ -33,26 +33,26 @@ fn start(detail: &str) -> Exporter {
     Exporter::start("wireguard", &["--wireguard.detail", detail])
 }
 
-/// Waits until nothing is on its way any more, by the interfaces' counters. Not by asking the
-/// exporter: while maps are read the kernel runs no kprobe's program on that CPU.
+/// Waits until no packet is in flight, by the interfaces' counters. A scrape would not do: while
+/// maps are read, the kernel runs no kprobe program on that CPU.
 fn settle() {
     let packets = |ns| statistic(ns, "rx_packets") + statistic(ns, "tx_packets");
     quiet(Duration::from_millis(300), || packets("left") + packets("right"));
 }
 
-/// Waits until a number stays the same for so long.
+/// Waits until a number stays the same for `time`.
 fn quiet(time: Duration, number: impl Fn() -> f64) {
     let mut now = number();
     wait_until("nothing is on its way", Duration::from_secs(120), || {
-        std::thread::sleep(time); // No event tells that nothing happens.
+        std::thread::sleep(time); // There is no event for "nothing happens".
         let before = now;
         now = number();
         before == now
     });
 }
 
-/// What `work` does to a peer in a namespace, by its own counters and by the interface's:
-/// bytes, packets and errors, received and sent. There is no other peer that talks.
+/// Compares the counters of a peer during `work` with those of its interface: bytes, packets
+/// and errors, received and sent. No other peer of the interface may be active.
 #[track_caller]
 fn compared(exporter: &Exporter, namespace: &str, peer: &str, work: impl FnOnce()) -> Delta {
     let interface = ["rx_packets", "tx_packets", "rx_errors", "tx_errors", "tx_dropped"];
@@ -73,10 +73,10 @@ fn compared(exporter: &Exporter, namespace: &str, peer: &str, work: impl FnOnce(
     };
     same("bytes received", of(BYTES, &[("peer", peer), ("direction", "rx")]), &ranges[0]);
     same("bytes sent", of(BYTES, &[("peer", peer), ("direction", "tx")]), &ranges[1]);
-    // What has a source that is not allowed is no packet of the interface's.
+    // The interface does not count packets whose source address is not allowed.
     let received = of(PACKETS, &[("direction", "rx")]) - drops("rx", "source_not_allowed");
     same("packets received", received, &ranges[2]);
-    // Cookies are sent to no peer in particular.
+    // Cookie messages do not belong to a peer, but the interface counts them.
     let sent = of(PACKETS, &[("direction", "tx")]) + of(FAILURES, &[("reason", "cookie_required")]);
     same("packets sent", sent, &ranges[3]);
     same(
@@ -100,7 +100,7 @@ fn traffic_and_handshakes_are_those_of_wg_show() {
     let (left, right) = ([("netns", "left")], [("netns", "right")]);
     let text = exporter.scrape();
     assert_eq!(text.count(BYTES, &left), 0.0);
-    // Known by netlink, and nothing happened yet; a table of offsets has to prove itself first.
+    // Netlink lists the peer, and nothing happened yet: 0. With a layout table: absent until verified.
     let proven = std::path::Path::new("/sys/kernel/btf/wireguard").exists();
     let attempts = text.get(ATTEMPTS, &[("netns", "left"), ("peer", &label("b.pub"))]);
     assert_eq!(attempts, proven.then_some(0.0));
@@ -130,7 +130,7 @@ fn traffic_and_handshakes_are_those_of_wg_show() {
     assert_eq!(delta.of("ebpf_wireguard_decrypt_done_total", &right), 50.0 + keepalives("right"));
     let entered = delta.of("ebpf_wireguard_rx_enter_total", &right);
     assert_eq!(entered, delta.of(PACKETS, &[("netns", "right"), ("direction", "rx")]));
-    // The other way round, and the ages, against the dump.
+    // Now the other direction, and the ages, compared with wg show.
     let delta = compared(&exporter, "right", &label("a.pub"), || {
         tunnel.exchange("left", "right", "10.98.0.2", 5);
         settle();
@@ -178,7 +178,7 @@ fn a_start_amid_traffic_makes_up_no_losses() {
     settle();
     let text = exporter.scrape();
     assert!(text.count("ebpf_wireguard_rx_enter_total", &[("netns", "right")]) > 0.0, "{text:?}");
-    // One packet was under way as counting began.
+    // One packet may have been in flight when counting began.
     let lost = text.count(DROPS, &[("netns", "right")]);
     assert!(lost <= 1.0, "{lost} lost");
 }
@@ -226,7 +226,7 @@ fn what_is_forged_is_told_apart() {
         let delta = Delta(before.clone(), exporter.scrape());
         println!("{what}: {} of {count}", delta.of(metric, &labels));
         assert_eq!(delta.of(metric, &labels), count, "{what}");
-        // And under no other reason.
+        // It is counted under no other reason.
         assert_eq!(delta.of(DROPS, &right) + delta.of(FAILURES, &right), count, "{what}: {delta:?}");
         assert_eq!(delta.of("ebpf_wireguard_rx_enter_total", &right), count, "{what}");
         delta.assert_nothing_lost();
@@ -255,7 +255,7 @@ fn what_is_forged_is_told_apart() {
     });
     injected("flipped", DROPS, "undecryptable", flipped.collect());
     injected("an old initiation", FAILURES, "bad_initiation", vec![initiation.clone(); 5]);
-    // Nothing of this is the peer's, and the interface counts none of it.
+    // No forged message counts for the peer, and the interface counts none of them.
     let delta = compared(&exporter, "right", &label("a.pub"), || {
         tunnel.exchange("left", "right", "10.98.0.2", 3);
         settle();
@@ -274,17 +274,17 @@ fn what_is_forged_is_told_apart() {
         let before = sent()[0];
         inject(&vec![initiation; flood as usize]);
         wait_until("the first cookie", Duration::from_secs(60), || sent()[0] > before);
-        // It is under load for a second after the last one that waited.
+        // The responder stays under load for a second after its queue was last long.
         quiet(Duration::from_millis(1500), || sent()[0]);
     });
     let grown: Vec<f64> =
         refused(&delta.1).iter().zip(refused(&delta.0)).map(|(after, before)| after - before).collect();
     println!("of {flood} initiations: cookies, bad, rate-limited, bad MAC: {grown:?}");
     assert!(grown[0] > 0.0, "{grown:?}");
-    // And what it sent to its peer meanwhile, such as a keepalive.
+    // Add messages to the peer, such as a keepalive.
     let cookies = grown[0] + delta.of(PACKETS, &[right[0], ("direction", "tx")]);
     assert!(ranges[0].contains(&cookies), "{cookies}, the interface {ranges:?}");
-    // The rest found the queue full (4096), or is for a session.
+    // The rest found the queue full (4096 messages), or was accepted for a session.
     assert!(grown.iter().sum::<f64>() <= flood && grown.iter().sum::<f64>() > 0.5 * flood, "{grown:?}");
 }
 
@@ -303,7 +303,7 @@ fn handshakes_that_find_the_queue_full_are_told_apart() {
     };
     let before = exporter.scrape();
     assert_eq!(full(&before), 0.0);
-    // 4096 have room, as long as the other CPU does not handle them faster than they come.
+    // The queue has room for 4096 messages. It fills only if they arrive faster than they are handled.
     wait_until("the queue is full", Duration::from_secs(300), || {
         std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(|| inject(&flood))).map(|_| ()));
         quiet(Duration::from_millis(1500), || statistic("right", "tx_packets"));
@@ -338,7 +338,7 @@ fn what_goes_nowhere_is_told_apart() {
     assert_eq!(of(&[], "no_peer"), 3.0);
     assert_eq!(of(&[("peer", &label("c.pub"))], "no_endpoint"), 4.0);
     assert_eq!(of(&[("peer", &label("b.pub"))], "no_endpoint"), 0.0);
-    // From an address that the peer may not have.
+    // Packets from a source address that is not allowed for the peer.
     let delta = compared(&exporter, "right", &label("a.pub"), || {
         sh("ip -n left addr add 10.98.77.1/32 dev wg0");
         live::net::inside("left", || {
@@ -360,11 +360,11 @@ fn a_peer_that_is_gone_is_tried_until_it_is_given_up() {
     let peer = label("b.pub");
     let labels = [("netns", "left"), ("peer", peer.as_str())];
     let delta = compared(&exporter, "left", &peer, || {
-        // 128 wait for a handshake, and the one that asks for room: the oldest are lost.
+        // 128 packets can wait for a handshake, plus the newest. Older ones are dropped.
         assert_eq!(tunnel.send("left", "10.98.0.2", 300), 300);
         let overflow = [labels[0], labels[1], ("reason", "staged_overflow")];
         assert_eq!(exporter.scrape().count(DROPS, &overflow), 171.0);
-        // What waited is thrown away then. Not by asking the exporter: see `settle`.
+        // Then the waiting packets are dropped. No scrapes here: see `settle`.
         wait_until("it is given up", Duration::from_secs(180), || statistic("left", "tx_dropped") >= 300.0);
         settle();
     });
@@ -374,7 +374,7 @@ fn a_peer_that_is_gone_is_tried_until_it_is_given_up() {
     assert_eq!((failed("no_answer"), failed("gave_up")), (19.0, 1.0));
     assert_eq!(delta.of(DROPS, &[labels[0], labels[1], ("reason", "purged")]), 129.0);
     assert_eq!(delta.of(SUCCESS, &labels), 0.0);
-    // And back.
+    // Bring the peer back.
     let delta = compared(&exporter, "left", &peer, || {
         sh("ip -n right link set wg0 up");
         tunnel.exchange("left", "right", "10.98.0.2", 3);
@@ -394,7 +394,7 @@ fn loss_roaming_and_a_hundred_peers() {
         wait_until("the new port is known", Duration::from_secs(60), || {
             tunnel.send("left", "10.98.0.2", 5);
             let left = &peers("right")[0];
-            // Only once there is a session does a move count as one.
+            // A change of the endpoint counts only if there is a session.
             left.handshake > 0.0 && left.endpoint == format!("10.99.0.1:{port}")
         });
     };
@@ -404,7 +404,7 @@ fn loss_roaming_and_a_hundred_peers() {
     wait_until("the change is seen", Duration::from_secs(30), || changes() == before + 1.0);
     delivered(51820);
     wait_until("and the next", Duration::from_secs(30), || changes() == before + 2.0);
-    // Nothing of what takes a probe for each packet.
+    // Metrics that need a probe for each packet are absent.
     let text = exporter.scrape();
     assert!(text.labels(PACKETS).is_empty() && text.labels("ebpf_wireguard_rx_enter_total").is_empty());
 
@@ -428,7 +428,7 @@ fn loss_roaming_and_a_hundred_peers() {
     });
     assert_eq!(text.labels("ebpf_wireguard_peer_info").len(), 103);
     Delta(before, text.clone()).assert_nothing_down();
-    // One goes, and comes back as if it were new; the others count on.
+    // A peer that is removed and added again is a new one. The others continue.
     let public = key("many.7");
     sh(&format!("ip netns exec left wg set wg0 peer {public} remove"));
     let gone = exporter.scrape();
@@ -438,7 +438,7 @@ fn loss_roaming_and_a_hundred_peers() {
     let back = exporter.scrape();
     assert_eq!(back.get(ATTEMPTS, &[("netns", "left"), ("peer", &label("many.7"))]), Some(0.0));
     assert!(attempts(&back, 8) >= attempts(&text, 8));
-    // With room for few, the others are not shown as if nothing happened to them.
+    // If there is room for few peers, the others have no series, because 0 would be wrong.
     let small = Exporter::start("wireguard", &["--max-series", "16"]);
     wait_until("some find no room", Duration::from_secs(60), || {
         small.scrape().count(ATTEMPTS, &[("peer", "other")]) > 0.0
@@ -463,7 +463,7 @@ fn netlink_alone_needs_no_program_and_probes_can_be_let_go() {
     drop(exporter);
 
     let exporter = start("session");
-    // Several where tasks are preempted inside of it.
+    // Several copies if the kernel preempts tasks in programs.
     assert_ne!(ours(), 0);
     tunnel.exchange("left", "right", "10.98.0.2", 1);
     assert!(!exporter.scrape().labels(ATTEMPTS).is_empty());
@@ -474,7 +474,7 @@ fn netlink_alone_needs_no_program_and_probes_can_be_let_go() {
     assert_eq!(text.get("ebpf_exporter_mode", &[("mode", "fallback")]), Some(1.0));
     assert!(text.get(BYTES, &[("netns", "right"), ("direction", "rx")]).is_some());
     drop(tunnel);
-    // Nothing holds the module any more; what held it is given back a moment later.
+    // Nothing uses the module any more, but the last reference may be dropped a moment later.
     wait_until("the module can be unloaded", Duration::from_secs(60), || {
         Command::new("modprobe").args(["-r", "wireguard"]).status().unwrap().success()
     });
@@ -490,7 +490,7 @@ fn the_unit_comes_and_goes_with_the_module() {
     assert_eq!(unit_state(unit), "inactive");
     let tunnel = Tunnel::new("");
     unit_becomes(unit, "active");
-    // What Prometheus sees of namespaces that were made after the unit, with its privileges.
+    // The unit, with its privileges, sees namespaces that were created after it started.
     tunnel.exchange("left", "right", "10.98.0.2", 3);
     until(9115, "it counts", |text| text.count(SUCCESS, &[("netns", "right")]) >= 1.0);
     let pid = sh("systemctl show -P MainPID ebpf-wireguard-exporter");
@@ -504,7 +504,7 @@ fn the_unit_comes_and_goes_with_the_module() {
     assert_eq!(capabilities & !(1 << 12 | 1 << 21 | 1 << 39), 0, "{status}");
     let memory: u64 = field("VmRSS:").parse().unwrap();
     assert!(memory <= 4096, "{memory} kB resident");
-    // A folder that is root's alone, as Docker's is, is complained of, unless the unit may.
+    // A folder that only root may read, as Docker's, is reported, unless the unit may read it.
     let left_out = |text: &Exposition| text.get("ebpf_wireguard_namespaces_left_out", &[]);
     let here = |text: &Exposition| {
         text.get("ebpf_wireguard_peer_info", &[("netns", "right")]).is_some() && left_out(text) == Some(0.0)

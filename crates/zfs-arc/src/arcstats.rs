@@ -40,7 +40,7 @@ pub const LOOKUPS: Family = (
 pub const EVICTED_BYTES: Family =
     ("ebpf_zfs_arc_evicted_bytes_total", "Uncompressed bytes of blocks evicted from the ARC to make room.");
 
-/// Metric, value of arcstats, help.
+/// Name of a metric, name of the value in arcstats, help.
 const GAUGES: &[(&str, &str, &str)] = &[
     ("ebpf_zfs_arc_size_bytes", "size", "Current size of the ARC (size of arcstats)."),
     ("ebpf_zfs_arc_target_bytes", "c", "Target size of the ARC (c of arcstats)."),
@@ -58,7 +58,7 @@ fn number(arcstats: &Arcstats, name: &str) -> Option<u64> {
     arcstats.get(name)?.parse().ok()
 }
 
-/// Counters that mean the same as those of the programs, since the module was loaded.
+/// Adds the counters that the programs also have, counted since the module was loaded.
 pub fn counters(arcstats: &Arcstats, families: &mut Families) {
     let mut counter = |(name, help): Family, labels, value| {
         families.counter(name, help, labels, Value::Integer(value));
@@ -71,7 +71,7 @@ pub fn counters(arcstats: &Arcstats, families: &mut Families) {
     let mut prefetched = 0;
     for class in ["demand", "prefetch"] {
         for content in ["data", "metadata"] {
-            // iohits: from 2.2 on.
+            // ZFS has iohits from 2.2 on.
             for (result, name) in [("hit", "hits"), ("iohit", "iohits"), ("miss", "misses")] {
                 let Some(value) = number(arcstats, &format!("{class}_{content}_{name}")) else { continue };
                 prefetched += if class == "prefetch" { value } else { 0 };

@@ -22,13 +22,13 @@ use zfs::{Flags, Zfs, kstat};
 
 common::skeleton!();
 
-/// A field of arcstats in versions that classify hits in arc_access.
+/// A value of arcstats that exists if ZFS classifies hits in arc_access (2.2 and later).
 const SINCE_2_2: &str = "iohits";
 
 /// In the order of `enum zfs_arc_result`.
 const RESULTS: &[&str] = &["hit", "iohit", "miss"];
 
-/// A word for each place in the map `lookups`: result, then demand or prefetch, then content.
+/// Label values for each index of the map `lookups`: result, class and content.
 const RESULT: &[&str] =
     &["hit", "hit", "hit", "hit", "iohit", "iohit", "iohit", "iohit", "miss", "miss", "miss", "miss"];
 const CLASS: &[&str] = &[

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files read in known ways in a guest, compared with arcstats, number by number.
+//! Files read in known ways in a guest. Every number is compared with arcstats.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::ops::RangeInclusive;
@@ -11,7 +11,7 @@ use live::truth::{agrees, between};
 use live::zpool::{DISKS, Pool, kstat};
 use live::{sh, wait_until};
 
-/// Values of arcstats that are compared, and the labels of the look-ups that are the same.
+/// Values of arcstats, and the labels of the look-ups that they must equal.
 const SPLIT: [(&str, [&str; 3]); 12] = [
     ("demand_data_hits", ["hit", "demand", "data"]),
     ("demand_metadata_hits", ["hit", "demand", "metadata"]),
@@ -27,7 +27,7 @@ const SPLIT: [(&str, [&str; 3]); 12] = [
     ("prefetch_metadata_misses", ["miss", "prefetch", "metadata"]),
 ];
 
-/// Longer than all look-ups of a test take together.
+/// Longer than all look-ups of a test together.
 const STALE: Duration = Duration::from_secs(10);
 
 const PARAMETERS: &str = "/sys/module/zfs/parameters";
@@ -37,7 +37,7 @@ fn start() -> &'static Exporter {
     Exporter::shared("zfs-arc")
 }
 
-/// What `work` makes of every number, compared with arcstats.
+/// The changes during `work`, each compared with arcstats.
 #[track_caller]
 fn compared(what: &str, work: impl FnOnce()) -> Delta {
     let exporter = start();
@@ -119,8 +119,8 @@ fn blocks_in_their_pointers_are_no_look_ups_and_spoil_no_latency() {
         for n in 1..=100 {
             assert_eq!(std::fs::read(format!("/tank/little/{n}")).unwrap().len(), 4000);
         }
-        // What is in use is found without arc_read, whenever this task called that before.
-        std::thread::sleep(STALE); // A time that would be taken for the latency.
+        // Blocks in use are found without arc_read. An earlier arc_read must not be their start.
+        std::thread::sleep(STALE); // Would be counted as the latency.
         assert_eq!(std::fs::read("/tank/file").unwrap(), first);
     });
     delta.assert_nothing_lost();
@@ -128,7 +128,7 @@ fn blocks_in_their_pointers_are_no_look_ups_and_spoil_no_latency() {
     assert!(hits < STALE.as_secs_f64(), "hits took {hits} s");
 }
 
-/// An ARC of 128 MiB, until this is dropped.
+/// Limits the ARC to 128 MiB until this is dropped.
 struct SmallCache(String);
 
 impl SmallCache {
@@ -169,7 +169,7 @@ fn a_cache_device_has_hits_of_its_own() {
     wait_until("it is written to the cache device", Duration::from_secs(60), || {
         kstat("arcstats", "l2_asize") > 45e6
     });
-    // More than the ARC holds, so that the file is on the device only.
+    // More than fits into the ARC, so that the file is no longer in it.
     sh("dd if=/dev/urandom of=/tank/other bs=128k count=1600 status=none; zpool sync tank");
     let delta = compared("l2arc", || drop(sh("cat /tank/file > /dev/null")));
     assert!(delta.of("ebpf_zfs_l2arc_hits_total", &[]) > 100.0, "{delta:?}");

@@ -35,7 +35,7 @@ const OPS_HELP: &str = "Read and write requests to a dataset (file system or vol
 const BYTES: &str = "ebpf_zfs_dmu_bytes_total";
 const BYTES_HELP: &str = "Bytes read and written by the requests that ebpf_zfs_dmu_ops_total counts.";
 
-/// A dataset's pool and its id there.
+/// The pool of a dataset, and the dataset's id in the pool.
 type Dataset = (String, u64);
 
 #[derive(Default)]
@@ -131,7 +131,7 @@ impl Exporter for ZfsDmu {
         Ok(Some(Box::new(|families| {
             for pool in kstat::pools()? {
                 for id in kstat::datasets(&pool)? {
-                    // It may be gone meanwhile.
+                    // It may have been unmounted meanwhile.
                     if let Some(numbers) = kstat::named(&format!("{pool}/objset-{id:#x}"))? {
                         counted((&pool, id), &numbers, families);
                     }
@@ -146,7 +146,7 @@ impl Exporter for ZfsDmu {
     }
 }
 
-/// The kstat of a dataset, since it was mounted.
+/// Adds the counters of a dataset's kstat, counted since it was mounted.
 fn counted((pool, id): (&str, u64), numbers: &BTreeMap<String, String>, families: &mut Families) {
     let Some(name) = numbers.get("dataset_name") else { return };
     for (family, help, operation, key) in [

@@ -18,7 +18,7 @@ fn start(flags: &[&str]) -> Exporter {
     Exporter::start("zfs-dmu", flags)
 }
 
-/// What `work` does to `dataset`: reads, bytes read, writes, bytes written; the same as in
+/// Reads, bytes read, writes and bytes written of `dataset` during `work`, which must equal
 /// its kstat.
 #[track_caller]
 fn compared(exporter: &Exporter, dataset: &str, work: impl FnOnce()) -> [f64; 4] {
@@ -60,7 +60,7 @@ fn every_way_to_read_and_write_is_that_of_the_kstat() {
         compared(&exporter, dataset, || {
             sh(&format!("dd if=/dev/zero of={file} bs=1M count=3 conv=notrunc status=none"));
         });
-        // By mapping it; ZFS 2.0 does not count that itself.
+        // Reads of a mapping, which ZFS 2.0 does not count.
         compared(&exporter, dataset, || {
             let mapping = live::work::Mapping::of_file(std::path::Path::new(&file), 64);
             mapping.read_all();
@@ -81,7 +81,7 @@ fn every_way_to_read_and_write_is_that_of_the_kstat() {
                 dd if=/tank/a/direct of=/dev/null bs=128k iflag=direct status=none");
         });
     }
-    // A clone moves no data, where there are clones; send and receive are not the dataset's own.
+    // A block clone moves no data. Send and receive are not requests to the dataset.
     compared(&exporter, "tank/a", || {
         sh("zpool sync tank; cp --reflink=auto /tank/a/file /tank/a/clone; zfs snapshot tank/a@one
             zfs send tank/a@one | zfs receive tank/copy; zpool sync tank");
@@ -104,7 +104,7 @@ fn a_volume_is_a_dataset_too() {
     let [reads, read, ..] = compared(&exporter, "tank/volume", || {
         sh("dd if=/dev/zvol/tank/volume of=/dev/null bs=64k count=17 iflag=direct status=none");
     });
-    // udev reads it too, after what was written.
+    // udev reads the volume too, after it was written.
     assert!(reads >= 17.0 && read >= 17.0 * 65_536.0, "{reads} of {read} bytes");
     drop(pool);
 }
@@ -147,7 +147,7 @@ fn datasets_of_a_pool_with_a_long_name_are_counted() {
     let pool = Pool::create(&name, DISKS[0]);
     sh(&format!("dd if=/dev/zero of=/{name}/file bs=128k count=7 status=none"));
     let text = exporter.scrape();
-    // As much of the pool's name as there is room for.
+    // The pool's name is truncated to the size of the key.
     let labels = [("pool", &name[..63]), ("dataset", &name), ("operation", "write")];
     assert_eq!(text.get(OPS, &labels), Some(7.0), "{text:?}");
     drop(pool);

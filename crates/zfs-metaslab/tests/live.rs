@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A pool that is filled in a guest until there is no space, compared with zpool list and
-//! with what was written.
+//! A pool in a guest that is filled until it has no space, compared with zpool list and with
+//! the bytes written.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use live::exporter::Exporter;
@@ -35,7 +35,7 @@ fn blocks_written_are_blocks_allocated() {
     let (blocks, bytes) =
         (delta.of(SUCCESS, &NORMAL), delta.of("ebpf_zfs_metaslab_alloc_bytes_total", &NORMAL));
     println!("{blocks} blocks of {bytes} bytes");
-    // And ZFS's own, which is little.
+    // Plus a few blocks of ZFS's own.
     assert!((211.0..211.0 + 150.0).contains(&blocks), "{blocks}");
     let data = 211.0 * 131_072.0;
     assert!((data..data + 4e6).contains(&bytes), "{bytes}");
@@ -49,7 +49,7 @@ fn a_pool_is_as_full_as_zpool_list_says() {
     sh("echo 600 > /sys/module/zfs/parameters/zfs_txg_timeout");
     let exporter = Exporter::start("zfs-metaslab", &[]);
     sh("dd if=/dev/urandom of=/tank/file bs=1M count=100 status=none");
-    // What is freed of one group can be used two later.
+    // Space that one transaction group frees can be allocated two groups later.
     for _ in 0..4 {
         pool.sync();
     }
@@ -68,7 +68,7 @@ fn a_pool_is_as_full_as_zpool_list_says() {
 fn bytes_of_the_intent_log_are_those_given() {
     const ALLOCATED: &str = "zil_itx_metaslab_slog_alloc";
     let pool = Pool::create("tank", &format!("{} log {}", DISKS[0], DISKS[1]));
-    // Only at the end of a block that is full do both agree.
+    // The two numbers agree only when a block of the log is full.
     let mut theirs = 0.0;
     let delta = measured(|| {
         let before = kstat("zil", ALLOCATED);
@@ -81,9 +81,9 @@ fn bytes_of_the_intent_log_are_those_given() {
     let blocks = delta.of(SUCCESS, &[("pool", "tank"), ("class", "log")]);
     println!("{blocks} blocks of {ours} bytes, ZFS {theirs}");
     assert!(blocks >= 20.0);
-    // Before 2.2 ZFS does not say.
+    // ZFS before 2.2 does not have this number.
     if theirs > 0.0 {
-        // The last block is counted by ZFS when it is written: 128 KiB at most.
+        // ZFS counts the last block, of at most 128 KiB, only when it is written.
         assert!(ours >= theirs && ours - theirs <= 131_072.0, "{ours} bytes, ZFS {theirs}");
     }
     drop(pool);
@@ -103,8 +103,8 @@ fn the_logs_classes_miss_without_harm() {
 fn blocks_for_which_there_is_no_space_in_a_piece_are_failures() {
     let pool = Pool::create("tank", DISKS[0]);
     let parameters = "cd /sys/module/zfs/parameters";
-    // As in a pool so fragmented that no block of 16 KiB fits: for all of them where the share
-    // can be set, else for 3 of 100 (metaslab_alloc_dva in 2.0 and 2.1).
+    // As if the pool were so fragmented that no block of 16 KiB fits: for all blocks if the share can
+    // be set, else for 3 of 100 (metaslab_alloc_dva in 2.0 and 2.1).
     let limit = sh(&format!("{parameters}; cat metaslab_force_ganging"));
     let share = sh(&format!("{parameters}; cat metaslab_force_ganging_pct 2> /dev/null || :"));
     let blocks = if share.is_empty() { 1500.0 } else { 101.0 };
@@ -127,7 +127,7 @@ fn blocks_for_which_there_is_no_space_in_a_piece_are_failures() {
     let gangs = gangs() - before;
     println!("{failed} failures, {} successes, {gangs} gangs", delta.of(SUCCESS, &NORMAL));
     if share.is_empty() {
-        // 45 of them, give or take six times what chance does.
+        // The expected number is 45, with a tolerance of six standard deviations.
         assert!((5.0..90.0).contains(&failed), "{failed} failures");
     } else {
         assert!(failed >= blocks && failed == gangs, "{failed} failures, {gangs} gangs");

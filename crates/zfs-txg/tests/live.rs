@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Transaction groups in a guest, compared with the rows of the txgs kstat; and a module
-//! that comes and goes.
+//! that is loaded and unloaded.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ fn start(flags: &[&str]) -> Exporter {
     Exporter::start("zfs-txg", flags)
 }
 
-/// Groups on disk, by number: nanoseconds open, quiescing, waiting and syncing.
+/// Synced groups, by number: nanoseconds open, quiescing, waiting and syncing.
 fn groups(pool: &str) -> BTreeMap<u64, [f64; 4]> {
     let text = fs::read_to_string(format!("/proc/spl/kstat/zfs/{pool}/txgs")).unwrap();
     let rows = text.lines().skip(2).map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -31,8 +31,8 @@ fn groups(pool: &str) -> BTreeMap<u64, [f64; 4]> {
     .collect()
 }
 
-/// Syncs groups in two pools: each is counted, with its phases. What of their times does not
-/// agree with the kstat's.
+/// Syncs groups in two pools. Each group and its phases must be counted. Returns the times that
+/// do not agree with the kstat.
 fn sync_groups(exporter: &Exporter, pools: &[Pool; 2]) -> Vec<String> {
     let first = pools.each_ref().map(|pool| groups(&pool.name));
     let before = exporter.scrape();
@@ -67,8 +67,8 @@ fn sync_groups(exporter: &Exporter, pools: &[Pool; 2]) -> Vec<String> {
                 apart.push(format!("{name} {phase}: {ours} s, kstat {theirs} s"));
             }
         }
-        // ZFS asks the vdevs for their statistics before it takes the time at which a group
-        // begins to sync, and the one at which it is synced before it tells anybody.
+        // ZFS reads the vdev statistics before it takes the time at which a group begins to
+        // sync. It takes the time at which the group is synced before the probe point.
         assert!(differences[2] < 1e-3 && differences[3] > -1e-3, "{name}: {differences:?}");
         let last = groups(name).into_values().last().unwrap()[3] / 1000.0;
         let ours = delta.1.get("ebpf_zfs_txg_last_sync_microseconds", &labels).unwrap();
@@ -87,8 +87,8 @@ fn every_group_is_counted_with_its_phases() {
     for pool in &pools {
         pool.sync();
     }
-    // The two clocks are read at different moments: an emulated processor that others use too
-    // may stand still between them, but not in each of several runs.
+    // ZFS and the exporter read the clock at different moments. An emulated processor may pause
+    // between them, but not in each of several runs.
     let apart: Vec<_> =
         (0..4).map(|_| sync_groups(&exporter, &pools)).take_while(|apart| !apart.is_empty()).collect();
     assert!(apart.len() < 4, "{apart:#?}");
@@ -115,7 +115,7 @@ fn the_write_throttle_is_seen_with_the_dirty_data() {
     let delays = delta.of("ebpf_zfs_dmu_tx_delays_total", &labels);
     let seconds = delta.of("ebpf_zfs_dmu_tx_delay_seconds_total", &labels);
     println!("{delays} delays of {seconds} s, kstat at most {upper:?}");
-    // The kernel's number also counts calls that turn out not to wait.
+    // The kernel also counts calls that do not wait in the end.
     assert!(delays >= 1.0 && delays <= *upper.end() && seconds > 0.0, "{delays}, {upper:?}");
     sh("dd if=/dev/zero of=/tank/more bs=1M count=8 status=none");
     pool.sync();
@@ -160,7 +160,7 @@ fn a_layout_that_does_not_fit_makes_no_numbers() {
     fs::write(wrong, format!("version {version}\ndmu_tx.tx_pool 8\ndsl_pool.dp_dirty_total 0\n")).unwrap();
     let check = sh(&format!("ebpf-zfs-txg-exporter --check --zfs.layout {wrong}"));
     assert!(check.lines().all(|line| line.contains(": ok")), "{check}");
-    // At 0 there is a pointer.
+    // In the wrong layout the offset is 0, where a pointer is.
     let exporter = start(&["--zfs.layout", wrong]);
     let pool = Pool::create("tank", DISKS[0]);
     pool.sync();
@@ -180,7 +180,7 @@ fn a_layout_that_does_not_fit_makes_no_numbers() {
     assert!(said.contains("its layout is not known (known: 1.0)"), "{said}");
 }
 
-/// Waits for the answer that has or has not got a series.
+/// A condition: whether the answer has a series.
 #[track_caller]
 fn has(name: &'static str) -> impl Fn(&Exposition) -> bool {
     move |text| text.get(name, &[]).is_some()
@@ -188,7 +188,7 @@ fn has(name: &'static str) -> impl Fn(&Exposition) -> bool {
 
 #[live::test(kprobes, module("zfs"), spare_disks, own_machine, last)]
 fn the_module_comes_and_goes_and_comes_again() {
-    // Debian's rule loads the module whenever a disk with a pool's label was open for writing.
+    // Debian's udev rule loads the module when a disk with a pool's label is closed after writing.
     sh(
         "mkdir -p /run/udev/rules.d; ln -s /dev/null /run/udev/rules.d/90-zfs.rules; udevadm control --reload",
     );
@@ -218,7 +218,7 @@ fn the_module_comes_and_goes_and_comes_again() {
     child.kill().unwrap();
     child.wait().unwrap();
 
-    // The units: skipped without the module, started once it is there, and again.
+    // The units are skipped without the module, and start each time it is loaded.
     let unit = "ebpf-zfs-txg-exporter";
     sh(&format!("systemctl enable --now {unit} 2> /dev/null"));
     assert_eq!(unit_state(unit), "inactive");

@@ -21,8 +21,8 @@ use zfs::{Flags, Zfs};
 
 common::skeleton!();
 
-/// By `enum zio_type`. ZIOs of type null are not counted, so 0 is for ZIOs that found no room. 5 is
-/// named ioctl before 2.3, and is a flush all the same.
+/// By `enum zio_type`. 0 is type null, which is not counted, so it is used for ZIOs that found no
+/// room. 5 is named ioctl before 2.3, but it is a flush there too.
 const TYPES: &[&str] = &["other", "read", "write", "free", "claim", "flush", "trim"];
 
 /// By `enum zio_priority`.
@@ -153,7 +153,7 @@ impl Exporter for ZfsZio {
 
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
-        // ZIO_FLAG_DIO_READ came before it, with direct I/O in 2.3.
+        // Direct I/O (2.3) added ZIO_FLAG_DIO_READ below this flag, which moved up by one bit.
         let direct = self.zfs.layout()?.is_some_and(|offsets| zfs::layout::has_direct_io(&offsets));
         settings.zfs_zio_flag_bypass = if direct { 1 << 22 } else { 1 << 21 };
         self.zfs.configure(open.open_object_mut())
@@ -233,7 +233,7 @@ mod tests {
             ("issued", 250_000.into()),
         ];
         maps.set("progress", &[("pool", "tank".into())], &progress).expect("set");
-        // One that resilvers.
+        // A pool that resilvers.
         maps.set("progress", &[("pool", "dozer".into())], &progress).expect("set");
         maps.set("progress", &[("pool", "dozer".into())], &[("func", 2.into())]).expect("set");
         let mut families = Families::default();

@@ -13,7 +13,7 @@ use zfs::names;
 const FUNCTIONS: &[(u64, &Names)] = &[(1, &SCRUB), (2, &RESILVER)];
 const SCANNING: u64 = 1;
 
-/// The program's value for unknown.
+/// The program's value for an unknown number.
 const UNKNOWN: u64 = u64::MAX;
 
 struct Names {
@@ -40,7 +40,7 @@ const RESILVER: Names = Names {
     issued: "ebpf_zfs_resilver_issued_bytes",
 };
 
-/// Counters of blocks, for `scan`: scrub or resilver.
+/// Adds the counters of blocks. `scan` is scrub or resilver.
 pub fn counters(map: MapSpec, scan: &'static str) -> MapSpec {
     match scan {
         "scrub" => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! I/Os of pools in a guest, compared with zpool iostat; scrubs of a mirror that was
-//! damaged, with zpool status.
+//! I/Os of pools in a guest, compared with zpool iostat; scrubs of a damaged mirror,
+//! compared with zpool status.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::time::Duration;
@@ -79,7 +79,7 @@ fn device_operations_are_those_of_zpool_iostat() {
     };
     assert!(logical("write") >= 311.0 + 41.0, "{}", logical("write"));
     assert!(logical("read") >= 53.0, "{}", logical("read"));
-    // Only what has to be looked up in the table of duplicates is freed by a ZIO.
+    // Only frees that must look up the deduplication table make a ZIO.
     assert!((37.0..300.0).contains(&logical("free")), "{}", logical("free"));
     let all = |kind| delta.of("ebpf_zfs_zio_latency_seconds_count", &[("pool", "tank"), ("type", kind)]);
     assert_eq!(all("write"), logical("write"));
@@ -126,7 +126,7 @@ fn a_scrub_counts_blocks_and_errors_as_zpool_status_does() {
         assert!(percent > 98.0, "{percent}");
     }
 
-    // One side is overwritten: all is repaired. Then both, at places of the file's own.
+    // One side is overwritten: everything is repaired. Then both sides are, where the file is.
     sh("dd if=/dev/zero of=/var/tmp/small-a bs=1M seek=40 count=100 conv=notrunc status=none");
     let damaged = scrub();
     let (with, checksums) = errors("tank");
@@ -144,7 +144,7 @@ fn a_scrub_counts_blocks_and_errors_as_zpool_status_does() {
     println!("both sides: {ours} checksum errors, zpool status {checksums}, {with} beyond repair");
     assert!(with > 10.0);
     assert_eq!(lost.of("ebpf_zfs_scrub_errors_total", &labels), with);
-    // ZFS 2.0 does not count an error of a block again that it has reported already.
+    // ZFS 2.0 counts the errors of a block only once.
     let repeats = sh("cat /sys/module/zfs/version").starts_with("2.0.");
     assert!(ours == checksums || (repeats && ours > checksums), "{ours}, zpool status {checksums}");
     drop(pool);
@@ -167,7 +167,7 @@ fn bad_columns_of_a_raidz_are_errors() {
     let ours = delta.of("ebpf_zfs_zio_errors_total", &[("pool", "tank"), ("error", "ECKSUM")]);
     println!("{ours} checksum errors, zpool status {checksums}, {with} beyond repair");
     assert!(checksums > 10.0);
-    // ZFS leaves out what it has reported shortly before.
+    // ZFS leaves out errors that it reported shortly before.
     assert!((checksums..=checksums * 2.0).contains(&ours), "{ours}, zpool status {checksums}");
     drop(pool);
     sh("rm /var/tmp/small-?");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! ZFS's own numbers and names, read from /proc without running a program.
+//! ZFS's own numbers and names, read from kstats in /proc instead of from `zpool` and `zfs`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -68,7 +68,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>> {
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<Result<_, _>>()
             .with_context(context),
-        // The pool went meanwhile.
+        // The pool was exported meanwhile.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).with_context(context),
     }

@@ -14,13 +14,13 @@ pub const MODULE: &str = "zfs";
 
 const VERSION: &str = "/sys/module/zfs/version";
 
-/// Modules without BTF, as Debian builds them.
+/// Layouts of Debian's modules, which have no BTF.
 const TABLES: &[&str] = &[include_str!("../layouts/2.0.3.txt"), include_str!("../layouts/2.1.11.txt")];
 
 /// The best layout available.
 ///
 /// # Errors
-/// When there is none for this module and kernel, or `file` is none; says what to do.
+/// When no layout fits this module and kernel, or `file` is not a layout. Says what to do.
 pub fn of_this_machine(file: Option<&Path>) -> Result<Layout> {
     if let (None, Some(btf)) = (file, Layout::btf(MODULE)) {
         return Ok(btf);

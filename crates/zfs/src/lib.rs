@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Shared by the ZFS exporters: struct layouts, kstats, and names of pools and datasets that come
-//! and go.
+//! Shared by the ZFS exporters: struct layouts, kstats, and names of the pools and datasets that
+//! exist.
 
 pub mod kstat;
 pub mod layout;
@@ -45,7 +45,7 @@ impl Flags {
     }
 }
 
-/// What is known of the ZFS module on this machine.
+/// The ZFS module of this machine.
 #[derive(Debug, Default)]
 pub struct Zfs {
     layout: Option<Layout>,
@@ -59,7 +59,7 @@ impl Zfs {
     /// Finds the layout.
     ///
     /// # Errors
-    /// When the user gave a layout that is not one of this machine's module.
+    /// When the file that the user gave is not a layout of this machine's module.
     pub fn new(flags: &Flags) -> Result<Self> {
         let pools = flags.names();
         Ok(match layout::of_this_machine(flags.layout.as_deref()) {
@@ -69,8 +69,8 @@ impl Zfs {
         })
     }
 
-    /// Those of `programs` that cannot be used, as they read the module's structs and there is no
-    /// layout.
+    /// Those of `programs` that cannot be used: all of them if there is no layout, because they read
+    /// the module's structs.
     pub fn unusable(&self, programs: &[&str]) -> Refused {
         let without = programs.iter().filter(|_| self.layout.is_none());
         without.map(|program| ((*program).to_owned(), self.unknown.clone())).collect()

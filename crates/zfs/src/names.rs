@@ -19,19 +19,19 @@ use crate::kstat;
 /// Bytes of a pool's name in a key, the NUL included (`bpf/zfs.bpf.h`).
 pub const POOL_BYTES: usize = 64;
 
-/// How long to remember a name after it expired, so that late events of it are not reported as
-/// unknown. This bounds the number of remembered names.
+/// How long to remember an expired name, so that its late events are not reported as unknown. The
+/// limit bounds the number of remembered names.
 const OF_LATE: Duration = Duration::from_secs(600);
 
 /// The names of one kind.
 #[derive(Debug, Default)]
 pub struct Names {
     grace: Duration,
-    /// Whether an unlisted name may belong to something that came and went.
+    /// Whether a name that ZFS does not list may be of a pool or dataset that existed only shortly.
     is_certain: bool,
-    /// When each was last listed.
+    /// When each name was last listed.
     seen: BTreeMap<String, Instant>,
-    /// Names that expired last, whose entries are to be removed.
+    /// Names that expired at the last update. Their entries are to be removed.
     expired: BTreeSet<String>,
     /// When each recently expired name was last listed.
     of_late: BTreeMap<String, Instant>,
@@ -70,7 +70,7 @@ impl Names {
     /// # Errors
     /// When kstats or maps cannot be read.
     pub fn sweep_pools(&mut self, live: &Live, maps: &[&str]) -> Result<()> {
-        // Before the kstats are read: what comes meanwhile is not judged by them.
+        // Read the keys before the kstats, which may not list pools imported later.
         let mut known = Vec::new();
         for map in maps {
             let Some(layout) = live.layouts.get(*map) else { continue };
@@ -85,9 +85,9 @@ impl Names {
         Ok(())
     }
 
-    /// Removes from `map` those of `keys` whose name is not known or has expired. A name that
-    /// `is_plausible` is taken for something that came and went. Read the keys before the names:
-    /// newer entries are not known yet.
+    /// Removes from `map` those of `keys` whose name is unknown or has expired. If the layout is
+    /// certain, an unknown name that `is_plausible` is kept: it may have existed only shortly.
+    /// Read the keys before the names: the names of newer entries are not known yet.
     ///
     /// # Errors
     /// When the map cannot be written.
@@ -110,7 +110,7 @@ impl Names {
                 continue;
             }
             live.maps.delete(map, &key)?;
-            // $import is a pool while ZFS inspects a pool before an import.
+            // ZFS calls a pool $import while it inspects it before an import.
             let was_known = self.of_late.contains_key(&name) || self.expired.contains(&name);
             if !was_known && !name.starts_with('$') && !self.warned {
                 self.warned = true;

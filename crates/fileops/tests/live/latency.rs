@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which operations have a latency, and calls whose return the kernel passes over.
+//! Which operations have a latency, and calls whose return the kernel does not trace.
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -43,7 +43,7 @@ fn latency_is_a_flag() {
     assert!(counted.latencies("read") > 0.0);
 }
 
-/// Does `work` while so many threads wait inside a read of a pipe.
+/// Does `work` while `threads` threads are blocked in a read of a pipe.
 fn while_reads_wait(threads: usize, work: impl FnOnce()) {
     let (reader, writer) = std::io::pipe().unwrap();
     let call = format!("{} {:#x} ", libc::SYS_read, reader.as_raw_fd());
@@ -60,7 +60,7 @@ fn while_reads_wait(threads: usize, work: impl FnOnce()) {
     });
 }
 
-/// BTF, without which there is no fentry, and symbols, as systemd does.
+/// Hides BTF, so that there is no fentry, and the kernel's symbols, as systemd does.
 const HIDE: &str = "mount -t tmpfs none /sys/kernel/btf; mount --bind /dev/null /proc/kallsyms; exec \"$@\"";
 
 #[live::test(kprobes)]
@@ -82,7 +82,7 @@ fn calls_whose_return_the_kernel_passes_over_are_lost_not_forgotten() {
     let file = file();
     let reads = |count: u32| (0..count).for_each(|_| assert_eq!(file.read_at(&mut [0; 16], 0).unwrap(), 16));
     let mut between = [const { None }; 2];
-    // More than a kretprobe has instances.
+    // More than a kretprobe's instances (maxactive).
     let waiting = 2 * std::thread::available_parallelism().unwrap().get() + 30;
     while_reads_wait(waiting, || {
         between[0] = Some(exporter.scrape());
@@ -90,13 +90,13 @@ fn calls_whose_return_the_kernel_passes_over_are_lost_not_forgotten() {
         between[1] = Some(exporter.scrape());
     });
     let [before, after] = between.map(Option::unwrap);
-    // Those threads have left their instances a moment after the last of them has ended.
+    // A moment after the last of these threads has ended, all instances are free again.
     let idle = exporter.scrape();
     reads(61);
     let end = exporter.scrape();
     let grown = |[from, to]: [&Exposition; 2], reason| Some(lost(to, reason)? - lost(from, reason)?);
     assert!(counted(&end) - counted(&idle) >= 61.0, "all are seen again");
-    // What a call that was passed over has begun is still there when the thread begins the next one.
+    // A call without a traced return still looks unfinished when its thread makes the next call.
     let unfinished = grown([&before, &after], "no_start").unwrap();
     assert!(unfinished >= 96.0, "{unfinished}");
     // 3acf8ace6823 ("bpf: Add missed value to kprobe perf link info"), 6.7, and back-ported to 6.6.
@@ -108,7 +108,7 @@ fn calls_whose_return_the_kernel_passes_over_are_lost_not_forgotten() {
     let missed = grown([&before, &after], "probe_missed").unwrap();
     let seen = counted(&after) - counted(&before);
     println!("{missed} passed over, {seen} counted, {unfinished} not ended");
-    // The test itself and others read meanwhile, to ask the exporter for instance.
+    // The test itself and other processes also read meanwhile, for instance for scrapes.
     live::assert_nearly("reads passed over or counted", missed + seen, 97.0, 60.0);
     assert!(missed >= 97.0, "{missed}: no instance was left");
     assert_eq!(grown([&idle, &end], "probe_missed"), Some(0.0));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tasks that execute, end while they are looked at, live shorter than a scrape, or are hidden.
+//! Tasks that exec, exit while the iterator visits them, exit before a scrape, or are hidden.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -34,12 +34,12 @@ fn writes_of_a_thread_that_becomes_the_process_are_counted_once() {
     assert_eq!((writes(&delta, "second"), writes(&delta, "true")), (307.0, 0.0));
 }
 
-/// How often so many threads end at once: more where processors are not emulated.
+/// How many times threads end at once: fewer in a guest, which may be emulated.
 fn endings() -> u32 {
     if has_own_machine() { 200 } else { 1000 }
 }
 
-/// 48 threads that end at once, each after three writes; so often.
+/// Starts 48 threads that each write three times and end together, [`endings`] times.
 fn threads_that_end_at_once() {
     for _ in 0..endings() {
         let barrier = Barrier::new(48);
@@ -75,11 +75,11 @@ fn threads_that_end_while_they_are_looked_at_are_counted_once_and_forgotten() {
     });
     let delta = Delta(first, exporter.scrape());
     delta.assert_whole();
-    // The process tells in one write more that it starts no program.
+    // One more write: with it, the child process reports that it executes no program.
     let exact = f64::from(endings() * 48 * 3 + 1);
     assert_eq!((alone, writes() - alone), (exact, exact));
     let entries = || exporter.scrape().count("ebpf_exporter_map_entries", &[("map", "accounts")]);
-    // Nothing else tells when threads that were asked to end have ended.
+    // No other event shows that the threads have ended.
     wait_until("no more entries than threads", Duration::from_secs(10), || {
         entries() <= sh("cut -d/ -f2 /proc/loadavg | cut -d' ' -f1").parse().unwrap()
     });
@@ -99,7 +99,7 @@ fn processes_that_live_shorter_than_a_scrape_are_not_lost() {
     let dd = |counted: &Counted, name: &str, labels: &[(&str, &str)]| {
         counted.delta.of(name, &[&[("process", "dd")], labels].concat())
     };
-    // What dd reads of its libraries is the same each time.
+    // dd reads the same amount of its libraries each time.
     let (nothing, all) = (run(0), run(1000));
     let grown = |name: &str, labels: &[(&str, &str)]| dd(&all, name, labels) - dd(&nothing, name, labels);
     // 30 pieces, and one read at the end of the file.

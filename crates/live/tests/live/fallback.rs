@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Without eBPF: the same counts as with eBPF, where other sources exist, and the reason where they do
-//! not.
+//! Without eBPF, exporters have the same counts if other sources exist. Otherwise they say why they
+//! cannot run.
 
 use std::path::Path;
 use std::process::Command;
@@ -15,8 +15,8 @@ use live::{sh, wait_until};
 
 const MODE: &str = "ebpf_exporter_mode";
 
-/// Checks every counter that `--ebpf off` has: over `work`, the count of the eBPF programs is at least as
-/// high, and at most `others` higher. Returns how many of these series changed.
+/// Checks every counter that `--ebpf off` has: during `work`, the count of the eBPF programs is at
+/// least as high, and at most `others` higher. Returns how many of these series changed.
 #[track_caller]
 fn compared(name: &str, others: f64, work: impl FnOnce()) -> usize {
     let with = Exporter::start(name, &["--ebpf", "on"]);

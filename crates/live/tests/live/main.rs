@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Exporters as their users have them: flags, units of the package, a real Prometheus, with diskio as
-//! the example. What cannot work is in `refusals.rs`, all exporters on a busy machine in `together.rs`. What works
-//! without eBPF is in `fallback.rs`, which programs load in `programs.rs`, what is imported elsewhere in
-//! `prometheus.rs` and `textfile.rs`, what installing does in `package.rs`, TLS in `web.rs`, waiting for a module
-//! in `waiting.rs`, ports in `ports.rs`.
+//! Exporters as users run them: flags and units of the package, with diskio as the example. Errors are
+//! in `refusals.rs`, all exporters on a busy machine in `together.rs`, modes without eBPF in
+//! `fallback.rs`, loading of all programs in `programs.rs`, imports by other programs in `prometheus.rs`
+//! and `textfile.rs`, installation in `package.rs`, TLS in `web.rs`, waiting for a module in
+//! `waiting.rs`, ports in `ports.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
@@ -35,7 +35,7 @@ const IO_LATENCY: &str = "ebpf_disk_io_latency_microseconds";
 /// Maximum memory of an exporter's process.
 const MEMORY: f64 = 4.0 * 1024.0 * 1024.0;
 
-/// Programs of diskio, as the kernel truncates their names.
+/// Number of diskio's programs in the kernel, by their truncated names.
 fn our_programs() -> usize {
     bpf_programs().iter().filter(|name| name.starts_with("rq_") || name.starts_with("bio_")).count()
 }
@@ -44,7 +44,7 @@ fn start() -> Exporter {
     Exporter::start("diskio", &[])
 }
 
-/// Names and ports, from the package's scrape configuration.
+/// Names and ports of the exporters, from the package's scrape configuration.
 fn exporters() -> BTreeMap<String, u16> {
     let config = std::fs::read_to_string("/usr/share/ebpf-exporters/prometheus/prometheus.yml").unwrap();
     let jobs = config.split("job_name: ebpf-").skip(1);
@@ -63,7 +63,7 @@ fn nothing_stays_in_the_kernel() {
     let before = our_programs();
     for (signal, code) in [(Signal::TERM, Some(0)), (Signal::INT, Some(0)), (Signal::KILL, None)] {
         let exporter = start();
-        // More where the kernel preempts programs.
+        // There are more if the kernel preempts programs.
         assert!(our_programs() >= before + 6);
         assert_eq!(exporter.end(signal), code);
         // The kernel frees programs after a grace period.
@@ -167,7 +167,7 @@ fn the_units_run_unprivileged_and_prometheus_scrapes_them() {
     wait_until("programs gone", Duration::from_secs(30), || our_programs() == 0);
 }
 
-/// What is told here docs/kernel-support.md has: a guest that says something else fails the run.
+/// docs/kernel-support.md has this output. A guest with other output fails the run.
 #[live::test(kprobes, module("zfs"), module("wireguard"), own_machine)]
 fn each_exporter_runs_by_ebpf_and_tells_its_hooks() {
     sh("modprobe zfs; modprobe wireguard");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a package does to a machine: one target for all, modules that come later, an upgrade,
-//! and nothing that stays when it goes.
+//! What a package does to a machine: one target for all exporters, modules that are loaded later, an
+//! upgrade, and a removal that leaves nothing behind.
 
 use live::exporter::{unit_becomes, unit_state};
 use live::{PAYLOAD, bpf_programs, sh};
@@ -15,7 +15,7 @@ fn unit(name: &str) -> String {
     format!("ebpf-{name}-exporter")
 }
 
-/// Programs in the kernel, but those that systemd loads for its own units.
+/// Number of programs in the kernel, without those that systemd loads for its own units.
 fn programs() -> usize {
     bpf_programs().iter().filter(|name| !name.starts_with("sd_")).count()
 }
@@ -26,7 +26,7 @@ fn it_starts_everything_upgrades_in_place_and_leaves_nothing() {
         exporters().into_keys().filter(|name| !SOME.contains(&&**name)).map(|name| unit(&name)).collect();
     let others = others.join(" ");
     sh(&format!("systemctl mask --runtime {others} 2> /dev/null"));
-    // Debian's rule loads ZFS whenever a disk with a pool's label was open for writing.
+    // Debian's udev rule loads ZFS when a disk with a pool's label is closed after writing.
     sh("mkdir -p /run/udev/rules.d; ln -sf /dev/null /run/udev/rules.d/90-zfs.rules; udevadm control --reload
         systemctl stop zfs-zed 2> /dev/null || :
         zpool export -a; modprobe -r zfs; modprobe -r wireguard || :; udevadm settle");
@@ -49,8 +49,8 @@ fn it_starts_everything_upgrades_in_place_and_leaves_nothing() {
     sh("modprobe zfs; modprobe wireguard");
     SOME.iter().for_each(|name| unit_becomes(&unit(name), "active"));
 
-    // Settings from files, flags for all that have none of their own and one base of all ports, and the
-    // same package once more, as an upgrade: all start anew.
+    // Settings from files: flags for all exporters without flags of their own, and one base for all
+    // ports. Then the same package again, as an upgrade, which restarts all exporters.
     sh("echo 'ARGS=--web.telemetry-path=/shared' > /etc/default/ebpf-exporters
         echo EBPF_EXPORTERS_PORT_BASE=19100 >> /etc/default/ebpf-exporters
         echo 'ARGS=--web.listen-address=127.0.0.1:9201' > /etc/default/ebpf-diskio-exporter");
@@ -86,6 +86,6 @@ fn it_starts_everything_upgrades_in_place_and_leaves_nothing() {
     assert_eq!(sh("pgrep -l ebpf- || :"), "");
     live::wait_until("programs gone", std::time::Duration::from_secs(30), || programs() == before);
 
-    // For the tests after this one.
+    // Restore the package for the tests after this one.
     sh(&format!("dpkg -i {PAYLOAD}/*.deb; rm /run/udev/rules.d/90-zfs.rules"));
 }

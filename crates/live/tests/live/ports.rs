@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Ports that others have, and one setting that moves those of all exporters.
+//! Ports that are in use, and the setting that moves the ports of all exporters.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -20,14 +20,14 @@ fn one_setting_moves_every_port_and_an_address_wins() {
     let daemon = Running::start(diskio().env(BASE, "19300").stderr(Stdio::null()));
     until(19301, "it listens", |text| text.get("ebpf_exporter_scrapes_total", &[]).is_some());
 
-    // Whoever has the port is named, with what moves this one, and all.
+    // The error names the process that has the port, and the settings that change the port.
     let (code, said) = fails(diskio().env(BASE, "19300"));
     let holder = format!("taken by ebpf-diskio-exporter (pid {})", daemon.0.id());
     assert_eq!(code, Some(1), "{said}");
     for word in [&holder, ":19301", "--web.listen-address", BASE] {
         assert!(said.contains(word), "{word}: {said}");
     }
-    // Another's process may be hidden: that is said, and not that there is none.
+    // A process of another user may be hidden. The error says so, and not that there is none.
     let mut other = Command::new("setpriv");
     other.args(["--reuid=65534", "--regid=65534", "--clear-groups", "ebpf-diskio-exporter"]);
     let (code, said) = fails(other.env(BASE, "19300"));
@@ -40,7 +40,7 @@ fn one_setting_moves_every_port_and_an_address_wins() {
     until(19399, "it listens", |text| text.get("ebpf_exporter_scrapes_total", &[]).is_some());
     drop((daemon, second));
 
-    // Empty is as good as absent.
+    // An empty value counts as absent.
     let (code, said) = fails(diskio().env(BASE, "").args(["--ebpf=off", "--web.config.file=/nonexistent"]));
     assert!(!said.contains(BASE), "{code:?} {said}");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Every program of every exporter, chosen here or not, with every setting of its flags: what has its
-//! hook here passes the verifier.
+//! Every program of every exporter, with every setting of its flags, even if it is not used here. If
+//! the kernel has its hook, the verifier must accept it.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -20,7 +20,7 @@ fn exporters() -> BTreeSet<String> {
     exporters
 }
 
-/// The values of a flag that has a few, as its help lists them: in a line, or each with a text.
+/// The possible values of a flag in its help: listed in a line, or each with a description.
 fn possible_values(flag: &str) -> Vec<&str> {
     if let Some((_, rest)) = flag.split_once("[possible values: ") {
         return rest.split(']').next().unwrap().split(", ").collect();
@@ -29,8 +29,8 @@ fn possible_values(flag: &str) -> Vec<&str> {
     rest.lines().filter_map(|line| line.trim().strip_prefix("- ")?.split(':').next()).collect()
 }
 
-/// Every setting of the flags that are an exporter's own and have a few values: those of `--help`.
-/// The exporter's name begins theirs.
+/// Every setting in `--help` of the exporter's own flags that have a few possible values. Their names
+/// begin with the exporter's name.
 fn settings(exporter: &str) -> Vec<Vec<String>> {
     let own = format!("--{}.", exporter.trim_start_matches("ebpf-").trim_end_matches("-exporter"));
     let help = sh(&format!("{exporter} --help"));
@@ -54,7 +54,7 @@ fn settings(exporter: &str) -> Vec<Vec<String>> {
     all
 }
 
-/// A command, `"$@"` in a shell line that ends in it.
+/// Runs a shell line that ends in `"$@"`, which stands for `command`.
 fn run(line: &str, command: &[&str]) -> Output {
     Command::new("unshare").args(["-m", "sh", "-ec", line, "sh"]).args(command).output().unwrap()
 }
@@ -63,7 +63,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Whether an exporter's module is not there; one that can be loaded is.
+/// Whether the kernel lacks the exporter's module. A module that can be loaded is not lacking.
 fn lacks_module(said: &str) -> bool {
     let Some((_, rest)) = said.split_once("cannot run: kernel module ") else { return false };
     let module = rest.split(' ').next().unwrap();
@@ -74,16 +74,16 @@ fn lacks_module(said: &str) -> bool {
     false
 }
 
-/// Whether a line tells of a program that should load and does not. Kernels that attach none to
-/// functions may refuse them before the verifier has seen them.
+/// Whether a line reports a program that should load and does not. Kernels that cannot attach
+/// programs to functions may refuse these before the verifier checks them.
 fn is_fault(line: &str) -> bool {
     let by_verifier = line.contains("verifier: ");
     let at_function = line.contains(" at fentry/") || line.contains(" at fexit/");
     line.contains(": refused: ") && (by_verifier || !at_function || needs::has_fentry())
 }
 
-/// Loads all programs of all exporters by a shell line that ends in the exporter's; returns those
-/// that the kernel took.
+/// Loads all programs of all exporters with a shell line that ends in the exporter's command. Returns
+/// the programs that the kernel accepted.
 fn loaded(line: &str, flags: &[&str]) -> BTreeSet<String> {
     let mut loaded = BTreeSet::new();
     let mut refused = Vec::new();
@@ -124,13 +124,13 @@ fn loaded(line: &str, flags: &[&str]) -> BTreeSet<String> {
 #[live::test]
 fn every_program_that_has_its_hook_loads() {
     let loaded = loaded("exec \"$@\"", &[]);
-    // Both twins, though one is chosen.
+    // Both twins load, although an exporter uses only one.
     for program in ["switch_btf", "switch_raw"] {
         assert!(loaded.contains(&format!("ebpf-schedlat-exporter {program}")), "{loaded:?}");
     }
 }
 
-/// A kernel without BTF of its own, for which the user brings some.
+/// Hides the kernel's BTF. The user then passes a BTF file.
 const HIDE: &str = "mount -t tmpfs none /sys/kernel/btf; exec \"$@\"";
 
 #[live::test]
@@ -149,7 +149,7 @@ fn bare_twins_do_where_the_kernel_has_no_btf() {
         if lacks_module(&said) {
             continue;
         }
-        // The last is what tells where members of ZFS's structs lie.
+        // Without the second, the offsets of members of ZFS's structs are not known.
         let lacks = ["does not exist here", "failed to read BTF from"].iter().any(|why| said.contains(why));
         assert!(output.status.success() || lacks && !said.contains("verifier"), "{exporter}: {said}");
         if output.status.success() {

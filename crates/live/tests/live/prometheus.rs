@@ -26,13 +26,13 @@ const ADDRESS: &str = "127.0.0.1:9090";
 const DATA: &str = "/tmp/prometheus";
 const LOG: &str = "/tmp/prometheus.log";
 
-/// Of the device that is slow: above the critical alert's 200 ms.
+/// Latency of the slow device, above the critical alert's 200 ms.
 const SLOW_NS: u64 = 300_000_000;
 
-/// Connections through a cable that loses one segment in five.
+/// Number of connections through a link that loses one segment in five.
 const LOSING: usize = 16;
 
-/// Prometheus with a configuration, and nothing of an earlier one.
+/// Starts Prometheus with a configuration, and without data of an earlier run.
 pub fn prometheus(config: &str) -> Running {
     let _ = std::fs::remove_dir_all(DATA);
     Running::start(
@@ -44,7 +44,7 @@ pub fn prometheus(config: &str) -> Running {
     )
 }
 
-/// Ends what others do until told to, also when the test fails in the middle.
+/// Sets the flag that stops other threads, also if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -53,7 +53,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// `data` of an answer of Prometheus' API; nothing while it is not up.
+/// `data` of an answer of Prometheus' API; null while Prometheus is not up.
 pub fn ask(path: &str, query: Option<&str>) -> Value {
     let mut curl = Command::new("curl");
     curl.args(["-sG", &format!("{ADDRESS}/api/v1/{path}")]).stderr(Stdio::null());
@@ -61,7 +61,7 @@ pub fn ask(path: &str, query: Option<&str>) -> Value {
         curl.arg("--data-urlencode").arg(format!("query={query}"));
     }
     let mut answer: Value = serde_json::from_slice(&curl.output().unwrap().stdout).unwrap_or_default();
-    // An expression that it cannot read never gets better.
+    // An invalid expression does not become valid by waiting.
     assert_ne!(answer["status"], "error", "{query:?}: {answer}");
     answer["data"].take()
 }
@@ -74,7 +74,7 @@ fn firing() -> BTreeSet<String> {
     firing.filter_map(|alert| Some(alert["labels"]["alertname"].as_str()?.to_owned())).collect()
 }
 
-/// Title of a panel and one of its queries, with the variables filled in.
+/// All queries of the dashboard, each with the title of its panel and with its variables replaced.
 fn queries() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(format!("{SHARE}/grafana/dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
@@ -95,14 +95,14 @@ fn queries() -> Vec<(String, String)> {
     queries
 }
 
-/// Samples of an answer that are numbers.
+/// The samples of an answer that are numbers.
 pub fn numbers(answer: &Value) -> Vec<f64> {
     let samples = answer["result"].as_array().into_iter().flatten();
     let values = samples.filter_map(|sample| sample["value"][1].as_str()?.parse().ok());
     values.filter(|value: &f64| !value.is_nan()).collect()
 }
 
-/// Until told to stop: a disk that is slow, and TCP through a cable that loses segments.
+/// Uses a slow disk, and TCP through a link that loses segments, until `stop` is set.
 fn faults(stop: &AtomicBool, device: &Device) {
     let listener = inside("right", || TcpListener::bind("10.99.0.2:9").unwrap());
     thread::spawn(move || {
@@ -121,7 +121,7 @@ fn faults(stop: &AtomicBool, device: &Device) {
                 let mut stream = inside("left", || TcpStream::connect("10.99.0.2:9").unwrap());
                 stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
                 while !stop.load(Ordering::Relaxed) {
-                    // The buffer may be full for longer.
+                    // The buffer may stay full beyond the timeout.
                     let _ = stream.write(&[0; 16 << 10]);
                 }
             });
@@ -153,7 +153,7 @@ fn the_dashboard_has_data_and_alerts_fire_for_real_faults() {
     });
     tell(&format!("all targets are up after {} s", started.elapsed().as_secs()));
 
-    // The dashboard: no panel without data after everything was in use.
+    // The dashboard: after everything was in use, each panel has data.
     let queries = queries();
     let mut empty: Vec<_> = queries.iter().collect();
     for _ in 0..4 {
@@ -188,7 +188,7 @@ fn the_dashboard_has_data_and_alerts_fire_for_real_faults() {
     assert!(warnings.is_empty(), "{warnings:?}");
     drop(server);
 
-    // Alerts, whose thresholds are as shipped, but which need not last for minutes.
+    // Alerts with the thresholds as shipped, but without the wait of minutes.
     let _ = std::fs::remove_dir_all("/tmp/operators");
     sh(&format!(
         "mkdir /tmp/operators; cp -r {SHARE}/prometheus {SHARE}/alerts /tmp/operators

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What cannot work: wrong usage, and what the kernel or a sandbox refuses. It says why, and names a
-//! remedy only where its cause is there.
+//! Errors: wrong usage, and refusals of the kernel or a sandbox. The exporter says why, and names a
+//! remedy only if its cause is present.
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -54,7 +54,7 @@ fn what_cannot_work_says_why_and_leaves_nothing_behind() {
     wait_until("programs gone", Duration::from_secs(30), || our_programs() == before);
 }
 
-/// Remedies, by a word of each.
+/// A phrase of each remedy.
 const REMEDIES: [&str; 8] = [
     "locked memory",
     "CAP_BPF",
@@ -66,7 +66,7 @@ const REMEDIES: [&str; 8] = [
     "is hidden from this process",
 ];
 
-/// That a command fails with code 1, and which remedies it names.
+/// Checks that a command fails with code 1 and names exactly these remedies.
 #[track_caller]
 fn names(command: &mut Command, remedies: &[&str]) {
     let (code, said) = fails(command);
@@ -76,7 +76,7 @@ fn names(command: &mut Command, remedies: &[&str]) {
     assert!(!said.contains("BPF skeleton"), "it says what was refused: {said}");
 }
 
-/// What an exporter says of its probes to nobody, with these capabilities.
+/// A command that checks an exporter's probes as user nobody with these capabilities.
 fn with_capabilities(capabilities: &str, exporter: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -87,11 +87,11 @@ fn with_capabilities(capabilities: &str, exporter: &str) -> Command {
     command
 }
 
-/// Answers bpf(2) with EPERM, as units and containers may.
+/// Makes bpf(2) fail with EPERM, as a unit or container may.
 fn without_bpf() -> std::io::Result<()> {
     let step = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut filter = [
-        // The number of the call is what a filter sees first.
+        // The first member of struct seccomp_data is the system call number.
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_bpf as u32, 0, 1),
         step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
@@ -110,7 +110,7 @@ fn a_remedy_is_named_only_where_its_cause_is_there() {
     names(&mut with_capabilities("", "diskio"), &["CAP_BPF", "CAP_PERFMON"]);
     names(&mut with_capabilities(",+bpf", "diskio"), &["CAP_PERFMON"]);
     names(&mut with_capabilities(",+perfmon", "diskio"), &["CAP_BPF"]);
-    // A limit of locked memory is not what is in their way.
+    // The limit of locked memory is not the cause here.
     names(
         Command::new("prlimit").arg("--memlock=65536").args(["setpriv", "--bounding-set=-all"]).args([
             "--inh-caps=-all",
@@ -121,12 +121,12 @@ fn a_remedy_is_named_only_where_its_cause_is_there() {
     );
     let mut filtered = Command::new("prlimit");
     filtered.args(["--memlock=65536", "ebpf-diskio-exporter", "--check"]);
-    // SAFETY: between fork and exec it makes one system call and nothing else.
+    // SAFETY: between fork and exec, the closure only makes one system call.
     unsafe { filtered.pre_exec(without_bpf) };
     names(&mut filtered, &["seccomp"]);
     let namespace = ["-Ur", "ebpf-diskio-exporter", "--check"];
     names(Command::new("unshare").args(namespace), &["user namespace"]);
-    // Where maps count as locked memory, a limit that cannot be raised is in the way, and nowhere else.
+    // If maps count as locked memory, a limit that cannot be raised is a cause. Otherwise it is none.
     let mut limited = Command::new("prlimit");
     limited.args(["--memlock=0"]).arg("setpriv");
     let unprivileged = with_capabilities(",+bpf,+perfmon", "diskio");
@@ -139,7 +139,7 @@ fn a_remedy_is_named_only_where_its_cause_is_there() {
     }
 }
 
-/// Debian's kernels have a level of their own, above those that others have.
+/// Debian's kernels have their own, higher level of perf_event_paranoid.
 #[live::test(kprobes, module("zfs"), tool("setpriv"))]
 fn a_setting_that_asks_for_more_is_named() {
     sh("modprobe zfs");
@@ -169,13 +169,13 @@ fn what_a_kernel_lacks_is_named_without_a_remedy() {
     let folder = Folder::new();
     let btf = folder.path("vmlinux.btf");
     sh(&format!("cp /sys/kernel/btf/vmlinux {btf}"));
-    // Neither fentry nor kprobes.
+    // Hides what fentry and kprobes need.
     let hide = "mount -t tmpfs none /sys/kernel/btf && mount -t tmpfs none /sys/bus && exec prlimit \
                 --memlock=65536 ebpf-dns-exporter --check --btf.path \"$1\"";
     names(Command::new("unshare").args(["-m", "sh", "-c", hide, "sh", &btf]), &[]);
 }
 
-/// Lockdown cannot be taken back.
+/// Lockdown cannot be undone.
 #[live::test(own_machine, last_of_all)]
 fn lockdown_is_named_where_it_matters() {
     let folder = Folder::new();
@@ -183,16 +183,16 @@ fn lockdown_is_named_where_it_matters() {
     sh(&format!("cp /sys/kernel/btf/vmlinux {btf}"));
     sh("mountpoint -q /sys/kernel/security || mount -t securityfs none /sys/kernel/security
         echo confidentiality > /sys/kernel/security/lockdown");
-    // What the verifier knows the type of is read without the helper that lockdown forbids.
+    // Programs with BTF-typed pointers do not need the helper that lockdown forbids.
     let check = sh("ebpf-diskio-exporter --check");
     assert!(check.lines().all(|line| line.contains(": ok")), "{check}");
-    // The bare twins need that helper.
+    // The raw_tp twins need that helper.
     let hide = "mount -t tmpfs none /sys/kernel/btf && exec ebpf-diskio-exporter --btf.path \"$@\"";
     let hide = ["-m", "sh", "-c", hide, "sh", &btf];
     let (code, said) = fails(Command::new("unshare").args(hide).arg("--check"));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("lockdown"), "{said}");
-    // To serve, there is something without it.
+    // A server still has the sources without eBPF.
     let (said, exporter) = Exporter::spawn_and_read(Command::new("unshare").args(hide));
     assert!(said.contains("lockdown") && said.contains("without eBPF"), "{said}");
     assert_eq!(exporter.scrape().get("ebpf_exporter_mode", &[("mode", "fallback")]), Some(1.0));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Files for node_exporter, read by Debian's own.
+//! Files for node_exporter, read by Debian's node_exporter.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -26,10 +26,10 @@ fn ours(text: &str) -> BTreeSet<String> {
     names.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
 }
 
-/// How long systemd waits for a word, for tests.
+/// The watchdog timeout of the test's systemd.
 const WATCHDOG: Duration = Duration::from_secs(2);
 
-/// Systemd, as far as an exporter that writes files sees it.
+/// Stands for systemd: receives the notifications of an exporter that writes files.
 struct Listener {
     socket: UnixDatagram,
     folder: Folder,
@@ -55,7 +55,7 @@ impl Listener {
         exporter
     }
 
-    /// The next word; an error where there is none in time.
+    /// The next notification. An error if there is none in time.
     fn hears(&self) -> io::Result<String> {
         let mut buffer = [0; 256];
         let length = self.socket.recv(&mut buffer)?;
@@ -66,7 +66,7 @@ impl Listener {
 #[live::test(once)]
 fn the_watchdog_hears_from_an_exporter_that_writes_files() {
     let listener = Listener::new();
-    // Whether it writes more often than it has to be heard, or hardly ever.
+    // It writes more often than the watchdog timeout, or hardly ever.
     for interval in ["100ms", "1h"] {
         let path = listener.folder.path("x.prom");
         let mut exporter = listener.start(&path, interval);
@@ -95,12 +95,12 @@ fn the_watchdog_does_not_hear_from_one_whose_write_hangs() {
     assert_eq!(listener.hears().expect("in time"), "WATCHDOG=1");
 }
 
-/// What is taken back of a unit that was changed.
+/// A changed unit. Dropping this undoes the changes.
 struct Changed;
 
 impl Drop for Changed {
     fn drop(&mut self) {
-        // Where it fails the next test does.
+        // If this fails, the next test fails.
         let _ = Command::new("sh")
             .args([
                 "-c",
@@ -116,7 +116,7 @@ impl Drop for Changed {
 fn a_unit_writes_files_for_as_long_as_its_watchdog_likes() {
     const FILE: &str = "/var/lib/prometheus/node-exporter/ebpf-diskio.prom";
     let _changed = Changed;
-    // As docs/operations.md says, with less patience.
+    // As docs/operations.md says, with a shorter interval.
     sh(&format!(
         "mkdir -p /var/lib/prometheus/node-exporter
         echo 'ARGS=--textfile.path={FILE} --textfile.interval=3s' > /etc/default/ebpf-diskio-exporter
@@ -137,10 +137,10 @@ fn a_unit_writes_files_for_as_long_as_its_watchdog_likes() {
     });
     assert_eq!((pid(), sh("systemctl show -P NRestarts ebpf-diskio-exporter")), (first, "0".to_owned()));
     wait_until("it writes", Duration::from_secs(60), || scrapes() >= 6.0);
-    // Whoever runs node_exporter reads it, and nothing is left beside it.
+    // Any user can read the file, and no temporary file is left beside it.
     assert_eq!(sh(&format!("stat -c '%a %U' {FILE}")), "644 root");
     assert_eq!(sh("ls -A /var/lib/prometheus/node-exporter | grep -F .ebpf-diskio || :"), "");
-    // It may write nowhere else, and do nothing that its unit did not let it.
+    // It has no privileges beyond those of its unit, and may write nowhere else.
     let status = sh(&format!("cat /proc/{}/status", pid()));
     let field =
         |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
@@ -149,7 +149,7 @@ fn a_unit_writes_files_for_as_long_as_its_watchdog_likes() {
 
 #[live::test(own_machine, once)]
 fn node_exporter_reads_a_file_that_is_rewritten_a_thousand_times() {
-    // In memory, so that it is soon rewritten.
+    // A folder in memory, so that rewriting is fast.
     const FOLDER: &str = "/run/collected";
     const LOG: &str = "/run/node_exporter.log";
     const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
@@ -165,7 +165,7 @@ fn node_exporter_reads_a_file_that_is_rewritten_a_thousand_times() {
             .stderr(File::create(LOG).unwrap()),
     );
     wait_for("node_exporter listens", || try_get(9100, "/metrics").is_ok());
-    // Another one's beside it.
+    // The file of another exporter beside it.
     sh(&format!("ebpf-syscall-exporter --once=1s --textfile.path={FOLDER}/syscall.prom 2> /dev/null"));
     let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
     inotify::add_watch(&watch, FOLDER, inotify::WatchFlags::MOVED_TO).unwrap();
@@ -184,14 +184,14 @@ fn node_exporter_reads_a_file_that_is_rewritten_a_thousand_times() {
         while events.next().is_ok() {
             rewritten += 1;
         }
-        // Both need the processor.
+        // The writer and node_exporter both need the processor.
         if rewritten < read * 10 + 10 {
             continue;
         }
         let (_, text) = try_get(9100, "/metrics").unwrap();
         let all = Exposition::parse(&text);
         assert_eq!(all.get("node_textfile_scrape_error", &[]), Some(0.0), "{text}");
-        // What is read is whole, each time.
+        // Each answer has the complete file.
         let ours = ours(&text);
         assert!(ours.len() > 10, "{text}");
         assert_eq!(first.get_or_insert_with(|| ours.clone()), &ours);
@@ -208,7 +208,7 @@ fn node_exporter_reads_a_file_that_is_rewritten_a_thousand_times() {
     let said = std::fs::read_to_string(LOG).unwrap();
     assert!(!said.contains("collected before"), "{said}");
 
-    // The timer's service: one file, and it ends.
+    // The timer's service writes one file and exits.
     sh("mkdir -p /var/lib/prometheus/node-exporter /run/systemd/system/ebpf-textfile@.service.d
         printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/ebpf-%%i-exporter --once=2s \
             --textfile.path=/var/lib/prometheus/node-exporter/ebpf-%%i.prom\\n' \

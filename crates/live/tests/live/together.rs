@@ -22,10 +22,10 @@ use crate::{MEMORY, exporters};
 /// How long the machine is busy.
 const BUSY: Duration = Duration::from_secs(40);
 
-/// Programs that are started meanwhile, at least.
+/// How many programs must at least be started meanwhile.
 const ENOUGH: f64 = 100.0;
 
-/// What an exporter may miss of hundreds of thousands of events where the kernel preempts programs.
+/// How many of hundreds of thousands of events may be missed if the kernel preempts programs.
 const RARELY: f64 = 100.0;
 
 const EXECS: &str = "ebpf_process_execs_total";
@@ -36,7 +36,7 @@ fn scrape(port: u16) -> Exposition {
     Exposition::parse(&text)
 }
 
-/// Everything at once, until told to stop.
+/// Load for all exporters at once, until `stop` is set.
 pub fn load(stop: &AtomicBool, tunnel: &Tunnel) {
     let file = cold_file(2000);
     std::thread::scope(|scope| {
@@ -103,7 +103,7 @@ fn they_run_together_on_a_busy_machine() {
         scope.spawn(|| load(&stop, &tunnel));
         let start = Instant::now();
         let mut before = all();
-        // Longer where the machine has other things to do, but not until a new handshake is due.
+        // Longer if the machine is slow, but not until the next handshake is due.
         let done = |now: &BTreeMap<String, Exposition>| {
             let started = |all: &BTreeMap<_, Exposition>| all["process"].count(EXECS, &[]);
             started(now) - started(&first) > ENOUGH || start.elapsed() > 2 * BUSY
@@ -145,8 +145,8 @@ fn they_run_together_on_a_busy_machine() {
         println!("{name}: {:.2} MiB, {events} events, lost: {lost:?}", memory / 1024.0 / 1024.0);
         assert!(events > 0.0, "{name} has counted nothing");
         assert!(memory <= MEMORY, "{name} needs {memory} bytes");
-        // What was on its way when it started has no beginning; where programs are preempted a few
-        // events are missed by all copies.
+        // Operations in progress at the start have no known beginning. If the kernel preempts
+        // programs, all copies miss a few events.
         let recursion = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
         let most = if preempts_programs() { RARELY } else { 0.0 };
         assert!(recursion <= most, "{name}: {events} events, {lost:?}");
@@ -167,13 +167,13 @@ fn they_run_together_on_a_busy_machine() {
     assert!(agrees("schedlat", waits, &range(2), 0.0), "{waits} waits, schedstat {:?}", range(2));
     let retransmits = of("tcp", "ebpf_tcp_retransmits_total");
     assert!(agrees("tcp", retransmits, &range(3), 0.0), "{retransmits} segments, snmp {:?}", range(3));
-    // Both ends are on this machine.
+    // Both ends are on this machine, so each handshake counts twice.
     assert_eq!(of("wireguard", "ebpf_wireguard_handshake_success_total"), 2.0);
     let hits = of("zfs-arc", "ebpf_zfs_arc_hits_total");
     assert!(agrees("zfs-arc", hits, &range(4), 0.0), "{hits} hits, arcstats {:?}", range(4));
     let misses = of("zfs-arc", "ebpf_zfs_arc_misses_total");
     assert!(agrees("zfs-arc", misses, &range(5), 0.0), "{misses} misses, arcstats {:?}", range(5));
-    // The same thing seen by two exporters: programs started are calls of execve that succeed.
+    // Two exporters count the same thing: started programs are successful calls of execve.
     let execs = of("process", EXECS);
     let calls = deltas["syscall"].of("ebpf_syscalls_total", &[("syscall", "execve")]);
     assert!(execs > ENOUGH && execs <= calls + missed["syscall"] + 20.0, "{execs} execs, {calls} calls");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a process may do while it waits for its kernel module and already answers requests: nothing.
-//! A folder in a private /sys/module stands for the module.
+//! A process that waits for its kernel module answers requests, and has no privileges meanwhile. A
+//! folder in a private /sys/module stands for the module.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ const SYS_ADMIN: u64 = 1 << 21;
 const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
 
-/// `program` by way of `wrapper`, where no module is loaded.
+/// A command that runs `program` through `wrapper`, with all modules hidden.
 fn without_modules(wrapper: &[&str], program: &str) -> Command {
     let hide = "mount -t tmpfs none /sys/module && exec \"$@\"";
     let mut command = Command::new("unshare");
@@ -35,7 +35,7 @@ fn without_modules(wrapper: &[&str], program: &str) -> Command {
     command
 }
 
-/// An exporter that waits for its module, which can be made to come and go.
+/// An exporter that waits for its module. The test can make the module appear and disappear.
 struct Waiting(Running);
 
 impl Waiting {
@@ -53,7 +53,7 @@ impl Waiting {
     #[track_caller]
     fn module_comes(&self) {
         fs::create_dir(self.folder()).unwrap();
-        // Which takes maps in the kernel, whatever of the module is there.
+        // Loading the maps does not need the module itself.
         until(PORT, "it has maps", |text| text.get("ebpf_exporter_mode", &[("mode", "ebpf")]).is_some());
         assert_eq!(get(PORT, "/-/ready").0, 200);
     }
@@ -62,13 +62,13 @@ impl Waiting {
         fs::remove_dir(self.folder()).unwrap();
     }
 
-    /// A set of capabilities, which all threads have in common.
+    /// A set of capabilities, which must be the same for all threads.
     #[track_caller]
     fn capabilities(&self, set: &str) -> u64 {
         let mut sets = BTreeMap::new();
         for task in fs::read_dir(format!("/proc/{}/task", self.0.0.id())).unwrap() {
             let path = task.unwrap().path();
-            // Of a thread that ended meanwhile there is nothing to read.
+            // The thread may have ended meanwhile.
             let Ok(status) = fs::read_to_string(path.join("status")) else { continue };
             let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
             let name = fs::read_to_string(path.join("comm")).unwrap_or_default();
@@ -86,7 +86,7 @@ fn as_root_nothing_is_left_while_it_waits_and_all_comes_back_with_the_module() {
         let left = ["CapEff", "CapPrm", "CapInh", "CapAmb"].map(|set| waiting.capabilities(set));
         assert_eq!(left, [0; 4], "{left:x?}");
         waiting.module_comes();
-        // What reading takes, as if the module had been there.
+        // The capabilities for reading, as if the module had been there from the start.
         let kept = waiting.capabilities("CapEff");
         assert_eq!(kept & NET_ADMIN, NET_ADMIN, "{kept:x}");
         waiting.module_goes();
@@ -94,7 +94,7 @@ fn as_root_nothing_is_left_while_it_waits_and_all_comes_back_with_the_module() {
     }
 }
 
-/// As a unit that systemd starts again without the module: from version 254 on it does.
+/// As a unit that systemd restarts without the module, which it does from version 254 on.
 #[live::test(tool("setpriv"), tool("unshare"))]
 fn who_gets_nothing_back_keeps_what_starting_takes_and_has_it_not_in_effect() {
     let given = "+bpf,+perfmon,+net_admin,+sys_admin,+sys_ptrace,+kill";
@@ -110,7 +110,7 @@ fn who_gets_nothing_back_keeps_what_starting_takes_and_has_it_not_in_effect() {
         assert_eq!(kept & (KILL | SYS_PTRACE), 0, "{kept:x}");
         waiting.module_comes();
         let kept = waiting.capabilities("CapEff");
-        // Before 5.19 reading takes CAP_BPF too.
+        // Before 5.19, reading also takes CAP_BPF.
         assert_eq!(kept & (NET_ADMIN | PERFMON), NET_ADMIN, "{kept:x}");
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! TLS and passwords: by a unit that is given them as credentials, and by an exporter whose
-//! module comes later.
+//! TLS and passwords: of a unit that gets them as credentials, and of an exporter whose module is
+//! loaded later.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -22,13 +22,13 @@ const FOLDER: &str = "/etc/ebpf-exporters";
 const UNIT: &str = "ebpf-diskio-exporter";
 const DROP_IN: &str = "/etc/systemd/system/ebpf-diskio-exporter.service.d";
 
-/// For what starts under emulation.
+/// Time limit for a start, which is slow under emulation.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// bcrypt of "sesame", at the least cost.
+/// bcrypt hash of "sesame", with a low cost.
 const HASH: &str = "$2y$05$AOiHAOiHAOiHAOiHAOiHAOMzJVTPhcbpEzDStSol2ygw6mOUdHR8i";
 
-/// What docs/operations.md tells to do; undone at the end.
+/// The settings that docs/operations.md describes. Dropping this removes them.
 struct Settings;
 
 impl Settings {
@@ -38,7 +38,7 @@ impl Settings {
         fs::create_dir_all(DROP_IN).unwrap();
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // OpenSSL takes a certificate for its own authority's when both have the same name.
+        // OpenSSL takes a certificate with the same name as its authority for a self-signed one.
         authority.distinguished_name.push(DnType::CommonName, "authority");
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
@@ -74,7 +74,7 @@ impl Drop for Settings {
     }
 }
 
-/// Status that curl got, and what came with it.
+/// HTTP status and body that curl got.
 fn ask(port: u16, options: &str) -> (String, String) {
     let status = sh(&format!(
         "rm -f /tmp/answer; curl -s -o /tmp/answer -w '%{{http_code}}' --max-time 60 \
@@ -103,7 +103,7 @@ fn a_unit_speaks_tls_and_asks_for_a_password() {
     assert!(scraped.get("process_resident_memory_bytes", &[]).unwrap() <= MEMORY);
     assert_eq!(ask(9101, &good.replace("sesame", "sesam")).0, "401");
     assert_eq!(ask(9101, &good.replace("-u alice:sesame", "")).0, "401");
-    // Not without TLS, and not with anybody's.
+    // Neither plain HTTP nor a certificate of an unknown authority works.
     assert_eq!(ask(9101, &good.replace("https", "http")).0, "000");
     assert_eq!(ask(9101, &format!("-u alice:sesame https://localhost:{}", 9101)).0, "000");
 
@@ -112,7 +112,7 @@ fn a_unit_speaks_tls_and_asks_for_a_password() {
     let capabilities =
         sh(&format!("cat /proc/{front}/status /proc/{pid}/task/*/status | sed -n 's/^CapEff:\t//p'"));
     assert!(capabilities.lines().count() > 3);
-    // CAP_BPF is 39: before 5.19 maps are not read without.
+    // CAP_BPF is 39. Before 5.19, reading maps requires it.
     assert!(
         capabilities.lines().all(|line| u64::from_str_radix(line, 16).unwrap() & !(1 << 39) == 0),
         "{capabilities}"
@@ -121,13 +121,13 @@ fn a_unit_speaks_tls_and_asks_for_a_password() {
     sh(&format!("systemctl kill -s USR1 {UNIT}"));
     assert_eq!(ask(9101, &format!("{good}/metrics")).0, "200");
     assert_eq!((fronts(), sh(&format!("systemctl show -P MainPID {UNIT}"))), (vec![front.clone()], pid));
-    // Behind its back nobody is answered, not even root.
+    // The exporter's own socket answers nobody else, not even root.
     let sockets = fs::read_to_string("/proc/net/unix").unwrap();
     let name = sockets.split_whitespace().find_map(|word| word.strip_prefix("@ebpf-exporters-web/")).unwrap();
     let name = SocketAddr::from_abstract_name(format!("ebpf-exporters-web/{name}")).unwrap();
     let mut behind = UnixStream::connect_addr(&name).unwrap();
     let mut answer = Vec::new();
-    // Closed before or after that is written.
+    // The exporter may close the connection before or after this is written.
     let _ = behind.write_all(b"GET /metrics HTTP/1.0\r\n\r\n");
     let _ = behind.read_to_end(&mut answer);
     assert_eq!(answer, b"");

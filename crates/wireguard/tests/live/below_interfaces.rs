@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the host drops below the tunnel, compared with the tunnel's own counters.
+//! Messages that the host drops below the tunnel, compared with the interface's own counters.
 
 use live::net::{inside, snmp_of_cable};
 use live::sh;
@@ -8,8 +8,8 @@ use live::wireguard::{Tunnel, key, label, statistic};
 
 use super::{DROPS, PACKETS, settle, start};
 
-/// Messages that a side sent, and those that it could not, compared with what its interface
-/// counts of what `work` does: sent, and lost below.
+/// Messages that a side sent during `work`, and those that were dropped below the tunnel, compared
+/// with the counters of its interface.
 #[track_caller]
 fn compared(what: &str, exporter: &live::exporter::Exporter, side: &str, work: impl FnOnce()) -> [f64; 2] {
     let truth = || {
@@ -32,7 +32,7 @@ fn compared(what: &str, exporter: &live::exporter::Exporter, side: &str, work: i
     ours
 }
 
-/// Sends datagrams of so many bytes through the tunnel; the kernel may refuse.
+/// Sends `count` datagrams of `bytes` bytes through the tunnel. The kernel may refuse them.
 fn send(from: &str, to: &str, bytes: usize, count: usize) {
     inside(from, || {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -60,7 +60,7 @@ fn what_is_dropped_below_the_tunnel_is_not_sent() {
         sh("tc -n left qdisc del dev cable root");
         assert_eq!(sent, [0.0, 5.0]);
     }
-    // Longer than what the cable takes at this end: it is sent in pieces.
+    // Larger than the MTU of the cable at this end: the message is fragmented.
     end("10.99.0.2");
     tunnel.exchange("left", "right", "10.98.0.2", 1);
     settle();
@@ -69,7 +69,7 @@ fn what_is_dropped_below_the_tunnel_is_not_sent() {
     let before = fragments();
     let sent = compared("too long here", &exporter, "left", || send("left", "10.98.0.2", 1300, 5));
     assert_eq!((sent, fragments() - before), ([5.0, 0.0], 10.0));
-    // At the other end: whether the interface is told depends on the kernel, and so do we.
+    // Larger than the MTU of the other end. Whether the interface counts a drop depends on the kernel.
     let sent = compared("too long there", &exporter, "right", || send("right", "10.98.0.1", 1300, 5));
     assert!(sent[0] + sent[1] >= 5.0, "{sent:?}");
     let (peer, text) = (label("b.pub"), exporter.scrape());
@@ -80,7 +80,7 @@ fn what_is_dropped_below_the_tunnel_is_not_sent() {
 fn a_reply_that_is_dropped_is_not_the_senders() {
     let exporter = start("packet");
     let _tunnel = Tunnel::new("");
-    // Nobody is there: the right side says so at once, in the thread that sends, and drops that.
+    // The right side has no tunnel. It replies with an ICMP error in the sending thread, and drops that.
     sh("ip -n right link set wg0 down; tc -n right qdisc add dev cable root pfifo limit 0");
     let refused = || {
         let text = sh("ip netns exec right cat /sys/class/net/cable/statistics/tx_dropped");

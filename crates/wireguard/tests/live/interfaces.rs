@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Interfaces that come, go and move, and those of other users: whose numbers are whose.
+//! Interfaces that are created, removed or moved, and those of other users: which numbers they get.
 
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
@@ -14,11 +14,11 @@ use live::{sh, wait_until};
 
 use super::{ATTEMPTS, DROPS, settle, start};
 
-/// A namespace that no folder has, for as long as this lives.
+/// A network namespace without a name, which exists until this is dropped.
 struct Unnamed(Running);
 
 impl Unnamed {
-    /// `options` of unshare(1), beside that for the network.
+    /// `options` are further options of unshare(1).
     fn new(options: &[&str]) -> Self {
         let mut command = Command::new("unshare");
         command.arg("--net").args(options).args(["sleep", "infinity"]).stdout(Stdio::null());
@@ -42,7 +42,7 @@ impl Unnamed {
         sh(&format!("nsenter --net={} sh -ec '{line}'", self.file()))
     }
 
-    /// An interface of so many peers who are tried as soon as it is up, and do not answer.
+    /// Creates an interface with `peers` peers. It sends to them at once, and they do not answer.
     fn tries(&self, peers: u32) {
         self.run(&format!(
             "ip link add wg0 type wireguard; umask 077; wg genkey > /run/unnamed.key
@@ -55,7 +55,7 @@ impl Unnamed {
     }
 }
 
-/// What was tried of peers with these labels.
+/// Handshake attempts of peers with these labels.
 fn attempts(text: &Exposition, labels: &[(&str, &str)]) -> Option<f64> {
     text.get(ATTEMPTS, labels)
 }
@@ -70,7 +70,7 @@ fn a_namespace_with_anothers_inode_begins_anew() {
         ));
         sh(&format!("stat -Lc %i /run/netns/{name}; ip -n {name} -o link show wg0 | cut -d: -f1"))
     };
-    // To nobody's address.
+    // Send to an address that no peer has.
     let lose = |name: &str, count: usize| {
         inside(name, || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -84,7 +84,7 @@ fn a_namespace_with_anothers_inode_begins_anew() {
     lose("vpn1", 9);
     assert_eq!(lost(&exporter.scrape(), "vpn1"), 9.0);
     sh("ip netns del vpn1");
-    // Its inode is free once the kernel has taken it down.
+    // The inode number is free when the kernel has removed the namespace.
     wait_until("the inode is given again", Duration::from_secs(120), || {
         let same = make("vpn2") == place;
         if !same {
@@ -114,12 +114,12 @@ fn a_moved_interface_is_shown_where_it_is() {
     });
     sh("ip netns add moved; ip -n moved link set lo up");
     unnamed.run("ip link set wg0 netns moved");
-    // Until it is up again nothing knows which of the interfaces there it is.
+    // Until it is up again, the exporter cannot tell which interface there it is.
     let text = exporter.scrape();
     let shown = (attempts(&text, &old), attempts(&text, &new));
     let sent = |text: &Exposition, labels| text.get("ebpf_wireguard_packets_total", labels);
     let packets = (sent(&text, &old), sent(&text, &new));
-    // Longer than an unknown interface is remembered; no event tells of the time.
+    // Longer than entries of an unknown interface are kept. There is no event to wait for.
     std::thread::sleep(Duration::from_secs(12));
     exporter.scrape();
     sh("ip -n moved link set wg0 up");
@@ -146,7 +146,7 @@ fn namespaces_of_other_users_share_a_series() {
     wait_until("all are tried", Duration::from_secs(120), || {
         attempts(&exporter.scrape(), &shared).unwrap_or(0.0) >= 30.0
     });
-    // There is room for those of the machine, and those of whom nothing was heard are known.
+    // Peers in the machine's own namespaces still find room, also those without traffic.
     let tunnel = Tunnel::new("");
     tunnel.exchange("left", "right", "10.98.0.2", 3);
     settle();
@@ -157,7 +157,7 @@ fn namespaces_of_other_users_share_a_series() {
     assert_eq!((without(ATTEMPTS), without(DROPS)), (0, 0), "{text:?}");
     assert_eq!(text.get("ebpf_exporter_folded_events_total", &[]).unwrap_or(0.0), 0.0);
     assert!(text.count("ebpf_wireguard_packets_total", &[shared[0], ("direction", "tx")]) >= 30.0);
-    // One that somebody has given a name is like any other.
+    // A namespace of another user that has a name gets its own series.
     let tenant = Unnamed::new(&["--user", "--map-root-user"]);
     sh(&format!("touch /run/netns/tenant; mount --bind {} /run/netns/tenant", tenant.file()));
     exporter.scrape();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Private and preshared keys, which the kernel sends along, looked for in the output and in a
-//! core dump of the process.
+//! The kernel also sends private and preshared keys. They must not be in the output, nor in a core
+//! dump of the process.
 
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use live::{sh, wait_until};
 fn private_keys_are_nowhere() {
     let tunnel = Tunnel::new("");
     let secrets = ["a.key", "b.key", "c.key", "psk"].map(key);
-    // The names file has a private key in it as well.
+    // The file of names also has a private key.
     sh(&format!(
         "{{ echo '[Interface]'; echo PrivateKey = $(cat {KEYS}/c.key); echo '[Peer]'
             echo '# friendly_name = the right one'; echo PublicKey = $(cat {KEYS}/b.pub)
@@ -36,7 +36,7 @@ fn private_keys_are_nowhere() {
     let (_, text) = get(exporter.port(), "/metrics");
     let named = [("peer", &*key("b.pub")), ("name", "the right one")];
     assert_eq!(Exposition::parse(&text).get("ebpf_wireguard_peer_info", &named), Some(1.0), "{text}");
-    // All that it says, at the level that says most.
+    // All output, at the most verbose log level.
     let said = Command::new("ebpf-wireguard-exporter")
         .args(["--once=2s", "--log.level=debug", "--wireguard.detail=packet"])
         .arg("--wireguard.peer-names=/run/names.conf")
@@ -62,7 +62,7 @@ fn private_keys_are_nowhere() {
         let bytes = sh(&format!("echo {text} | base64 -d | od -An -v -tx1 | tr -d ' \\n'"));
         (0..bytes.len()).step_by(2).map(|at| u8::from_str_radix(&bytes[at..at + 2], 16).unwrap()).collect()
     };
-    // The core is one in which public keys are found, as bytes.
+    // Check that the core dump has public keys, as bytes.
     let public: Vec<u8> = raw(&key("b.pub"));
     assert!(has(&public));
     for secret in &secrets {
