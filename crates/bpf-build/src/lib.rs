@@ -16,12 +16,12 @@ use libbpf_rs::Linker;
 use object::{Object, ObjectSection};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// clang 14, the oldest that must do, needs a tenth of this. It is known to
-/// allocate without bound on some builtins; better a failed build than a dead machine.
+/// Limit of the compiler's address space. clang 14, the oldest supported version, needs a tenth of
+/// it. On some builtins it allocates without bound: then the build fails before memory runs out.
 const CLANG_MEMORY_BYTES: u64 = 4 << 30;
 
-/// Newest last: the oldest supported one is preferred, so that what it cannot
-/// compile is noticed.
+/// Compilers to try, in this order. The oldest supported version is preferred, so that code that it
+/// cannot compile is noticed.
 const CLANGS: &[&str] = &["clang-14", "clang-15", "clang-16", "clang-17", "clang-18", "clang-19", "clang"];
 
 /// Compiles `bpf/NAME.bpf.c`, NAME being the crate's folder, to `OUT_DIR/skel.rs`.
@@ -34,10 +34,9 @@ pub fn skeleton() {
     }
 }
 
-/// Tells the crate being built, as `RUSTC_VERSION` in its environment, which compiler
-/// builds it.
+/// Sets `RUSTC_VERSION` in the environment of the crate being built to the compiler's version.
 ///
-/// Ends the build with a message when the compiler does not say.
+/// Ends the build with a message when the compiler does not report it.
 pub fn compiler_version() {
     let version =
         Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).arg("--version").output();
@@ -75,7 +74,7 @@ fn build() -> Result<()> {
     let include = |path: &Path| [OsString::from("-I"), path.into()];
     let warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"].map(OsString::from);
     let out = PathBuf::from(variable("OUT_DIR")?);
-    // Types of the skeleton are named after the object, and Rust takes no dashes.
+    // Types of the skeleton are named after the object, and Rust allows no dashes in names.
     let object = out.join(format!("{}.bpf.o", name.replace('-', "_")));
     let mut builder = SkeletonBuilder::new();
     builder
@@ -89,11 +88,10 @@ fn build() -> Result<()> {
     builder.generate(out.join("skel.rs")).with_context(|| format!("failed to generate {name}'s skeleton"))
 }
 
-/// Takes the text of source lines and their numbers out of an object: a quarter of it, which only
-/// the verifier's log would show. Every exporter carries its object, in its file and in memory.
+/// Removes the source lines and their numbers from an object. They are a quarter of it, and only the
+/// verifier's log shows them. Every exporter contains its object, in its file and in memory.
 fn without_lines(path: &Path) -> Result<()> {
-    /// In struct btf_ext_header (tools/lib/bpf/libbpf_internal.h): magic, version and flags, own
-    /// length, place and length of functions, place and length of lines, ...
+    /// Offset of `line_info_len` in struct btf_ext_header (tools/lib/bpf/libbpf_internal.h).
     const LINES_BYTES: usize = 20;
     let mut bytes = fs::read(path)?;
     let range = {
@@ -103,7 +101,7 @@ fn without_lines(path: &Path) -> Result<()> {
     };
     let at = range.0 as usize + LINES_BYTES;
     bytes.get_mut(at..at + 4).context(".BTF.ext is too short")?.fill(0);
-    // Linking leaves out what nothing refers to.
+    // The linker leaves out strings that nothing refers to.
     let mut linker = Linker::new(path)?;
     linker.add_buf(&bytes)?;
     linker.link()?;

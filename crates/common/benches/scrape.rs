@@ -68,13 +68,13 @@ fn main() {
     assert!(ratio <= 2.0, "more than twice the time of the plain loop");
 }
 
-/// Fastest time in nanoseconds and sum of all values, by the C program.
+/// Runs the C program. Returns its fastest time in nanoseconds and the sum of all values.
 fn plain_loop(map: &MapHandle, cpus: usize) -> (u64, u64) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/plain_loop.c");
     let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plain_loop");
     let status = Command::new("cc").args(["-O2", "-o"]).arg(&binary).arg(source).status().unwrap();
     assert!(status.success());
-    // Without close-on-exec, so that the program has it.
+    // The copy is not close-on-exec, so that the C program inherits it.
     let shared = rustix::io::dup(map.as_fd()).unwrap();
     let output = Command::new(binary)
         .args([shared.as_raw_fd().to_string(), cpus.to_string(), ROUNDS.to_string()])

@@ -24,7 +24,7 @@ use crate::read::top::Ranking;
 use crate::serve::{ports, textfile};
 use crate::spec::{Spec, Text};
 
-/// Maps of an object, empty to begin with.
+/// The contents of an object's maps. They are empty at first.
 #[derive(Debug)]
 pub struct Fixture {
     layouts: Layouts,
@@ -32,7 +32,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// No entries in any map of the object with these layouts.
+    /// Empty maps of the object with these layouts.
     pub fn new(layouts: Layouts) -> Self {
         Self { layouts, maps: BTreeMap::new() }
     }
@@ -63,7 +63,7 @@ impl Fixture {
         Ok(self)
     }
 
-    /// An entry with the bytes that the kernel would have.
+    /// Inserts an entry, given as the bytes of its key and value.
     pub fn insert(&mut self, map: &str, key: Vec<u8>, value: Vec<u8>) {
         self.maps.entry(map.to_owned()).or_default().insert(key, value);
     }
@@ -123,7 +123,7 @@ pub fn render_named<E: Exporter>(
     Ok(encode(families, Format::Text))
 }
 
-/// As if all of it had come since the process started.
+/// Adds the ratios, as if their counters had been 0 at the start of the window.
 fn add_ratios(spec: &Spec, families: &mut Families) {
     for ratio in &spec.ratios {
         let mut window = Window::new(ratio.clone());
@@ -140,8 +140,8 @@ fn add_ratios(spec: &Spec, families: &mut Families) {
 /// crate. Rewrites these files if `UPDATE_GOLDEN` is set in the environment.
 ///
 /// # Errors
-/// When they differ, which names the first line that does, or when what has each event once
-/// ([`Spec::events`]) is not shown.
+/// When a file differs; the error names the first such line. When [`Spec::events`] is empty or lists
+/// a family that is not in `metrics`.
 pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     let folder = Path::new(crate_folder).join("tests/golden");
     same(&folder.join("metrics.prom"), metrics)?;
@@ -161,7 +161,7 @@ pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
 /// [`golden`] does, and with its metrics with eBPF: they must be a subset with the same help.
 ///
 /// # Errors
-/// When they differ, or there is a family that is not shown otherwise.
+/// When the file differs, or a HELP or TYPE line is not in `metrics.prom`.
 pub fn golden_fallback<E: Exporter>(crate_folder: &str, mut families: Families) -> Result<()> {
     add_ratios(&E::spec(&E::Flags::default()), &mut families);
     let folder = Path::new(crate_folder).join("tests/golden");
@@ -206,7 +206,7 @@ fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
 
 fn same(path: &Path, text: &str) -> Result<()> {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        // Another test may be reading the file.
+        // Replaces the file atomically: another test may be reading it.
         return textfile::write(path, text);
     }
     let expected = fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;

@@ -5,18 +5,19 @@
 //! probes, its maps and what their members mean as metrics. From these the engine
 //! makes the whole process: command line, probe choice, attaching, reading, HTTP.
 //!
-//! Its rooms, from the top. Imports run down only; `make lint` refuses one that runs up, and any
-//! circle inside of a room.
+//! Its top-level modules are called rooms. The table lists them from top to bottom. A room imports
+//! only from itself and from the rooms below it. `make lint` refuses other imports, and import
+//! cycles inside a room.
 //!
-//! | room | what |
+//! | room | contents |
 //! |---|---|
-//! | [`fixture`] | a tool of tests: an exporter with made-up maps |
-//! | [`process`] | what every process has and does: flags, log, privileges, from start to end |
-//! | [`serve`] | how metrics get out: HTTP, who may ask, ports, files |
-//! | [`read`] | what a scrape is made of: maps to families |
-//! | [`kernel`] | what this kernel is like, and programs in it |
-//! | [`spec`] | what an exporter is, as data |
-//! | [`exposition`] | families and their text |
+//! | [`fixture`] | for tests: renders an exporter's metrics from made-up map contents |
+//! | [`process`] | flags, log, privileges, and the life of a process from start to end |
+//! | [`serve`] | output of metrics: HTTP, access control, ports, files |
+//! | [`read`] | from maps to metric families |
+//! | [`kernel`] | properties of this kernel, and the programs loaded into it |
+//! | [`spec`] | the definition of an exporter, as data |
+//! | [`exposition`] | metric families and their text |
 
 pub mod exposition;
 pub mod fixture;

@@ -22,11 +22,11 @@ pub struct Spec {
     pub name: Text,
     /// TCP port of the default listen address.
     pub port: u16,
-    /// The question it answers, for `--help` and the landing page.
+    /// The question that the exporter answers, for `--help` and the landing page.
     pub summary: Text,
     /// The kernel module that the probes attach to. The exporter waits until it is loaded.
     pub module: Option<Text>,
-    /// Capabilities that it needs while it runs.
+    /// Capabilities that the exporter needs at every scrape.
     pub keeps: Vec<Capability>,
     /// Probes to attach.
     pub probes: Vec<Probe>,
@@ -87,7 +87,7 @@ pub struct Probe {
     /// Candidates; the first that the kernel accepts is used. Each is a set of programs that are
     /// attached together, such as those at the entry and exit of a function.
     pub candidates: Vec<Vec<Text>>,
-    /// What the exporter itself must be able to see. Programs state this by their hooks.
+    /// What the exporter itself must be able to see. For programs, the hook tells this.
     pub view: Option<View>,
     /// What to do if no candidate can be used.
     pub need: Need,
@@ -110,7 +110,7 @@ pub enum Need {
     /// Its metrics are not exported without it.
     Optional {
         /// Maps, or members of their values (`MAP.MEMBER`), that would be wrong without this probe.
-        /// Empty if it adds something that most machines do not use.
+        /// Empty if the probe adds something that most machines do not use.
         feeds: Vec<Text>,
     },
     /// For kernels that have this hook. On others, another probe sees the same events.
@@ -128,7 +128,7 @@ pub struct MapSpec {
     pub sparse: bool,
     /// Whether the exporter supplies the labels of its entries: see [`crate::read::roster`].
     pub named: bool,
-    /// Labels of all metrics of the map, from members of the key.
+    /// Labels of all metrics of the map, from members of the key or the value.
     pub labels: Vec<Label>,
     /// Metrics from members of the value.
     pub metrics: Vec<Metric>,
@@ -202,7 +202,7 @@ pub enum Kind {
     /// A member that holds the current value. Not for a per-CPU map, whose values are added up.
     Gauge(Text),
     /// A gauge: the number of entries in which a member is not zero. Without a member the number is
-    /// 0: so a series that another map adds to starts at 0.
+    /// 0. Then a series to which another map adds starts at 0.
     Tally(Option<Text>),
     /// A member that is a `struct hist`.
     Histogram(Text, Unit),
@@ -269,7 +269,7 @@ impl Spec {
         self
     }
 
-    /// Adds something that the exporter reads without a program, and that may be hidden from it.
+    /// Adds something that the exporter reads without a program and that may be hidden from it.
     #[must_use]
     pub fn sees(mut self, name: &'static str, view: View) -> Self {
         let need = Need::Optional { feeds: Vec::new() };

@@ -65,7 +65,7 @@ int main(void)
 }
 "#;
 
-/// Of calls that begin with `(` and end with `)`.
+/// The output of the harness. In `calls`, `(` is the start of a call and `)` is its end.
 fn told(calls: &str) -> String {
     let flags = ["-Wno-unused-function", "-Wno-unknown-pragmas"];
     String::from_utf8(harness::run(HARNESS, &flags, calls.as_bytes().to_vec())).unwrap()
@@ -78,7 +78,7 @@ fn calls_that_end_are_not_lost() {
 
 #[test]
 fn a_call_whose_exit_never_comes_is_lost_once() {
-    // The second and the fourth exit are passed over.
+    // The second and the fourth call have no exit.
     assert_eq!(told("()(()(()()"), "2 lost, 4 ended, 0 left");
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `bpf/comm.bpf.h`, compiled for this machine: one name is one key, whatever is behind its NUL.
+//! `bpf/comm.bpf.h`, compiled for this machine: a name has one key, whatever bytes follow its NUL.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod harness;
@@ -35,14 +35,14 @@ int main(void)
 }
 "#;
 
-/// The keys of contents of `comm`, read by the helper and by plain loads.
+/// The keys of `comms`: for each, the one read by the helper and the one read by plain loads.
 fn keys(comms: &[[u8; 16]]) -> Vec<[[u8; 16]; 2]> {
     let output = harness::run(HARNESS, &["-fno-strict-aliasing"], comms.concat());
     let pairs = output.chunks_exact(32);
     pairs.map(|pair| [pair[..16].try_into().unwrap(), pair[16..].try_into().unwrap()]).collect()
 }
 
-/// A name, its NUL, and `rest` behind that.
+/// A name, its NUL, and after that the bytes of `rest`.
 fn comm(name: &[u8], rest: impl Fn(usize) -> u8) -> [u8; 16] {
     let byte = |at: usize| name.get(at).copied().unwrap_or(if at == name.len() { 0 } else { rest(at) });
     std::array::from_fn(byte)
@@ -50,7 +50,7 @@ fn comm(name: &[u8], rest: impl Fn(usize) -> u8) -> [u8; 16] {
 
 #[test]
 fn bytes_behind_the_nul_are_no_part_of_a_key() {
-    // Bytes next to 0 and 0x80 are those that arithmetic on words gets wrong.
+    // Arithmetic on words is most likely wrong for bytes next to 0 and 0x80.
     let fillings: [fn(usize) -> u8; 3] = [|_| b'x', |_| 0xff, |at| [1, 0x80, 0, 0x7f, 0x81][at % 5]];
     let letters: [fn(usize) -> u8; 3] = [|at| b'a' + at as u8, |_| 0x80, |at| [1, 0xff, 0x81][at % 3]];
     let mut cases = Vec::new();
@@ -60,7 +60,7 @@ fn bytes_behind_the_nul_are_no_part_of_a_key() {
             cases.extend(fillings.map(|rest| (comm(&name, rest), comm(&name, |_| 0))));
         }
     }
-    // Such as no kernel makes.
+    // A name without a NUL, which the kernel never makes.
     cases.push(([b'n'; 16], [b'n'; 16]));
     let comms: Vec<[u8; 16]> = cases.iter().map(|(comm, _)| *comm).collect();
     let keys = keys(&comms);

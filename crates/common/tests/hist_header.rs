@@ -32,8 +32,8 @@ int main(void)
 }
 "#;
 
-/// Whether `ns` is within bound `k`, `2^(k/8)` times the smallest: both sides to the
-/// eighth power are whole numbers.
+/// Whether `ns` is within bound `k`, which is `2^(k/8)` times the smallest bound. Compares eighth
+/// powers, because these are whole numbers.
 fn within(ns: u64, k: usize, unit: Unit) -> bool {
     let down = -unit.bound(0).log2() as usize;
     let value = BigUint::from(ns).pow(8) << (8 * down);
@@ -50,7 +50,7 @@ fn greatest(k: usize, unit: Unit) -> u64 {
     low
 }
 
-/// The slot by definition: that of the first bound that the value is within.
+/// The slot by definition: that of the first bound that is not below the value.
 struct Definition(Vec<u64>);
 
 impl Definition {

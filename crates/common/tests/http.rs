@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Clients that are slow, broken, greedy or many.
+//! The HTTP server with clients that are slow, send invalid requests, ask for much, or are many.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Sends `head` and returns all that comes back.
+/// Sends `head` and returns the whole answer.
 fn ask(address: SocketAddr, head: &str) -> String {
     let mut stream = connect(address);
     // The server may close before it has read all.
@@ -115,7 +115,7 @@ fn a_slow_sender_is_cut_off_in_time() {
     let mut stream = connect(address);
     let mut answer = String::new();
     for byte in b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".iter().cycle() {
-        // One byte each 50 ms: every single one is in time, the whole is not.
+        // One byte each 50 ms: each byte is in time, but the whole request is too late.
         if stream.write_all(&[*byte & 0x5f]).is_err() || start.elapsed() > Duration::from_secs(5) {
             break;
         }
@@ -135,7 +135,7 @@ fn a_slow_reader_does_not_keep_others_waiting() {
     let start = Instant::now();
     assert!(ask(address, "GET /quick HTTP/1.0\r\n\r\n").ends_with("/quick\n"));
     assert!(start.elapsed() < Duration::from_millis(600), "{:?}", start.elapsed());
-    // It reads only now: too late for the rest.
+    // The client reads only now, after the server's timeout for sending.
     std::thread::park_timeout(LIMITS.send * 3);
     let mut answer = Vec::new();
     let _ = slow.read_to_end(&mut answer);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reading real maps to the last entry.
+//! Reads all entries of maps in the kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::collections::BTreeMap;
@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use common::read::maps::{LiveMaps, MapSource};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 
-/// A per-CPU hash of `entries` with values of `words` 64-bit numbers: entry `n` has, as
-/// its first word, `n` on every CPU.
+/// A per-CPU hash of `entries` with values of `words` 64-bit numbers. The first word of entry `n` is
+/// `n` on every CPU.
 fn map(entries: u64, words: usize) -> MapHandle {
     let options = libbpf_sys::bpf_map_create_opts {
         sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
@@ -40,7 +40,7 @@ fn number(bytes: &[u8]) -> u64 {
     u64::from_ne_bytes(bytes[..8].try_into().unwrap())
 }
 
-/// Key to value and how often it was seen.
+/// For each key, its value and how often it was read.
 fn read(maps: &LiveMaps, way: &Read, mut also: impl FnMut(u64)) -> BTreeMap<u64, (u64, u32)> {
     let mut seen = BTreeMap::new();
     way(maps, &mut |key, value| {
@@ -54,8 +54,8 @@ fn read(maps: &LiveMaps, way: &Read, mut also: impl FnMut(u64)) -> BTreeMap<u64,
 #[live::test]
 fn every_entry_is_read_once_and_added_up() {
     let cpus = libbpf_rs::num_possible_cpus().unwrap() as u64;
-    // One that takes many batches, and one where a batch has room for one entry: half of
-    // its buckets hold more than that.
+    // The first map takes many batches. Of the second, a batch has room for one entry, and half
+    // of its buckets have more.
     for (entries, words) in [(10_000, 1), (300, 4000)] {
         let maps = LiveMaps::single("test", &map(entries, words)).unwrap();
         for (name, way) in ways() {
@@ -73,7 +73,7 @@ fn entries_that_go_while_reading_hide_no_others() {
     for (name, way) in ways() {
         let map = map(5000, 1);
         let maps = LiveMaps::single("test", &map).unwrap();
-        // Each multiple of five goes as soon as it or another is seen.
+        // Each entry that is read deletes the next multiple of five.
         let mut next = 0u64;
         let seen = read(&maps, &*way, |_| {
             if next < 5000 {

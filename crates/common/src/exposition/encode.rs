@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Families to text: Prometheus 0.0.4 and OpenMetrics 1.0.
+//! Writes families as text: Prometheus 0.0.4 and OpenMetrics 1.0.
 
 use std::fmt::{self, Write};
 
@@ -99,7 +99,7 @@ fn family_name(name: &str, format: Format) -> &str {
     }
 }
 
-/// A line for each bucket, its upper bound as `le`; then sum and count.
+/// Writes a line for each bucket, with its upper bound as `le`, then the sum and the count.
 fn write_histogram(
     out: &mut String,
     name: &str,
@@ -125,7 +125,7 @@ fn write_histogram(
     writeln!(out, "{}", histogram.buckets.last().copied().unwrap_or_default())
 }
 
-/// Nanoseconds in `unit`, as a decimal fraction to the last digit.
+/// Writes a sum in `unit` as an exact decimal fraction.
 fn write_scaled(out: &mut String, ns: u64, unit: Unit) -> fmt::Result {
     let scale = unit.scale();
     let (whole, rest) = (ns / scale, ns % scale);

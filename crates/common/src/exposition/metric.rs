@@ -226,8 +226,8 @@ impl Families {
         }
     }
 
-    /// Prepares self metrics for a file beside those of other exporters: adds `config` everywhere,
-    /// and removes `process_*`, which there belongs to the reader.
+    /// Prepares the families for a file beside those of other exporters. Adds the label `config` to
+    /// all self metrics. Removes `process_*`: node_exporter, which reads the file, has its own.
     pub fn set_apart(&mut self, config: &str) {
         self.list.retain(|family| !family.name.starts_with("process_"));
         let about_itself = self.list.iter_mut().filter(|family| family.name.starts_with("ebpf_exporter_"));

@@ -2,7 +2,7 @@
 //! Metric families and their text. Look here for the buckets of a histogram and how their `le` is
 //! written, for escaping, and for OpenMetrics.
 //!
-//! It imports no other room and does not use libbpf: it needs no kernel and no privileges.
+//! It imports no other room and does not use libbpf. It needs no kernel and no privileges.
 
 pub mod encode;
 pub mod hist;

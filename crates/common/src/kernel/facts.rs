@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Facts about this kernel, from its BTF: shape, never version.
+//! Facts about this kernel, mostly from its BTF. They never depend on the kernel's version number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ use crate::kernel::types::{KERNEL_BTF, Prototype, Types, module_btf};
 use crate::kernel::view;
 use crate::spec::View;
 
-/// Plain data, so that tests can construct it.
+/// Facts about this kernel and this process. Plain data, so that tests can construct it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Whether the kernel has BTF of its own, not only a file given by the user.
@@ -29,7 +29,7 @@ pub struct Facts {
     pub tracepoints: BTreeMap<String, Prototype>,
     /// The requested functions that exist.
     pub functions: BTreeMap<String, Prototype>,
-    /// Whether the kernel can place breakpoints for probes (CONFIG_KPROBE_EVENTS).
+    /// Whether the kernel has kprobes (CONFIG_KPROBE_EVENTS).
     pub kprobes: bool,
     /// Values of the requested enumerators that exist.
     pub enumerators: BTreeMap<String, i64>,
@@ -49,7 +49,7 @@ impl Facts {
         match hook {
             Hook::TpBtf(_) | Hook::RawTp(_) => self.preempts_tracepoints,
             Hook::Fentry(_) | Hook::Fexit(_) => self.preempts_functions,
-            // Breakpoints switch preemption off.
+            // Kprobes run programs with preemption disabled.
             _ => false,
         }
     }
@@ -58,7 +58,7 @@ impl Facts {
     /// and about functions of `module` from that of the module.
     ///
     /// # Errors
-    /// When there is no BTF, or it cannot be read; says what to do.
+    /// When there is no BTF, or it cannot be read. The error says what the user can do.
     pub fn collect<'h>(
         hooks: impl IntoIterator<Item = &'h Hook>,
         enumerators: &[impl AsRef<str>],
@@ -71,7 +71,7 @@ impl Facts {
             None if own_btf => Path::new(KERNEL_BTF),
             None => bail!("{KERNEL_BTF} does not exist: {}", why_no_btf(has_btf())),
         };
-        // libbpf's own message does not name the file's trouble.
+        // libbpf's own error does not say why the file cannot be opened.
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
         let btf = Btf::from_path(path).with_context(|| format!("{} is not a BTF file", path.display()))?;
         let kprobes = Path::new(KPROBES).join("type").exists();
@@ -86,7 +86,7 @@ impl Facts {
         let hooks: Vec<&Hook> = hooks.into_iter().collect();
         let tracepoints: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.tracepoint()).collect();
         let functions: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.function()).collect();
-        // libbpf looks for a name by going through all types: once for all is enough.
+        // libbpf searches all types for each name. One pass for all names is enough.
         for id in (1..btf.len() as u32).map(TypeId::from) {
             if let Some(handler) = btf.type_by_id::<Typedef<'_>>(id) {
                 if let Some(name) = handler.name().and_then(OsStr::to_str)
@@ -133,7 +133,7 @@ impl Facts {
     /// hidden, the function's own name: the kernel reports whether it exists.
     ///
     /// # Errors
-    /// Says why it would not.
+    /// When the program would miss calls or read wrong arguments. The error says why.
     pub fn places<'s>(&'s self, hook: &'s Hook) -> Result<Vec<&'s str>, String> {
         match &self.symbols {
             Some(symbols) => symbols.places(hook),
@@ -235,7 +235,7 @@ pub fn page_size() -> u64 {
 /// Number of possible CPUs, including absent ones.
 ///
 /// # Errors
-/// When the kernel does not say.
+/// When the kernel does not report it.
 pub fn possible_cpus() -> Result<u32> {
     let cpus = libbpf_rs::num_possible_cpus().context("failed to count possible CPUs")?;
     Ok(cpus as u32)

@@ -32,7 +32,7 @@ pub enum Hook {
     },
     /// A function's exit, by kretprobe.
     Kretprobe(String),
-    /// Any other section: attaching shows what libbpf makes of it.
+    /// Any other section, such as that of an iterator. libbpf decides how to attach it.
     Other(String),
 }
 
@@ -79,7 +79,7 @@ impl Hook {
         }
     }
 
-    /// Whether programs there run on request, not at an event.
+    /// Whether it is an iterator, whose program runs on request and not at an event.
     pub fn is_iterator(&self) -> bool {
         matches!(self, Self::Other(section) if section.starts_with("iter/"))
     }
@@ -169,14 +169,15 @@ fn use_of_context(i: &bpf_insn) -> Use {
     let (code, destination, source) = (u32::from(i.code), i.dst_reg() == 1, i.src_reg() == 1);
     let by_register = code & BPF_X != 0;
     let (reads, overwrites) = match code & 7 {
-        // A number of 64 bits; others are of packets.
+        // The load of a 64-bit constant. The other instructions of this class load packet data.
         BPF_LD => (code != BPF_LD | BPF_IMM | BPF_DW, destination),
         BPF_LDX => (source, destination),
         BPF_ST => (destination, false),
         BPF_STX => (destination || source, false),
         BPF_ALU | BPF_ALU64 if code & 0xf0 == BPF_MOV => (by_register && source, destination),
         BPF_ALU | BPF_ALU64 => (destination || by_register && source, false),
-        // A call of a helper overwrites it; of other functions it is not known.
+        // A call overwrites the register. Helpers are taken not to read it. Other functions and the
+        // target of a tail call may read it.
         _ if code & 0xf0 == BPF_CALL => (i.src_reg() != 0 || i.imm as u32 == BPF_FUNC_tail_call, true),
         _ if matches!(code & 0xf0, BPF_JA | BPF_EXIT) => (false, false),
         _ => (destination || by_register && source, false),
@@ -193,7 +194,7 @@ fn next(at: i64, i: &bpf_insn) -> Vec<i64> {
     let code = u32::from(i.code);
     let (behind, target) = (at + 1, at + 1 + i64::from(i.off));
     match (code & 7, code & 0xf0) {
-        // It takes two.
+        // This instruction takes two slots.
         (BPF_LD, _) => vec![at + 2],
         (BPF_JMP, BPF_JA) => vec![target],
         (BPF_JMP32, BPF_JA) => vec![behind + i64::from(i.imm)],
@@ -232,7 +233,7 @@ mod tests {
         instruction(BPF_JMP | BPF_CALL, 0, source, 0, number)
     }
 
-    /// Over so many instructions, unless r2 is 0.
+    /// Skips `over` instructions, unless r2 is 0.
     fn jump(over: i16) -> bpf_insn {
         instruction(BPF_JMP | BPF_JNE, 2, 0, over, 0)
     }
@@ -257,9 +258,9 @@ mod tests {
         assert!(reads_context(&[copy(6, 1), call(0, 14), end()]));
         assert!(reads_context(&[instruction(BPF_STX | BPF_MEM | BPF_DW, 10, 1, -8, 0), end()]));
         assert!(reads_context(&[instruction(BPF_ALU64 | BPF_ADD, 1, 0, 0, 8), end()]));
-        // On one of two ways only.
+        // Only one of two paths reads it.
         assert!(reads_context(&[jump(1), set(1), load(3, 1), end()]));
-        // In a function of its own, or in another program.
+        // A called function or the target of a tail call may read it.
         assert!(reads_context(&[call(1, 2), end()]));
         assert!(reads_context(&[call(0, 12), end()]));
         assert!(reads_context(&[]));

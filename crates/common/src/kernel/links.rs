@@ -42,8 +42,8 @@ pub type Links = BTreeMap<String, Attached>;
 /// Attaches the programs of a plan.
 ///
 /// # Errors
-/// On the first that the kernel refuses: returns its name and why. Links made
-/// before are gone then.
+/// When the kernel refuses a program: returns the program's name and the reason. The links of
+/// programs attached before are closed.
 pub fn attach(object: &Object, plan: &Plan, hooks: &Hooks, facts: &Facts) -> Result<Links, (String, String)> {
     let wanted = plan.programs();
     let mut links = Links::new();
@@ -107,26 +107,27 @@ fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result
             links.push(link);
         }
     }
-    // What the program has taken for arguments meanwhile goes with its maps, as it is refused.
+    // The program may have read wrong arguments meanwhile. If it is refused here, its maps are
+    // discarded.
     Symbols::of_one(function, symbols).places(hook)?;
     Ok(links)
 }
 
-/// The initial value, which the kernel leaves if it does not have the member.
+/// The initial value of the member. A kernel that does not have the member leaves it unchanged.
 const UNTOLD: u64 = u64::MAX;
 
 /// Number of function calls that a kprobe or kretprobe missed. None for other links, and if the
 /// kernel does not report it (before 3acf8ace6823 "bpf: Add missed value to kprobe perf link info",
 /// 6.7, and back-ported to 6.6).
 ///
-/// A kretprobe sees only as many concurrent calls as it has instances: twice the number of CPUs and
-/// at least 10; before 3b7ddab8a19a ("kprobes: kretprobe events missing on 2-core KVM guest", 6.2)
-/// the number of CPUs, if the kernel is not preemptible. Calls that sleep, such as reads of a pipe,
-/// hold an instance for long. A program that is attached by perf_event_open(2) cannot ask for more:
-/// only `maxactive` of tracefs' kprobe_events can, which libbpf does not use.
+/// A kretprobe sees only as many concurrent calls as it has instances. These are twice the number of
+/// CPUs and at least 10. If the kernel is not preemptible, they were the number of CPUs before
+/// 3b7ddab8a19a ("kprobes: kretprobe events missing on 2-core KVM guest", 6.2). Calls that sleep,
+/// such as reads of a pipe, hold an instance for long. perf_event_open(2) cannot request more
+/// instances. Only `maxactive` of tracefs' kprobe_events can, which libbpf does not use.
 ///
 /// # Errors
-/// When the kernel does not tell about a link that it knows.
+/// When the kernel returns no information about the link.
 pub fn missed(link: &Link) -> Result<Option<u64>> {
     let mut info = bpf_link_info::default();
     info.__bindgen_anon_1.perf_event.__bindgen_anon_1.kprobe.missed = UNTOLD;
@@ -137,13 +138,13 @@ pub fn missed(link: &Link) -> Result<Option<u64>> {
     };
     match result {
         0 => {}
-        // A smaller struct has no place for it. Before 5.15 the descriptor is no link's.
+        // E2BIG: the kernel's struct is smaller. EINVAL: before 5.15 the descriptor is not of a link.
         error if [Errno::TOOBIG, Errno::INVAL].contains(&Errno::from_raw_os_error(-error)) => {
             return Ok(None);
         }
         error => return Err(Errno::from_raw_os_error(-error).into()),
     }
-    // SAFETY: for a link of this type the kernel filled this member, and numbers may be anything.
+    // SAFETY: for a link of this type the kernel filled this member, and any bytes are valid numbers.
     let (kind, missed) = unsafe {
         let event = info.__bindgen_anon_1.perf_event;
         (event.type_, event.__bindgen_anon_1.kprobe.missed)

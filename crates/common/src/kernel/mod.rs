@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What this kernel is like, and programs in it. Look here for which program of a probe is chosen, where
-//! it attaches, and why it was refused.
+//! Properties of this kernel, and the programs loaded into it. Look here for which program of a probe
+//! is chosen, where it attaches, and why it was refused.
 //!
-//! It may import `spec` and `exposition`. It does not know what the programs count.
+//! It may import `spec` and `exposition`. It does not depend on what the programs count.
 
 pub mod copies;
 pub mod facts;

@@ -35,9 +35,9 @@ impl Module {
     }
 }
 
-/// Whether the module of a folder in sysfs can be used. What is built in has no state, nor any of
-/// the folders that one which goes loses after its state (kernel/module/sysfs.c:
-/// `mod_sysfs_teardown`).
+/// Whether the module with this sysfs directory can be used. A module that is built in has neither
+/// `initstate` nor the directories below. A module that is being unloaded loses `initstate` before
+/// these directories (kernel/module/sysfs.c: `mod_sysfs_teardown`).
 fn is_live(folder: &Path) -> bool {
     match fs::read_to_string(folder.join("initstate")) {
         Ok(state) => state.trim() == "live",

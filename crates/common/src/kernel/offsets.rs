@@ -82,7 +82,7 @@ impl Table {
     /// Parses a layout.
     ///
     /// # Errors
-    /// On the first line that is none.
+    /// When a line is invalid: the error names the first one. When there is no version or no member.
     pub fn parse(text: &str) -> Result<Self> {
         let mut table = Self::default();
         for (number, line) in text.lines().enumerate() {
@@ -107,7 +107,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Why it does not fit this kernel: a struct with another size.
+    /// Why the table does not fit this kernel: names a struct of another size. None if it fits.
     pub fn misfit(&self, kernel: &Types) -> Option<String> {
         self.sizes.iter().find_map(|(structure, bytes)| {
             let here = kernel.size(structure);

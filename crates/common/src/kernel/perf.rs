@@ -14,7 +14,7 @@ use rustix::io::Errno;
 pub enum Event {
     /// Page faults that needed no I/O.
     MinorFaults,
-    /// Page faults that did.
+    /// Page faults that needed I/O.
     MajorFaults,
 }
 
@@ -115,7 +115,7 @@ fn count(first: Option<Sample>, second: Option<Sample>) -> Result<u64, Option<u6
     }
 }
 
-/// Reads an event; `None` if the kernel has stopped it, which is the end of the file.
+/// Reads an event; `None` at the end of the file, which means that the kernel has stopped the event.
 fn read(file: &mut File) -> std::io::Result<Option<Sample>> {
     let mut bytes = [0; 16];
     if file.read(&mut bytes)? < bytes.len() {

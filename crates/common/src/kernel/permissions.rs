@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What this process may do with eBPF: its capabilities, and what else the kernel asks.
+//! What this process may do with eBPF: its capabilities, and other conditions of the kernel.
 
 use std::fs;
 use std::io;
@@ -28,7 +28,8 @@ pub fn missing() -> &'static [&'static str] {
     }
 }
 
-/// Whether this process is in a user namespace of its own, outside of which it has no capabilities.
+/// Whether this process is in a user namespace other than the initial one. Its capabilities apply
+/// only there.
 pub fn in_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let numbers: Vec<&str> = map.split_whitespace().collect();
@@ -61,8 +62,8 @@ pub fn perf_event_paranoid() -> Option<i32> {
     fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok()?.trim().parse().ok()
 }
 
-/// Whether bpf(2) reaches the kernel, for a process with the capabilities: the kernel rejects this
-/// unknown command number with its own error.
+/// Whether no seccomp filter blocks bpf(2): the kernel itself rejects an unknown command with EINVAL.
+/// Valid only for a process with the capabilities.
 pub fn takes_bpf_calls() -> bool {
     // SAFETY: a command that does not exist, without an argument.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, i32::MAX, std::ptr::null::<u8>(), 0) };

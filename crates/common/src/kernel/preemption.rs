@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether this kernel preempts tasks, and where: from what it reports, never from its version.
+//! Whether this kernel preempts tasks, and where. The kernel's version number is not used for this.
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +7,9 @@ use std::path::Path;
 use rustix::system::uname;
 
 /// Whether the kernel preempts tasks inside the kernel, and so inside programs attached to
-/// functions. Sources in order: debugfs, the command line, the build configuration. A kernel that
-/// reports nothing is taken to preempt.
+/// functions. Sources in order: debugfs, the command line, the build string of uname(2), the build
+/// configuration. If the build string contains PREEMPT and no source names the preemption model, the
+/// kernel is taken to preempt.
 pub fn of_tasks() -> bool {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let models = read("/sys/kernel/debug/sched/preempt");
@@ -17,7 +18,7 @@ pub fn of_tasks() -> bool {
     is_preemptible(&models, &arguments, &version, &config())
 }
 
-/// Path of the kernel configuration on a distribution.
+/// The kernel's build configuration, from where distributions install it. Empty if it is not there.
 fn config() -> String {
     let path = Path::new("/boot").join(format!("config-{}", uname().release().to_string_lossy()));
     fs::read_to_string(path).unwrap_or_default()
@@ -38,9 +39,9 @@ fn is_preemptible(models: &str, arguments: &str, version: &str, config: &str) ->
     !(has("CONFIG_PREEMPT_NONE") || has("CONFIG_PREEMPT_VOLUNTARY"))
 }
 
-/// Whether tracepoints leave preemption enabled while programs run. They disabled it until they
-/// used SRCU-fast (a46023d5616e "tracing: Guard __DECLARE_TRACE() use of __DO_TRACE_CALL() with
-/// SRCU-fast"). The type of that guard, which has no other users, shows it.
+/// The type that a kernel has if tracepoints leave preemption enabled while programs run. They
+/// disabled it until they used SRCU-fast (a46023d5616e "tracing: Guard __DECLARE_TRACE() use of
+/// __DO_TRACE_CALL() with SRCU-fast"). This is the type of that guard. It has no other users.
 pub const TRACEPOINT_GUARD: &str = "class_srcu_fast_notrace_t";
 
 #[cfg(test)]

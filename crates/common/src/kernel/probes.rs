@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Decides which program of each probe is used: facts in, plan out, then effects.
+//! Decides which program of each probe is used. [`Plan::new`] makes the decision from facts, without
+//! side effects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,7 +30,7 @@ pub enum Verdict {
         programs: Vec<String>,
         /// Their kind of hook.
         kind: String,
-        /// Why not the best.
+        /// Why the best candidate is not used.
         why: String,
     },
     /// No candidate can be used.
@@ -103,7 +104,8 @@ impl Plan {
         })
     }
 
-    /// Maps without a probe. They are not exported, instead of being shown as zero.
+    /// Maps and members (`MAP.MEMBER`) that would be wrong because their probe is unsupported. They
+    /// are not exported, instead of being shown as zero.
     pub fn unfed(&self, spec: &Spec) -> BTreeSet<String> {
         let probes = spec.probes.iter().zip(&self.verdicts);
         let unfed = probes.filter_map(|(probe, (_, verdict))| match (&probe.need, verdict) {
@@ -149,7 +151,7 @@ fn verdict(probe: &Probe, hooks: &Hooks, why_not: impl Fn(&str) -> Option<String
     }
 }
 
-/// Why a program for a hook of that `shape` cannot attach to `hook`, as far as facts tell.
+/// Why a program that requires `shape` cannot attach to `hook`, as far as facts tell.
 fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<String> {
     match hook {
         hook if hook.needs_btf() && !facts.own_btf => {
@@ -169,10 +171,10 @@ fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<Stri
         _ => return None,
     };
     match (has, shape) {
-        // BTF does not know all functions that have a symbol.
+        // BTF does not describe all functions that have a symbol, and kprobes need only the symbol.
         (None, None) if hook.is_breakpoint() => {}
         (None, _) => {
-            // A function may be there nevertheless, in a module without BTF.
+            // The function may exist nevertheless, in a module without BTF.
             let article = if what == "function" { "BTF of a " } else { "" };
             return Some(format!("this kernel has no {article}{what} {name}"));
         }
@@ -196,7 +198,7 @@ pub fn choose(object: &mut OpenObject, wanted: &BTreeSet<&str>) {
 /// Checks that every candidate program of `spec` is in the object.
 ///
 /// # Errors
-/// Names the probe and the program.
+/// When a program is missing. The error names the probe and the program.
 pub fn validate(spec: &Spec, hooks: &Hooks) -> Result<()> {
     for probe in &spec.probes {
         for program in probe.candidates.iter().flatten() {
@@ -208,13 +210,13 @@ pub fn validate(spec: &Spec, hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-/// Checks that no program has an atomic other than an add whose result is not used: the
-/// only one that 5.10 knows. clang makes others where the source does not show it, of an
-/// add of 0 for instance. (91c960b00566 "bpf: Rename BPF_XADD and prepare to encode other
-/// atomics in .imm", 5.12.)
+/// Checks that no program has an atomic instruction other than an add whose result is not used.
+/// Kernel 5.10 knows no other (91c960b00566 "bpf: Rename BPF_XADD and prepare to encode other atomics
+/// in .imm", 5.12). clang also generates others where the source does not show it, for example for
+/// an add of 0.
 ///
 /// # Errors
-/// Names the program and the instruction.
+/// When there is another one. The error names the program and the instruction.
 pub fn check_atomics(object: &OpenObject) -> Result<()> {
     let atomic = [libbpf_sys::BPF_W, libbpf_sys::BPF_DW].map(|size| libbpf_sys::BPF_STX | size | 0xc0);
     for program in object.progs() {

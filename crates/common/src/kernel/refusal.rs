@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Why a program was refused, in the words of libbpf and the verifier; and what the user can do
-//! about it, named only where the cause was found out.
+//! Why a program was refused: the messages of libbpf and the verifier. If the cause is known, also
+//! what the user can do about it.
 
 use std::sync::Mutex;
 
@@ -9,10 +9,10 @@ use libbpf_rs::PrintLevel;
 
 use crate::kernel::permissions;
 
-/// The last error libbpf printed: more precise than the number it returns.
+/// The last warning that libbpf printed. It is more precise than the error number that libbpf returns.
 static LAST_LIBBPF_WARNING: Mutex<Option<String>> = Mutex::new(None);
 
-/// The error with libbpf's last error message, which is then cleared.
+/// The error with libbpf's last warning, which is then cleared.
 pub fn with_details(error: &libbpf_rs::Error) -> String {
     match LAST_LIBBPF_WARNING.lock().ok().and_then(|mut last| last.take()) {
         Some(warning) => format!("{error:#}: {warning}"),
@@ -20,12 +20,13 @@ pub fn with_details(error: &libbpf_rs::Error) -> String {
     }
 }
 
-/// Takes libbpf's messages from now on.
+/// Receives libbpf's messages from now on.
 pub fn listen() {
     libbpf_rs::set_print(Some((PrintLevel::Debug, from_libbpf)));
 }
 
-/// We decide and report when a program is refused; libbpf's warnings are details.
+/// Logs libbpf's messages for debugging only, and keeps its warnings as details of errors: not every
+/// refusal of a program is an error of the exporter.
 fn from_libbpf(level: PrintLevel, message: String) {
     let message = message.trim();
     if level == PrintLevel::Warn
@@ -47,7 +48,7 @@ fn note(last: &mut Option<String>, message: &str) {
         let first = message.lines().next().unwrap_or_default().trim_start_matches("libbpf: ");
         let says_less = ["failed to load object", "failed to load BPF skeleton"];
         if first.contains("Couldn't load trivial BPF program") {
-            // libbpf appends guesses at the reason.
+            // Leave out libbpf's guesses at the reason.
             *last = Some("the kernel rejects even an empty program".to_owned());
         } else if !first.contains("try raising 'ulimit -l'")
             && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
@@ -86,7 +87,8 @@ impl Obstacles {
     /// The obstacles for this process on this kernel.
     pub fn now() -> Self {
         let (missing, user_namespace) = (permissions::missing(), permissions::in_user_namespace());
-        // If one of these applies, the kernel itself refuses the call, and a filter cannot be told.
+        // If one of these applies, the kernel itself refuses the call, and a filter cannot be
+        // detected.
         let filtered = missing.is_empty()
             && !user_namespace
             && permissions::has_seccomp_filter()

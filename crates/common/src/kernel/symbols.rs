@@ -31,18 +31,18 @@ enum Kind {
     Unknown,
 }
 
-/// From the parts between the dots after a function's name.
+/// The relation, from the words that follow a function's name after dots.
 fn kind(symbol: &str) -> Kind {
     if !symbol.contains('.') {
         return Kind::Itself;
     }
-    // Numbers tell several of a kind apart.
+    // Numbers distinguish several symbols of one kind.
     let words = symbol.split('.').skip(1).filter(|word| !word.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let word = |word: &str| match word {
-        // What was static gets a name that is unique in all that is linked (LTO).
+        // LTO gives static functions names that are unique in the linked file.
         "llvm" | "lto_priv" | "__uniq" => Kind::Itself,
         "isra" | "constprop" => Kind::Copy,
-        // The last is another name of the function itself.
+        // `localalias` is another name of the function itself.
         "cold" | "part" | "localalias" => Kind::Part,
         _ => Kind::Unknown,
     };
@@ -50,7 +50,7 @@ fn kind(symbol: &str) -> Kind {
 }
 
 /// Names that compilers give to a function and its copies, numbered from 0. If symbols are hidden,
-/// ask the kernel for these.
+/// try to attach to these.
 pub fn likely_symbols(function: &str) -> impl Iterator<Item = String> {
     let suffixes = ["", ".isra.0", ".constprop.0", ".constprop.0.isra.0", ".constprop.1", ".constprop.2"];
     suffixes.into_iter().map(move |suffix| format!("{function}{suffix}"))
@@ -70,7 +70,7 @@ impl Symbols {
         Self::parse(BufReader::with_capacity(64 << 10, file), functions).ok().flatten()
     }
 
-    /// The symbols of one function, as far as the kernel was asked: see [`likely_symbols`].
+    /// The symbols of one function that attaching found: see [`likely_symbols`].
     pub fn of_one(function: &str, symbols: Vec<String>) -> Self {
         Self([(function.to_owned(), symbols)].into())
     }
@@ -104,7 +104,7 @@ impl Symbols {
     /// The symbols at which a program at `hook` sees all calls of its function.
     ///
     /// # Errors
-    /// Says why it would not.
+    /// When the program would miss calls or read wrong arguments. The error says why.
     pub fn places<'s>(&'s self, hook: &'s Hook) -> Result<Vec<&'s str>, String> {
         match hook {
             Hook::Kprobe { function, reads_arguments } => self.breakpoints(function, *reads_arguments),
@@ -119,7 +119,8 @@ impl Symbols {
     /// The symbols to which kprobes must attach to see all calls of `function`.
     ///
     /// # Errors
-    /// Says why it would not see all of them, or would take something else for an argument.
+    /// When a program would miss calls or read wrong arguments, or there is no such function. The
+    /// error says why.
     fn breakpoints(&self, function: &str, reads_arguments: bool) -> Result<Vec<&str>, String> {
         let [itself, copies, unknown] =
             [Kind::Itself, Kind::Copy, Kind::Unknown].map(|kind| self.of(function, kind));
@@ -130,7 +131,7 @@ impl Symbols {
             return Err(self.misses(&itself, &copies, function, "which have other arguments"));
         }
         let all: Vec<&str> = itself.iter().chain(&copies).copied().collect();
-        // The kernel would take one of them, or none.
+        // Of several functions with one name, the kernel would choose one or refuse.
         let twice = |symbol: &&&str| all.iter().filter(|other| other == symbol).count() > 1;
         match all.iter().find(twice) {
             Some(symbol) => Err(format!("several functions are named {symbol}")),
@@ -140,8 +141,8 @@ impl Symbols {
         }
     }
 
-    /// Why fentry and fexit programs, which attach to the function itself, do not see all of its
-    /// calls.
+    /// Why fentry and fexit programs miss calls of the function: they attach only to the function
+    /// itself. None if they see all calls.
     fn missed_by_fentry(&self, function: &str) -> Option<String> {
         let [itself, copies] = [Kind::Itself, Kind::Copy].map(|kind| self.of(function, kind));
         (!copies.is_empty()).then(|| self.misses(&itself, &copies, function, "which have no types"))

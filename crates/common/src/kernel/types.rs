@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::spec::Shape;
 
-/// The kernel's own BTF; without it the kernel takes neither tp_btf nor fentry programs.
+/// The kernel's own BTF. Without it the kernel accepts neither tp_btf nor fentry programs.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Path of a module's BTF, if it has any (36e68442d1af "bpf: Load and verify kernel module BTFs",
@@ -35,7 +35,7 @@ impl Prototype {
         Self { arguments: vec![String::new(); arguments], returns: true }
     }
 
-    /// Why it does not have that shape.
+    /// Why the prototype does not have that shape. None if it has.
     pub fn misses(&self, shape: &Shape) -> Option<String> {
         match shape {
             Shape::Arguments(n) if self.arguments.len() != *n => {
@@ -80,8 +80,8 @@ impl Raw {
         Ok(Self(raw.with_context(|| format!("failed to read BTF from {}", path.display()))?))
     }
 
-    /// A type of the module, else of the kernel. In this order, because most requested types are
-    /// the module's, and the kernel has a hundred thousand.
+    /// A type of the module, else of the kernel. The module is searched first, because most requested
+    /// types are in it, and the kernel has a hundred thousand types.
     fn find(&self, name: &str, kind: u32) -> Option<NonNull<libbpf_sys::btf_type>> {
         // SAFETY: the BTF lives as long as `self`, and so do its names; the kernel's types are
         // never changed.
@@ -129,11 +129,11 @@ impl Raw {
 }
 
 impl Types {
-    /// Of the kernel whose BTF is at `kernel`, and of `module` at `folder/module` where
-    /// that exists.
+    /// Reads the kernel's types from the BTF file `kernel`, and a module's types from the BTF file
+    /// `module` if it is given.
     ///
     /// # Errors
-    /// When a file is no BTF.
+    /// When a file cannot be read as BTF.
     pub fn read(kernel: &Path, module: Option<&Path>) -> Result<Self> {
         let kernel = Raw::parse(kernel, None)?;
         let module = module.map(|path| Raw::parse(path, Some(&kernel))).transpose()?;
@@ -170,7 +170,7 @@ impl Types {
         }
     }
 
-    /// A module's BTF finds the kernel's types as well.
+    /// The BTF to search. That of a module includes the kernel's types.
     fn newest(&self) -> &Raw {
         self.module.as_ref().unwrap_or(&self.kernel)
     }

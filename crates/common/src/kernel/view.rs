@@ -24,7 +24,8 @@ pub fn why_not(view: View) -> Option<String> {
     }
 }
 
-/// An iterator shows the tasks of the reader's PID namespace and of those inside it.
+/// Why tasks are hidden by the PID namespace of this process. An iterator shows the tasks of the
+/// reader's PID namespace and of those inside it.
 fn outside(proc: &Path) -> Option<String> {
     let namespaces = proc.join("self/ns");
     match fs::read_link(namespaces.join("pid")) {
@@ -42,7 +43,8 @@ fn outside(proc: &Path) -> Option<String> {
     }
 }
 
-/// Process 1 has all privileges: a process that can inspect it can inspect all others.
+/// Why /proc hides processes of other users. Process 1 has all privileges: a process that can
+/// inspect it can inspect all others.
 fn others(proc: &Path) -> Option<String> {
     let error = fs::metadata(proc.join("1/net")).err()?;
     Some(format!(

@@ -165,7 +165,7 @@ fn absolute_path(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whether the host exists shows when listening.
+/// Checks the syntax only. Listening shows whether the host exists.
 fn listen_address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
@@ -187,7 +187,7 @@ fn textfile(text: &str) -> Result<PathBuf, String> {
 /// A length of time such as `5s`.
 ///
 /// # Errors
-/// When it is none, or nothing: what a user is told.
+/// When the text is not a length of time, or it is 0. The error is the message for the user.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(zero) if zero.is_zero() => Err("must be longer than 0".to_owned()),
@@ -213,7 +213,8 @@ pub fn command<F: Args>(spec: &Spec) -> Command {
 /// its own port, counted from `base`, the value of [`ports::BASE`] in the environment.
 ///
 /// # Errors
-/// Also for `--help` and `--version`: [`clap::Error::exit`] does what is due.
+/// When an argument or `base` is wrong, and for `--help` and `--version`. [`clap::Error::exit`]
+/// prints the text and exits with the right status.
 pub fn parse<F: Args>(
     spec: &Spec,
     arguments: impl IntoIterator<Item = OsString>,

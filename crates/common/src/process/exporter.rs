@@ -55,7 +55,7 @@ pub trait Exporter: Default + Send + 'static {
     /// Opens other sources than maps, with all privileges of the process.
     ///
     /// # Errors
-    /// When it cannot run without.
+    /// When a source is refused that the exporter needs.
     fn new(flags: &Self::Flags) -> Result<Self> {
         let _ = flags;
         Ok(Self::default())
@@ -69,7 +69,7 @@ pub trait Exporter: Default + Send + 'static {
     /// Sets read-only data and sizes of maps before loading.
     ///
     /// # Errors
-    /// When the facts or flags do not allow it to run.
+    /// When the exporter cannot run with these facts or flags.
     fn configure(&self, open: &mut OpenOf<'_, Self>, facts: &Facts, flags: &Self::Flags) -> Result<()> {
         let _ = (open, facts, flags);
         Ok(())
@@ -79,7 +79,7 @@ pub trait Exporter: Default + Send + 'static {
     /// the first event.
     ///
     /// # Errors
-    /// When a map does not take them.
+    /// When an entry cannot be inserted.
     fn seed(live: &Live) -> Result<()> {
         let _ = live;
         Ok(())
@@ -88,7 +88,7 @@ pub trait Exporter: Default + Send + 'static {
     /// Reads the initial state once, right after attaching.
     ///
     /// # Errors
-    /// When it cannot run without.
+    /// When the state cannot be read and the exporter needs it.
     fn attached(&mut self, live: &Live) -> Result<()> {
         let _ = live;
         Ok(())
@@ -103,7 +103,7 @@ pub trait Exporter: Default + Send + 'static {
     /// Updates maps before they are read.
     ///
     /// # Errors
-    /// When the scrape shall fail rather than lack it.
+    /// When an update fails and the scrape must fail instead of showing old values.
     fn gather(&mut self, live: &Live) -> Result<()> {
         let _ = live;
         Ok(())
@@ -119,22 +119,22 @@ pub trait Exporter: Default + Send + 'static {
     /// the spec with the same meaning. None if there are none.
     ///
     /// # Errors
-    /// When what it would read is refused.
+    /// When a source of these metrics is refused.
     fn fallback(flags: &Self::Flags) -> Result<Option<Reader>> {
         let _ = flags;
         Ok(None)
     }
 
-    /// The reader to use after a release, with files opened while there were privileges. None: use
-    /// [`Exporter::fallback`].
+    /// The reader to use after the programs are detached on request (SIGUSR1). It has the files that
+    /// were opened before privileges were dropped. None: use [`Exporter::fallback`].
     fn release(&mut self) -> Option<Reader> {
         None
     }
 
-    /// Adds metrics that no map has, at every scrape.
+    /// Adds metrics that are in no map, each time the maps are read.
     ///
     /// # Errors
-    /// When the scrape shall fail rather than lack it.
+    /// When a metric cannot be read and the scrape must fail instead of leaving it out.
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
         let _ = (live, families);
         Ok(())
@@ -197,10 +197,10 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
     let spec = E::spec(&cli.own);
     let flags = &cli.common;
     memory::one_heap();
-    // From here on they are kept for later; the thread that waits for them is started
-    // once privileges are dropped.
+    // Signals are recorded from here on. The thread that waits for them starts after privileges
+    // are dropped.
     let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).context("failed to watch for signals")?;
-    // Before anything is attached: a taken port is the most likely trouble.
+    // Listen before attaching: a port in use is the most likely failure.
     let listeners = if serves(flags) { http::bind(&flags.listen)? } else { Vec::new() };
     let doors = web::open(flags.web_config.as_deref(), listeners)?;
     let module = match spec.module.as_deref().map(|name| (name, Module::find(name))) {
@@ -209,7 +209,7 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
     };
     let waits = !flags.check && flags.once.is_none();
     match start_now::<E>(cli, &spec, module.clone(), doors, signals) {
-        // Its functions went with it while programs were attached.
+        // The module was unloaded while programs were being attached to its functions.
         Err(error) if waits && module.is_some_and(|module| !module.is_loaded()) => {
             log::warn!("{error:#}");
             lifetime::start_over(&spec, false).map(|()| ExitCode::SUCCESS)
@@ -218,8 +218,8 @@ fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
     }
 }
 
-/// Starts where the module, if there has to be one, is loaded. Fails where it did not come to run;
-/// otherwise returns how that ended.
+/// Starts an exporter whose module is loaded, or that needs none. The outer result is an error if
+/// the exporter did not start. The inner result tells how the run ended.
 fn start_now<E: Exporter>(
     cli: &Cli<E::Flags>,
     spec: &Spec,
@@ -283,7 +283,7 @@ fn start_now<E: Exporter>(
             Err(Failure::Fatal(error)) => return Err(error),
         }
     };
-    // A user without the privileges should add them, not get half of the metrics.
+    // If privileges are missing, fail: the user should add them instead of getting fewer metrics.
     if flags.ebpf == Ebpf::Auto
         && !flags.check
         && permissions::missing().is_empty()
@@ -398,7 +398,8 @@ fn bring_up<'o, E: Exporter>(
     Ok(((skeleton, links), engine))
 }
 
-/// Why the kernel does not load these programs; or the maps, if none has such a name.
+/// Loads only `programs`, and returns the error if the kernel refuses them. Loads only the maps if
+/// no program has such a name.
 fn load_only<E: Exporter>(
     exporter: &E,
     cli: &Cli<E::Flags>,
@@ -427,7 +428,8 @@ fn check_programs<E: Exporter>(
         .map(|program| (&**program, probes::why_not(program, spec, hooks, facts, unusable)))
         .collect();
     let hooked = programs.iter().filter(|(_, why_not)| why_not.is_none()).map(|(program, _)| *program);
-    // Each load reads the kernel's BTF anew: one by one only where they are not taken together.
+    // Each load reads the kernel's BTF again. So load the programs one by one only if loading all
+    // of them together fails.
     let all_load = load_only(exporter, cli, spec, &hooked.collect(), facts)?.is_none();
     for (program, why_not) in programs {
         let verdict = match why_not {
@@ -458,7 +460,7 @@ fn why_not_loaded<E: Exporter>(
 ) -> Failure {
     let alone = |program: &str| load_only(exporter, cli, spec, &[program].into(), facts);
     let why = refusal::with_details(&error);
-    // Not a matter of one program when even none cannot be loaded: maps, or permission.
+    // If loading fails even without programs, the reason is a map or a missing permission.
     match alone("") {
         Ok(None) => {}
         Ok(Some(_)) => return Failure::Refused(anyhow!("cannot run: {}", Obstacles::now().explain(&why))),

@@ -33,12 +33,12 @@ use crate::serve::textfile;
 use crate::serve::web::{Door, Front};
 use crate::spec::{Need, Spec};
 
-/// Logs the probes, drops privileges, and does what `flags` ask for until the end. Dropping
+/// Logs the probes, drops privileges, and then serves, writes or prints as `flags` ask. Dropping
 /// `attached` detaches the programs.
 ///
 /// # Errors
-/// When an address, a file or a privilege is refused, or the module went and cannot be
-/// waited for.
+/// When an address, a file or a change of capabilities is refused, or the module was unloaded and
+/// the exporter cannot restart to wait for it.
 #[expect(clippy::too_many_arguments, reason = "everything that was made before")]
 pub fn go<A>(
     flags: &Common,
@@ -64,7 +64,7 @@ pub fn go<A>(
         return Ok(ExitCode::SUCCESS);
     }
     memory::give_back();
-    // Threads started from here on have what is left.
+    // Threads started from here on inherit the remaining capabilities.
     privileges::drop(
         flags.keep.as_ref(),
         &spec.keeps,
@@ -104,7 +104,8 @@ pub fn go<A>(
 /// Waits until the module is loaded, then restarts.
 ///
 /// # Errors
-/// When there is no time to wait (`--check`, `--once`), or no way to start over.
+/// With `--check` or `--once`, which do not wait. When listening, suspending capabilities or the
+/// restart fails.
 pub fn wait_for(
     name: &str,
     flags: &Common,
@@ -116,7 +117,7 @@ pub fn wait_for(
         bail!("cannot run: kernel module {name} is not loaded");
     }
     log::info!("waiting for kernel module {name}: it is not loaded");
-    // Before anybody can ask, and before there are threads.
+    // Before listening, and before threads start: they inherit the capabilities.
     privileges::suspend(flags.keep.as_ref(), &spec.keeps)?;
     let stop = &Stop { signals: stop_signals(signals)?, module: None };
     let engine =
@@ -133,11 +134,11 @@ pub fn wait_for(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Executes this program again after its module was loaded or unloaded. Privileges that were
-/// dropped for good come back only for root.
+/// Executes this program again after its module was loaded or unloaded. `gave_up` says whether
+/// privileges were dropped for good. Executing restores such privileges only for root.
 ///
 /// # Errors
-/// When it was given up for good, or the program cannot be executed.
+/// When the privileges cannot be restored, or the program cannot be executed.
 pub fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
     let name = spec.module.as_deref().unwrap_or_default();
     log::info!("kernel module {name} was loaded or unloaded, restarting");
@@ -158,13 +159,14 @@ fn execute_anew() -> io::Error {
         Err(error) => error,
     };
     match error.kind() {
-        // Without capabilities not even root may enter every folder. This leads there without one.
+        // Without capabilities even root may lack search permission for a directory of the path.
+        // /proc/self/exe leads to the program without a search of these directories.
         io::ErrorKind::PermissionDenied => execute(Path::new("/proc/self/exe")),
         _ => error,
     }
 }
 
-/// A receiver that becomes readable when a signal arrives.
+/// Starts the thread that waits for signals, and returns the channel to which it sends them.
 fn stop_signals(mut signals: Signals) -> Result<Receiver<i32>> {
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
@@ -220,7 +222,7 @@ enum Wake {
 }
 
 impl Stop {
-    /// Waits for `time`, or for ever.
+    /// Waits until a signal arrives, the module is unloaded, or `time` has passed if it is given.
     fn wait(&self, time: Option<Duration>) -> Wake {
         let deadline = time.map(|time| Instant::now() + time);
         loop {
@@ -247,7 +249,8 @@ impl Stop {
     }
 }
 
-/// Serves requests at `doors` while the process runs; with TLS, while the returned value lives.
+/// Serves requests at `doors` until the process ends. Doors with TLS are served only while the
+/// returned value lives.
 fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, doors: Vec<Door>) -> Result<Vec<Front>> {
     let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, engine));
     let mut fronts = Vec::new();
@@ -275,7 +278,7 @@ fn serve(
     loop {
         match stop.wait(watchdog()) {
             Wake::Time => {
-                // A scrape that hangs holds this lock: then systemd does not hear from us.
+                // A hanging scrape holds this lock. Then no watchdog message is sent.
                 drop(engine.history.lock());
                 notify(&[NotifyState::Watchdog]);
             }
@@ -303,7 +306,7 @@ fn keep_writing(
         match stop.wait(Some(watchdog().map_or(left, |watchdog| watchdog.min(left)))) {
             Wake::Time => {
                 if due <= Instant::now() {
-                    // It worked before and may work again: a full disk passes.
+                    // The first write succeeded, so a later one may: a full disk can be freed.
                     write().unwrap_or_else(|error| log::error!("{error:#}"));
                     due = Instant::now() + interval;
                 }
@@ -320,7 +323,7 @@ fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|interval| interval / 2)
 }
 
-/// Logs why the process exits, if it was asked to.
+/// Tells systemd that the process stops, if a signal asked it to exit.
 fn ending(end: Wake) -> Wake {
     if end == Wake::Signal {
         notify(&[NotifyState::Stopping]);

@@ -49,7 +49,7 @@ impl Log for Logger {
             LogFormat::Logfmt => format!("time={time} level={level} msg={message}\n"),
             LogFormat::Json => format!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":{message}}}\n"),
         };
-        // Nobody to tell when standard error is gone.
+        // If standard error is closed, this cannot be reported anywhere.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Keeping the allocator small: reading the kernel's BTF takes 10 MB for a moment, and
-//! each thread would get a heap of its own.
+//! Limits the memory that the allocator holds. Reading the kernel's BTF takes 10 MB for a moment,
+//! and glibc gives each thread a heap of its own.
 
-/// One heap for all threads, which allocate a few times a minute, and no huge pages: one
-/// page of 2 MB under a stack or a heap is most of what a process needs.
+/// Lets all threads use one heap: they allocate only a few times a minute. Disables huge pages: one
+/// page of 2 MB for a stack or a heap is most of the memory that a process needs.
 pub fn one_heap() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         log::debug!("failed to disable huge pages: {error}");
@@ -15,7 +15,7 @@ pub fn one_heap() {
     }
 }
 
-/// Gives free memory back to the kernel.
+/// Returns free memory to the kernel.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointers; glibc locks its heaps while it looks at them.

@@ -12,10 +12,10 @@ use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, no_new_pr
 use crate::process::cli::Keep;
 use crate::read::maps::LiveMaps;
 
-/// Capabilities that starting may need: for programs (CAP_SYS_ADMIN for kprobes if
-/// `perf_event_paranoid` is 3, and instead of the first two before 5.8), for the limit of locked
-/// memory and symbol addresses on old kernels, for a port below 1024, and for files that flags
-/// name.
+/// Capabilities that starting may need. The first two are for programs. CAP_SYS_ADMIN is for kprobes
+/// if `perf_event_paranoid` is 3, and replaces the first two before 5.8. CAP_SYS_RESOURCE and
+/// CAP_SYSLOG are for the limit of locked memory and for symbol addresses on old kernels.
+/// CAP_NET_BIND_SERVICE is for a port below 1024. The last two are for files that flags name.
 const STARTING: [Capability; 8] = [
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
@@ -27,9 +27,9 @@ const STARTING: [Capability; 8] = [
     Capability::CAP_DAC_READ_SEARCH,
 ];
 
-/// Clears the effective capabilities of the calling thread and its later threads, until this
-/// process executes its program again and gets what starting needs. Root gets these by executing,
-/// and has none meanwhile. Other users keep them permitted, not effective.
+/// Clears the effective capabilities of the calling thread and of threads that it starts later.
+/// When the process executes its program again, it gets back those that starting needs. Root gets
+/// them by executing, so all of its capabilities are cleared. For other users they stay permitted.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -49,15 +49,15 @@ pub fn suspend(keep: Option<&Keep>, needs: &[Capability]) -> Result<()> {
     Ok(())
 }
 
-/// Whether executing a program restores the dropped capabilities: it does for root, unless
-/// something prevents it.
+/// Whether executing a program restores the dropped capabilities: it does for root, except with
+/// SECBIT_NOROOT or no_new_privs.
 pub fn restored_by_exec() -> bool {
     let no_root = capabilities_secure_bits().is_ok_and(|bits| bits.contains(CapabilitiesSecureBits::NO_ROOT));
     geteuid().is_root() && !no_root && !no_new_privs().unwrap_or(false)
 }
 
-/// Reduces the capabilities of the calling thread and its later threads for good to `keep`; by
-/// default to `needs` and what reading `maps` needs.
+/// Drops the capabilities of the calling thread and of threads that it starts later for good,
+/// except `keep`. By default it keeps `needs` and what reading `maps` needs.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -90,7 +90,7 @@ fn restrict(keep: &CapsHashSet) -> Result<()> {
 #[derive(PartialEq, Eq)]
 enum Passing {
     None,
-    /// The part of the inherited capabilities that is permitted.
+    /// The inheritable and ambient capabilities that stay permitted.
     Carried,
 }
 
@@ -104,7 +104,7 @@ fn limit(permitted: &CapsHashSet, effective: &CapsHashSet, passing: Passing) -> 
             Passing::None => caps::clear(None, set).map_err(Into::into),
             Passing::Carried => both(set, permitted).and_then(|left| Ok(caps::set(None, set, &left)?)),
         };
-        // Ambient capabilities are newer than some sandboxes' filters.
+        // The seccomp filters of some sandboxes do not know ambient capabilities: do not fail.
         if let Err(error) = changed {
             log::debug!("{set:?} capabilities: {error}");
         }

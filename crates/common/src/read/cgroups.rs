@@ -13,7 +13,7 @@ use crate::read::layout::number;
 use crate::read::live::Live;
 use crate::read::maps::MapSource;
 
-/// Mount points of the cgroup2 file system, alone or beside version 1.
+/// Mount points of the cgroup2 file system: beside version 1, and alone.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
 /// Label of cgroups that were removed before their path was read.
@@ -56,7 +56,7 @@ impl Paths {
     }
 
     fn walk(&mut self, root: &Path, folder: PathBuf) {
-        // A cgroup that is removed meanwhile counts as removed.
+        // The cgroup was removed during the walk: leave it out.
         let Ok(data) = fs::metadata(&folder) else { return };
         let path = folder.strip_prefix(root).unwrap_or(&folder);
         self.paths.insert(data.ino(), format!("/{}", path.display()));
@@ -75,7 +75,7 @@ pub fn ids() -> BTreeSet<u64> {
     paths.paths.into_keys().collect()
 }
 
-/// Removes the entries of removed cgroups when others need the room.
+/// Removes map entries of removed cgroups when a map is full.
 #[derive(Debug, Default)]
 pub struct Sweeper {
     /// Folded events at the last call.
@@ -83,9 +83,9 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// If events were folded since the last call: removes from maps the entries of removed cgroups,
-    /// and returns all current cgroups. `maps` has map names, and the key members that hold the
-    /// cgroup id.
+    /// Removes the entries of removed cgroups from `maps`, and returns all current cgroups. Does
+    /// nothing and returns an empty set if no events were folded since the last call. `maps` has map
+    /// names, and the key members that hold the cgroup id.
     ///
     /// # Errors
     /// When a map cannot be read or written.
@@ -94,7 +94,8 @@ impl Sweeper {
         if mem::replace(&mut self.folded, folded) == folded {
             return Ok(BTreeSet::new());
         }
-        // Read entries before cgroups: a cgroup created in between is not taken for removed.
+        // Read the entries before the cgroups. Then the entry of a cgroup that is created in between
+        // is not removed.
         let mut entries = Vec::new();
         for (map, member) in maps {
             let layout = live.layouts.get(*map).with_context(|| format!("no map `{map}`"))?;

@@ -11,17 +11,18 @@ use crate::read::cgroups::Paths;
 use crate::read::layout::number;
 use crate::spec::Decode;
 
-/// The label value of events that find no room of their own in a bounded map. A list of words
-/// ([`Decode::Words`]) may have the same word: there it stands for all that the list does not name,
-/// and the exporter's `main.rs` has the list.
+/// The label value of events whose key did not fit into a bounded map. A list of words
+/// ([`Decode::Words`]) may contain the same word. There it stands for all values that have no word of
+/// their own: see the list in the exporter's `main.rs`.
 pub const OTHER: &str = "other";
 
-/// The name in the key of the entry for such events, where keys have names (`FOLDED_NAME` in
-/// `bpf/maps.bpf.h`).
+/// The name in the key of the entry that counts such events, if the map's keys contain a name
+/// (`FOLDED_NAME` in `bpf/maps.bpf.h`).
 pub const FOLDED: &str = "\0other";
 
-/// The label value of a name that somebody chose: the name itself. [`OTHER`] gets a backslash before
-/// it, and so does a name that is [`OTHER`] after backslashes, so that no two names look the same.
+/// The label value of a name that users choose: the name itself. A backslash is added before the
+/// name [`OTHER`], to distinguish it from that label value. One is also added before a name of
+/// backslashes and [`OTHER`], so that no two names have the same label value.
 pub fn shown(name: &str) -> Cow<'_, str> {
     match name.trim_start_matches('\\') {
         OTHER => Cow::Owned(format!("\\{name}")),
@@ -34,7 +35,7 @@ fn name(bytes: &[u8]) -> String {
     if is_folded(bytes) {
         return OTHER.to_owned();
     }
-    // It may be cut inside a character, or be of another encoding.
+    // The name may be cut inside a character, or may not be UTF-8.
     shown(&String::from_utf8_lossy(until_nul(bytes))).into_owned()
 }
 
@@ -56,7 +57,7 @@ impl Decoder {
     /// The label value of `bytes`.
     ///
     /// # Errors
-    /// When they have no meaning: what is shown instead.
+    /// When the bytes cannot be decoded. The error is the label value to show instead.
     pub fn label(&self, decode: &Decode, bytes: &[u8]) -> Decoded {
         let n = number(bytes);
         match decode {
@@ -73,7 +74,7 @@ impl Decoder {
                 Some((_, name)) => Ok(name.to_string()),
                 None => errno(n),
             },
-            // 0 stands for those that find no room.
+            // 0 is the key of events whose key did not fit into the map.
             Decode::Cgroup if n == 0 => Ok(OTHER.to_owned()),
             Decode::Cgroup => Ok(self.cgroups().path(n)),
             Decode::Address => address(bytes),
@@ -95,13 +96,13 @@ pub fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Slots of native system calls, and as many of compat ones, in `bpf/syscall.bpf.h`.
+/// Number of slots for native system calls in `bpf/syscall.bpf.c`. As many for compat ones follow.
 pub const SYSCALL_SLOTS: u64 = 512;
 
 /// The slot of invalid numbers.
 pub const SYSCALL_INVALID: u64 = 2 * SYSCALL_SLOTS;
 
-/// The slot for errors that found no room.
+/// The slot that counts errors whose key did not fit into the map.
 pub const SYSCALL_OTHER: u64 = SYSCALL_INVALID + 1;
 
 fn is_compat(slot: u64) -> bool {
@@ -130,8 +131,8 @@ pub fn syscall_slots(name: &str) -> impl Iterator<Item = u64> {
     slots.filter(move |slot| syscall(*slot) == name)
 }
 
-/// Error numbers that only the kernel sees (include/linux/errno.h). A syscall that returns one of
-/// the first four was interrupted by a signal and is restarted.
+/// Error numbers that the kernel does not return to userland (include/linux/errno.h). With one of
+/// the ERESTART numbers, a signal interrupted the syscall: the kernel restarts it or returns EINTR.
 const KERNEL_ERRNOS: &[(u64, &str)] = &[
     (512, "ERESTARTSYS"),
     (513, "ERESTARTNOINTR"),
@@ -144,7 +145,7 @@ const KERNEL_ERRNOS: &[(u64, &str)] = &[
     (524, "ENOTSUPP"),
 ];
 
-/// 0 stands for entries that found no room.
+/// The name of an error number. 0 is the key of events whose key did not fit into the map.
 fn errno(n: u64) -> Decoded {
     if n == 0 {
         return Ok(OTHER.to_owned());
@@ -158,7 +159,7 @@ fn errno(n: u64) -> Decoded {
     }
 }
 
-/// All zeros stand for entries that found no room.
+/// The text of an address. All zeros are the key of events whose key did not fit into the map.
 fn address(bytes: &[u8]) -> Decoded {
     let bytes: [u8; 16] = bytes.try_into().map_err(|_| format!("unknown:{}", number(bytes)))?;
     let address = Ipv6Addr::from(bytes);

@@ -21,15 +21,15 @@ use crate::spec::{Spec, Text};
 /// largest allocation of the process.
 #[derive(Debug)]
 pub struct Engine {
-    /// NAME.
+    /// NAME of `ebpf-NAME-exporter`.
     pub config: String,
     /// Families that count each event once: see [`Spec::events`].
     pub events: Vec<Text>,
     /// The kernel module to wait for; None once it is loaded.
     pub waiting_for: Option<String>,
-    /// The bound spec.
+    /// The spec, with its names resolved in the object.
     pub renderer: Renderer,
-    /// The loaded programs; none after a release.
+    /// The loaded programs; none after [`Engine::release`].
     pub programs: Mutex<Vec<Program>>,
     /// Whether to leave out metrics about the exporter itself.
     pub without_exporter_metrics: bool,
@@ -42,18 +42,18 @@ pub trait Source: Send {
     /// Called before maps are read.
     ///
     /// # Errors
-    /// When the kernel does not let something be read.
+    /// When the kernel refuses a read.
     fn gather(&mut self, live: &Live) -> Result<()>;
     /// Labels of the entries of maps.
     fn rosters(&self) -> &Rosters;
-    /// The reader to use after a release, if it is not the exporter's fallback.
+    /// The reader to use after [`Engine::release`], if it is not the exporter's fallback.
     fn release(&mut self) -> Option<Reader> {
         None
     }
     /// Called after maps are read.
     ///
     /// # Errors
-    /// When the kernel does not let something be read.
+    /// When the kernel refuses a read.
     fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()>;
 }
 
@@ -125,7 +125,7 @@ pub struct History {
     pub live: Live,
     /// The exporter; None for an engine with self metrics only.
     pub source: Option<Box<dyn Source>>,
-    /// The reader that replaces it after a release.
+    /// Creates the reader that replaces the source after [`Engine::release`].
     pub fallback: Option<Fallback>,
     /// Earlier counters of ratios.
     pub windows: Vec<Window>,
@@ -133,7 +133,7 @@ pub struct History {
     pub rankings: Vec<Ranking>,
     scrapes: u64,
     unknown: Unknown,
-    /// Whether no programs are loaded, from the start or after a release.
+    /// Whether no programs are loaded, from the start or after [`Engine::release`].
     released: bool,
 }
 
@@ -182,7 +182,7 @@ impl Engine {
     /// Reads everything and renders it.
     ///
     /// # Errors
-    /// When the kernel does not let something be read: no partial answer is given.
+    /// When the kernel refuses a read. No partial result is returned.
     pub fn scrape(&self, format: Format) -> Result<String> {
         Ok(encode(self.families()?, format))
     }
@@ -210,10 +210,11 @@ impl Engine {
         Ok(families)
     }
 
-    /// Reads everything and returns nothing: for state that must be updated between scrapes.
+    /// Updates state between scrapes. If there are ratios, reads everything and records their
+    /// counters. Otherwise only calls [`Source::gather`].
     ///
     /// # Errors
-    /// When the kernel does not let something be read.
+    /// When the kernel refuses a read.
     pub fn tick(&self) -> Result<()> {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         if history.windows.is_empty() {

@@ -96,7 +96,7 @@ impl Layout {
     /// The field at `path`.
     ///
     /// # Errors
-    /// When there is none; names those there are.
+    /// When there is no such field. The error names the fields that exist.
     pub fn field(&self, path: &str) -> Result<Field> {
         self.fields.get(path).copied().with_context(|| {
             let known: Vec<&str> = self.fields.keys().map(String::as_str).collect();
@@ -144,10 +144,10 @@ pub fn number(bytes: &[u8]) -> u64 {
     u64::from_ne_bytes(word)
 }
 
-/// The layouts of all maps of `object` that have BTF; needs no kernel.
+/// The layouts of all maps of `object` that have BTF. Does not ask the kernel.
 ///
 /// # Errors
-/// When the object has no BTF, or a map's types use something not known here.
+/// When the object has no BTF, or a member of a key or value has an unsupported type.
 pub fn of(object: &OpenObject) -> Result<Layouts> {
     // SAFETY: the pointer is that of a live object, borrowed for as long as `btf` lives.
     let raw = unsafe { object.as_libbpf_object().as_ref() };

@@ -39,7 +39,7 @@ impl Live {
     /// Runs the iterator `program` and returns its output; None if it is not attached.
     ///
     /// # Errors
-    /// When the kernel does not run it.
+    /// When the kernel refuses to run the iterator.
     pub fn iterate(&self, program: &str) -> Result<Option<Vec<u8>>> {
         let Some(link) = self.iterators.get(program) else { return Ok(None) };
         // SAFETY: a system call on a descriptor that is open.

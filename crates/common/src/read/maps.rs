@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reading maps, exactly and cheaply.
+//! Reads maps with few system calls and allocations.
 //!
 //! libbpf-rs returns a vector for each CPU of each element. This module reads a whole batch into
-//! one reused buffer, and adds the CPUs' copies up in place.
+//! one reused buffer, and adds up the CPUs' values in place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
@@ -23,21 +23,21 @@ pub trait MapSource {
     /// Calls `f` with the key and the value of every entry; per-CPU values are added up.
     ///
     /// # Errors
-    /// When there is no such map, or the kernel does not let it be read.
+    /// When there is no such map, or the kernel refuses to read it.
     fn for_each(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()>;
 
     /// Used and maximum entries of the maps that can be full, sorted by name.
     ///
     /// # Errors
-    /// When the kernel does not let them be read.
+    /// When the kernel refuses to read a map.
     fn fill(&self) -> Result<Vec<Fill>>;
 }
 
-/// How long to wait for the kernel to refill its pool of per-CPU memory. It does not report when it
-/// has.
+/// Interval between retries while the kernel refills its pool of per-CPU memory. It does not report
+/// the end of the refill.
 const REFILL: Duration = Duration::from_millis(20);
 
-/// Interval between retries.
+/// Maximum number of retries.
 const REFILLS: u32 = 100;
 
 /// How full a map is.
@@ -51,7 +51,8 @@ pub struct Fill {
     pub capacity: u64,
 }
 
-/// So many entries are counted key by key; a map with more is read in batches, which then are short.
+/// Maximum number of entries that are counted key by key: see `LiveMap::count`. A map with more is
+/// read in batches. A batch of such a map is full after only a part of the buckets.
 const FEW: u32 = 2048;
 
 /// Approximate size of a batch's buffers; larger if a hash bucket needs it.
@@ -148,10 +149,10 @@ impl LiveMaps {
             if result != Some(Errno::NOMEM) {
                 break;
             }
-            // The kernel takes memory for per-CPU values from a store that a worker fills up when
-            // it runs short (mm/percpu.c: pcpu_balance_workfn); it neither waits for that itself
-            // nor tells anybody when it is done.
-            thread::sleep(REFILL); // No event tells of it.
+            // The kernel takes memory for per-CPU values from a pool. A worker refills the pool when
+            // it runs short (mm/percpu.c: pcpu_balance_workfn). The kernel neither waits for the
+            // worker nor reports when it is done.
+            thread::sleep(REFILL); // No event reports the refill.
             result = insert();
         }
         match result {
@@ -179,7 +180,7 @@ impl LiveMaps {
         }
     }
 
-    /// Whether any of the maps can be read with the privileges of the calling thread.
+    /// Whether all maps can be read with the privileges of the calling thread.
     pub fn readable(&self) -> bool {
         self.maps.values().all(|map| map.next_key(None).is_ok())
     }
@@ -220,7 +221,7 @@ impl LiveMap {
 
     fn for_each(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
         match self.for_each_batched(f) {
-            // Per-CPU arrays learnt batches in 5.13, and some map types never did.
+            // Per-CPU arrays support batches since 5.13. Some map types do not support them at all.
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTSUP_524) => self.for_each_key(f),
             other => other.map_err(Into::into),
         }
@@ -233,7 +234,7 @@ impl LiveMap {
         let mut room = (BATCH_BYTES / (self.key_size + value_bytes)).clamp(1, self.capacity.max(1) as usize);
         let mut keys = vec![0u8; self.key_size * room];
         let mut values = vec![0u64; (value_bytes * room).div_ceil(8)];
-        // The kernel keeps its place in 4 bytes for hashes, in a key for arrays.
+        // The kernel stores its position as 4 bytes for a hash, as a key for an array.
         let mut place = vec![0u8; self.key_size.max(8)];
         let mut next = place.clone();
         let mut first = true;
@@ -256,7 +257,7 @@ impl LiveMap {
                 None => false,
                 Some(Errno::NOENT) => true,
                 Some(Errno::INTR) => continue,
-                // One bucket holds more than fits: nothing of it was copied, ask again.
+                // A bucket has more entries than fit. None of them was copied: retry with more room.
                 Some(Errno::NOSPC) => {
                     room *= 2;
                     keys.resize(self.key_size * room, 0);
@@ -291,8 +292,8 @@ impl LiveMap {
         Ok(entries)
     }
 
-    /// Keys, each once, and whether these are all: the kernel is asked for no more than `most`. Where a
-    /// key was deleted meanwhile, the kernel starts over from its first one.
+    /// At most `most` keys without duplicates, and whether these are all. If the current key is
+    /// deleted meanwhile, the kernel starts over from the first key.
     fn keys(&self, most: u32) -> Result<(BTreeSet<Vec<u8>>, bool)> {
         let mut keys = BTreeSet::new();
         let mut key = self.next_key(None)?;
@@ -306,7 +307,7 @@ impl LiveMap {
 
     /// Reads one key at a time, and all keys before the first value.
     fn for_each_key(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
-        // Twice the capacity: an end also where entries come and go all the time.
+        // The limit ends the loop even if entries are added and deleted all the time.
         let (keys, _) = self.keys(self.capacity.saturating_mul(2))?;
         let mut value = vec![0u64; (self.stride() * self.copies).div_ceil(8)];
         for key in keys {
@@ -341,7 +342,7 @@ impl LiveMap {
         }
     }
 
-    /// The bytes of element `index` of a batch, with the CPUs' copies added up into the first.
+    /// The bytes of element `index` of a batch. The CPUs' values are added up in the first one.
     fn sum<'v>(&self, values: &'v mut [u64], index: usize) -> &'v [u8] {
         let stride = self.stride();
         if self.copies > 1 {

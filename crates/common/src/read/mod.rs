@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a scrape is made of: the contents of maps become metric families. Look here for what a label
-//! value such as `other` means, and for the metrics that an exporter has about itself.
+//! Reads maps and makes metric families of their contents. Look here for what a label value such as
+//! `other` means, and for the metrics that an exporter has about itself.
 //!
-//! It may import `kernel`, `spec` and `exposition`. It does not know who asks.
+//! It may import `kernel`, `spec` and `exposition`. It does not depend on how metrics are served.
 
 pub mod cgroups;
 pub mod decode;

@@ -10,7 +10,7 @@ use crate::spec::Ratio;
 /// Length of the window.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// How often to record the counters. The actual window is up to this much longer.
+/// How often to record the counters. The actual window is up to two steps longer.
 pub const STEP: Duration = Duration::from_secs(5);
 
 /// Earlier values of a ratio's counters.
@@ -49,7 +49,8 @@ impl Window {
         self.past.clear();
     }
 
-    /// Adds the gauge, unless neither counter grew or one is missing.
+    /// Adds the gauge. It has no sample if neither counter grew. Adds nothing if a counter is missing
+    /// or none was recorded before.
     pub fn add(&self, families: &mut Families) {
         let Some((part, sum)) = self.counters(families) else { return };
         let Some((_, old_part, old_sum)) = self.past.front() else { return };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Renders spec and map contents to metric families: pure, the same for a live kernel and a
-//! fixture.
+//! Makes metric families from a spec and the contents of maps. The maps are those of the kernel or
+//! those of a test's fixture.
 
 use std::collections::BTreeSet;
 
@@ -75,7 +75,7 @@ impl Renderer {
     ) -> Result<()> {
         let nobody = Roster::default();
         for map in &self.maps {
-            // A metric without series is still announced.
+            // A metric without samples still gets its HELP and TYPE lines.
             let mut samples: Vec<Vec<Sample>> = map.metrics.iter().map(|_| Vec::new()).collect();
             let roster = rosters.get(&*map.spec.map).unwrap_or(&nobody);
             source.for_each(&map.spec.map, &mut |key, value| {
@@ -160,8 +160,8 @@ fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
 }
 
 impl BoundMap {
-    /// Whether to hide an entry because it is zero: the entry for what found no room must exist
-    /// beforehand, and would only confuse.
+    /// Whether to leave out an entry because it is all zero: in a sparse map, or the entry that counts
+    /// events whose key did not fit. That entry is inserted before there are such events.
     fn is_idle(&self, key: &[u8], value: &[u8]) -> bool {
         let mut labels = self.spec.labels.iter().zip(&self.labels);
         let is_fold = labels.any(|(label, field)| {
@@ -171,7 +171,7 @@ impl BoundMap {
         (is_fold || self.spec.sparse) && value.iter().all(|byte| *byte == 0)
     }
 
-    /// Adds what an entry says to `samples`.
+    /// Adds the samples of an entry to `samples`.
     fn sample(&self, labels: &Labels, value: &[u8], samples: &mut [Vec<Sample>], unknown: &mut Unknown) {
         let metrics = self.metrics.iter().zip(&self.spec.metrics).zip(samples);
         for ((metric, spec), samples) in metrics.filter(|((metric, _), _)| !metric.is_silent(value)) {
@@ -202,7 +202,7 @@ impl BoundMap {
 }
 
 impl BoundMetric {
-    /// Whether the entry is not counted by the tally.
+    /// Whether this is a tally that does not count the entry.
     fn is_silent(&self, value: &[u8]) -> bool {
         matches!(self, Self::Tally(Some(field)) if field.bytes(value).iter().all(|byte| *byte == 0))
     }
@@ -239,7 +239,7 @@ mod tests {
     use crate::fixture::Fixture;
     use crate::read::layout::MapLayout;
 
-    /// A map of a name of 16 bytes and an error number to a counter.
+    /// A map with a counter for each name of 16 bytes and error number.
     fn renderer() -> (Renderer, Fixture) {
         let field = |offset, width, length| Field { offset, width, length };
         let layout = |size, fields: &[(&str, Field)]| Layout {

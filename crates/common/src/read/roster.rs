@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Labels of map entries whose keys do not contain them: numbers that the exporter can name.
+//! Labels of map entries whose keys are only numbers. The exporter knows what the numbers stand for.
 
 use std::collections::BTreeMap;
 

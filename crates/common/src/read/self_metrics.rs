@@ -39,7 +39,7 @@ pub struct Program {
     id: u32,
     tag: String,
     attached: bool,
-    /// Links that may miss events, while they are open.
+    /// The links of a kprobe or kretprobe program, which may miss events. They are gone once detached.
     breakpoints: Vec<Weak<Link>>,
     /// The copies attached instead, if there are several.
     copies: Option<Arc<Copies>>,
@@ -55,10 +55,10 @@ pub struct Missed {
 }
 
 impl Program {
-    /// The attached programs of a plan, and the first candidate of each probe without one.
+    /// The attached programs of a plan. Each unsupported probe adds an entry with the probe's name.
     ///
     /// # Errors
-    /// When the kernel does not tell about a program.
+    /// When the kernel returns no information about a program.
     pub fn list(object: &Object, plan: &Plan, hooks: &Hooks, links: &Links) -> Result<Vec<Self>> {
         let wanted = plan.programs();
         let mut programs = Vec::new();
@@ -136,7 +136,7 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
 /// `ebpf_exporter_ebpf_program_*`. Returns the number of events for which no program ran.
 ///
 /// # Errors
-/// When the kernel does not tell about a program.
+/// When the kernel returns no information about a program.
 pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> Result<Missed> {
     let timed = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|on| on.trim() != "0");
     let mut missed = Missed::default();

@@ -7,8 +7,8 @@ use crate::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
 use crate::read::decode::OTHER;
 use crate::spec::Top;
 
-/// State of a family, so that no counter goes down. A series that was once shown separately stays
-/// so. What it had before stays in "other".
+/// State of a family, so that no counter goes down. A counter that was once shown separately is
+/// always shown separately. Its value before that stays in "other".
 #[derive(Debug)]
 pub struct Ranking {
     top: Top,
@@ -59,8 +59,8 @@ impl Ranking {
             self.placed.clear();
         }
         for labels in best {
-            // At the first scrape series may start with their full value: nobody has seen them
-            // before.
+            // At the first scrape, series start with their full value: "other" has not been shown
+            // yet, so it cannot go down.
             let had = if self.first || !counter {
                 0
             } else {
@@ -117,12 +117,12 @@ mod tests {
         let mut ranking = Ranking::new(Top { family: "f".into(), n: 2 });
         let mut of = |values: &[(&str, u64)]| scrape(&mut ranking, FamilyKind::Counter, values);
         assert_eq!(of(&[("a", 10), ("b", 5), ("c", 1)]), shown(&[("a", 10), ("b", 5), ("other", 1)]));
-        // c grows most, gets a place, and leaves what it had where it was.
+        // c grows most and is shown separately from now on. Its earlier value stays in "other".
         assert_eq!(
             of(&[("a", 11), ("b", 5), ("c", 100)]),
             shown(&[("a", 11), ("b", 5), ("c", 99), ("other", 1)])
         );
-        // Those that are idle keep their place; what the kernel folded is added to the rest.
+        // Idle series stay separate. Events that the program counted as "other" are added to the rest.
         assert_eq!(
             of(&[("a", 11), ("b", 6), ("c", 100), ("d", 1), ("e", 1), ("other", 7)]),
             shown(&[("a", 11), ("b", 6), ("c", 99), ("d", 1), ("other", 9)])

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Programs around a header of `bpf/`, compiled for the build host.
+//! Compiles C programs that include a header of `bpf/` for the build host, and runs them.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Compiles `source` with `flags` and runs it on `input`; what it writes.
+/// Compiles `source` with `flags`, runs it on `input`, and returns its output.
 pub fn run(source: &str, flags: &[&str], input: Vec<u8>) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (file, binary) = (folder.path().join("harness.c"), folder.path().join("harness"));

@@ -57,9 +57,9 @@ pub struct Copies {
 pub struct Runs {
     /// Events for which no copy ran; None if the kernel does not report them.
     pub missed: Option<u64>,
-    /// Runs, while the kernel counted.
+    /// Number of runs while kernel.bpf_stats_enabled was 1.
     pub runs: u64,
-    /// Nanoseconds in them.
+    /// Nanoseconds spent in these runs.
     pub nanoseconds: u64,
 }
 
@@ -265,7 +265,8 @@ impl<'p> Original<'p> {
 
     fn attach(&self, program: &OwnedFd) -> Result<OwnedFd> {
         let name = self.tracepoint.as_ref().map_or(ptr::null(), |name| name.as_ptr());
-        // SAFETY: the name outlives the call. Without one it is what the program was loaded for.
+        // SAFETY: the name outlives the call. Without one, the kernel takes the target that the
+        // program was loaded for.
         let fd = unsafe { libbpf_sys::bpf_raw_tracepoint_open(name, program.as_raw_fd()) };
         descriptor(fd).with_context(|| format!("failed to attach a copy of {}", self.name.to_string_lossy()))
     }
@@ -283,7 +284,7 @@ fn descriptor(result: i32) -> Result<OwnedFd, Errno> {
 /// unreachable code since.
 fn functions(program: &ProgramMut<'_>) -> Vec<[u32; 2]> {
     let program = program.as_libbpf_object().as_ptr();
-    // SAFETY: the pointer is that of a live program, and libbpf has so many records where it says.
+    // SAFETY: the pointer is that of a live program, and libbpf returns the number of the records.
     let records = unsafe {
         let records = libbpf_sys::bpf_program__func_info(program);
         if records.is_null() {

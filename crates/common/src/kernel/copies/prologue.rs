@@ -17,7 +17,7 @@ const BPF_PSEUDO_MAP_VALUE: u8 = 2;
 /// Number of copies of a program.
 pub const COPIES: usize = 3;
 
-/// Number of sets of notes, chosen by the upper bits of a hash; and notes in a set: half a cache line.
+/// Number of upper bits of a hash, which choose a set of notes. A set fills half a cache line.
 const SET_BITS: u32 = 10;
 const WAYS: i16 = 4;
 const NOTE_BYTES: i16 = size_of::<u64>() as i16;
@@ -129,8 +129,8 @@ impl Code {
         self.0.push((instruction(BPF_JMP | condition, register, other, 0, 0), Some(to)));
     }
 
-    /// Makes a note of this event and jumps to `noted`. Continues with the next instruction if there is no
-    /// room.
+    /// Makes a note of this event and jumps to `noted`. Continues with the next instruction if the set
+    /// is full.
     fn note(&mut self, noted: To) {
         for way in ways() {
             self.set(FOUND, 0);
