@@ -13,7 +13,7 @@ use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::facts::Facts;
 use common::process::exporter::{Exporter, OpenOf};
 use common::read::decode::{FOLDED, shown};
-use common::read::{engine::Reader, live::Live};
+use common::read::{live::Live, part::Reader};
 use common::spec::{Decode, MapSpec, Side, Spec};
 use sysfs::Disk;
 

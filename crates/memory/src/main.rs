@@ -13,8 +13,8 @@ use clap::{ArgAction, Args};
 use common::exposition::hist::Unit;
 use common::exposition::metric::{Families, Labels, Value};
 use common::process::exporter::Exporter;
-use common::read::engine::Reader;
 use common::read::live::Live;
+use common::read::part::Reader;
 use common::spec::{Decode, MapSpec, Spec};
 
 use totals::{LATENCY, Totals};

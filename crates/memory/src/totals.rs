@@ -134,7 +134,7 @@ pub fn show(minor: u64, major: u64, families: &mut Families) {
 #[cfg(test)]
 mod tests {
     use common::exposition::hist::Unit;
-    use common::exposition::metric::{FamilyKind, Histogram, Sample};
+    use common::exposition::metric::{FamilyKind, Histogram, Sample, Scale};
 
     use super::*;
 
@@ -148,7 +148,7 @@ mod tests {
         by_probe().add(&mut families);
         assert!(families.get("ebpf_page_faults_minor_total").is_none(), "absent, not zero");
         for (kind, count) in [("minor", 12), ("major", 3), ("failed", 1)] {
-            let histogram = Histogram { unit: Unit::Seconds, buckets: vec![1, count], sum: 0 };
+            let histogram = Histogram { scale: Scale::Unit(Unit::Seconds), buckets: vec![1, count], sum: 0 };
             let value = Value::Histogram(Box::new(histogram));
             families
                 .family(LATENCY, "", FamilyKind::Histogram)

@@ -4,8 +4,8 @@
 use anyhow::Result;
 use common::exposition::metric::{Families, Labels, Value};
 use common::kernel::view::why_not;
-use common::read::engine::Reader;
 use common::read::live::Live;
+use common::read::part::Reader;
 use common::spec::View;
 
 use crate::namespaces::established;

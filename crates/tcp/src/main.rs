@@ -13,8 +13,8 @@ use common::exposition::hist::Unit;
 use common::exposition::metric::Families;
 use common::kernel::facts::Facts;
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::engine::Reader;
 use common::read::live::Live;
+use common::read::part::Reader;
 use common::spec::{Decode, MapSpec, Shape, Spec, View};
 
 use connections::Current;

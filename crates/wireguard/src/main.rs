@@ -24,7 +24,7 @@ use common::kernel::probes::Refused;
 use common::kernel::types::{KERNEL_BTF, Types};
 use common::process::exporter::{Exporter, OpenOf};
 use common::read::roster::Rosters;
-use common::read::{engine::Reader, live::Live};
+use common::read::{live::Live, part::Reader};
 use common::spec::Spec;
 use libbpf_rs::skel::OpenSkel;
 use names::Names;

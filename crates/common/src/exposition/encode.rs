@@ -4,7 +4,7 @@
 use std::fmt::{self, Write};
 
 use crate::exposition::hist::Unit;
-use crate::exposition::metric::{Families, Family, FamilyKind, Histogram, Value};
+use crate::exposition::metric::{Families, Family, FamilyKind, Histogram, Scale, Value};
 
 /// An exposition format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,10 @@ pub fn encode(families: Families, format: Format) -> String {
 
 fn write_family(out: &mut String, family: &Family, format: Format) -> fmt::Result {
     let (kind, name) = match family.kind {
+        // OpenMetrics has no counters with other names.
+        FamilyKind::Counter if format == Format::OpenMetrics && !family.name.ends_with("_total") => {
+            ("unknown", family.name.as_str())
+        }
         FamilyKind::Counter => ("counter", family_name(&family.name, format)),
         FamilyKind::Gauge => ("gauge", family.name.as_str()),
         FamilyKind::Histogram => ("histogram", family.name.as_str()),
@@ -114,12 +118,24 @@ fn write_histogram(
         if at == last {
             out.push_str("+Inf");
         } else {
-            write_float(out, histogram.unit.bound(at), format)?;
+            match &histogram.scale {
+                Scale::Unit(unit) => write_float(out, unit.bound(at), format)?,
+                Scale::Bounds { bounds, .. } => {
+                    let bound = bounds.get(at).copied().unwrap_or(f64::INFINITY);
+                    write_shortest(out, bound, SHORTEST, format)?;
+                }
+            }
         }
         writeln!(out, "\"}} {count}")?;
     }
     write_name(out, &format!("{name}_sum"), labels)?;
-    write_scaled(out, histogram.sum, histogram.unit)?;
+    match histogram.scale {
+        Scale::Unit(unit) => write_scaled(out, histogram.sum, unit)?,
+        Scale::Bounds { multiplier: 1.0, .. } => write!(out, "{}", histogram.sum)?,
+        Scale::Bounds { multiplier, .. } => {
+            write_shortest(out, histogram.sum as f64 * multiplier, SHORTEST, Format::Text)?;
+        }
+    }
     out.push('\n');
     write_name(out, &format!("{name}_count"), labels)?;
     writeln!(out, "{}", histogram.buckets.last().copied().unwrap_or_default())
@@ -138,16 +154,25 @@ fn write_scaled(out: &mut String, ns: u64, unit: Unit) -> fmt::Result {
     Ok(())
 }
 
-/// Formats a number as Go's `strconv` does, which users of Prometheus are used to. OpenMetrics
-/// requires a fraction.
+/// Numbers from here on have an exponent in the text of Go's `strconv.FormatFloat(n, 'g', -1, 64)`.
+const SHORTEST: f64 = 1e6;
+
+/// Writes a number in the way of Go's `strconv`, which users of Prometheus are used to, but with an
+/// exponent only where it is very large or small.
 fn write_float(out: &mut String, n: f64, format: Format) -> fmt::Result {
+    write_shortest(out, n, 1e21, format)
+}
+
+/// Writes a number in the way of Go's `strconv`: the fewest digits that give the same number, and an
+/// exponent below 0.0001 and from `exponent_from` on. OpenMetrics requires a fraction or an exponent.
+fn write_shortest(out: &mut String, n: f64, exponent_from: f64, format: Format) -> fmt::Result {
     if n.is_nan() {
         return write!(out, "NaN");
     }
     if n.is_infinite() {
         return write!(out, "{}Inf", if n > 0.0 { '+' } else { '-' });
     }
-    if n != 0.0 && !(1e-4..1e21).contains(&n.abs()) {
+    if n != 0.0 && !(1e-4..exponent_from).contains(&n.abs()) {
         let text = format!("{n:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let exponent: i32 = exponent.parse().unwrap_or(0);
@@ -204,7 +229,11 @@ mod tests {
         let buckets = cumulative(&slots).expect("right length");
         families.family("h", "H.", FamilyKind::Histogram).samples.push(Sample {
             labels: Labels::none(),
-            value: Value::Histogram(Box::new(Histogram { unit: Unit::Microseconds, buckets, sum: 7 })),
+            value: Value::Histogram(Box::new(Histogram {
+                scale: Scale::Unit(Unit::Microseconds),
+                buckets,
+                sum: 7,
+            })),
         });
         let text = encode(families.clone(), Format::Text);
         assert!(text.contains("# TYPE a_total counter\n"), "{text}");

@@ -4,6 +4,8 @@
 //! The `prometheus` crate's model has no exact integer sums, no OpenMetrics text and no native
 //! histograms. [`Families::collect`] converts its collectors.
 
+use std::sync::Arc;
+
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
 
@@ -58,12 +60,26 @@ pub enum Value {
 /// Cumulative buckets and exact sum.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
-    /// Unit of bounds and sum.
-    pub unit: Unit,
+    /// What bounds and sum mean.
+    pub scale: Scale,
     /// Cumulative; the last is `+Inf` and so the count.
     pub buckets: Vec<u64>,
-    /// Nanoseconds, or whole numbers.
+    /// Sum of the observed values, in whole numbers of [`Scale`].
     pub sum: u64,
+}
+
+/// The bounds of a histogram's buckets, and how its sum is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scale {
+    /// Those of a `struct hist`; the sum is in nanoseconds, or in whole numbers for [`Unit::Whole`].
+    Unit(Unit),
+    /// Others, in ascending order and without `+Inf`; the sum is multiplied by `multiplier`.
+    Bounds {
+        /// Upper bounds, inclusive.
+        bounds: Arc<[f64]>,
+        /// Factor of the sum.
+        multiplier: f64,
+    },
 }
 
 /// Label pairs in exposition syntax, without braces; the sorting key of a sample.
@@ -226,12 +242,19 @@ impl Families {
         }
     }
 
-    /// Prepares the families for a file beside those of other exporters. Adds the label `config` to
-    /// all self metrics. Removes `process_*`: node_exporter, which reads the file, has its own.
+    /// Adds the samples of `others`.
+    pub fn append(&mut self, others: Self) {
+        for family in others.list {
+            self.family(&family.name, &family.help, family.kind).samples.extend(family.samples);
+        }
+    }
+
+    /// Prepares metrics about an exporter itself for a file beside those of other exporters. Adds the
+    /// label `config` where there is none. Removes `process_*`: node_exporter, which reads the file,
+    /// has its own.
     pub fn set_apart(&mut self, config: &str) {
         self.list.retain(|family| !family.name.starts_with("process_"));
-        let about_itself = self.list.iter_mut().filter(|family| family.name.starts_with("ebpf_exporter_"));
-        for sample in about_itself.flat_map(|family| &mut family.samples) {
+        for sample in self.list.iter_mut().flat_map(|family| &mut family.samples) {
             if !sample.labels.has("config") {
                 sample.labels.push("config", config);
             }
@@ -271,12 +294,11 @@ mod tests {
         families.counter("ebpf_exporter_scrapes_total", "", Labels::none(), Value::Integer(1));
         families.gauge("ebpf_exporter_mode", "", Labels::of(&[("mode", "ebpf")]), Value::Integer(1));
         families.counter("ebpf_exporter_x_total", "", Labels::of(&[("config", "a")]), Value::Integer(1));
-        families.counter("ebpf_disk_total", "", Labels::none(), Value::Integer(1));
         families.counter("process_cpu_seconds_total", "", Labels::none(), Value::Integer(1));
         families.set_apart("a");
         let labels = |family: &Family| family.samples[0].labels.as_str().to_owned();
         let labels: Vec<String> = families.into_sorted().iter().map(labels).collect();
-        assert_eq!(labels, ["", "mode=\"ebpf\",config=\"a\"", "config=\"a\"", "config=\"a\""]);
+        assert_eq!(labels, ["mode=\"ebpf\",config=\"a\"", "config=\"a\"", "config=\"a\""]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -25,10 +25,11 @@ use crate::kernel::probes::{self, Plan, Refused};
 use crate::kernel::refusal::{self, Obstacles};
 use crate::process::cli::{self, Cli, Common, Ebpf};
 use crate::process::{lifetime, logging, memory};
-use crate::read::engine::{Engine, History, Reader, Source};
+use crate::read::engine::Engine;
 use crate::read::layout;
 use crate::read::live::Live;
 use crate::read::maps::LiveMaps;
+use crate::read::part::{Part, Reader, Source};
 use crate::read::ratio;
 use crate::read::render::Renderer;
 use crate::read::roster::Rosters;
@@ -161,15 +162,20 @@ impl<E: Exporter> Source for E {
 
 /// Runs exporter `E` with this process's command line.
 pub fn run<E: Exporter>() -> ExitCode {
+    run_with(&E::spec(&E::Flags::default()), start::<E>)
+}
+
+/// Runs `start` with this process's command line, which has the flags that all exporters have and
+/// those of `F`. Name, port and summary in `--help` are those of `spec`.
+pub fn run_with<F: Args>(spec: &Spec, start: impl FnOnce(&Cli<F>) -> Result<ExitCode>) -> ExitCode {
     let base = std::env::var_os(ports::BASE);
-    let spec = E::spec(&E::Flags::default());
-    let cli = match cli::parse::<E::Flags>(&spec, std::env::args_os(), base.as_deref()) {
+    let cli = match cli::parse::<F>(spec, std::env::args_os(), base.as_deref()) {
         Ok(cli) => cli,
         // Prints; 0 after --help and --version, 2 after wrong usage.
         Err(error) => error.exit(),
     };
     logging::start(cli.common.log_level, cli.common.log_format);
-    match start::<E>(&cli) {
+    match start(&cli) {
         Ok(code) => code,
         Err(error) => {
             log::error!("{error:#}");
@@ -193,16 +199,25 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
-    let spec = E::spec(&cli.own);
-    let flags = &cli.common;
+/// What every process does before it loads anything: returns where it listens, and the signals that
+/// it received since.
+///
+/// # Errors
+/// When an address is in use or the web configuration is wrong.
+pub fn begin(flags: &Common) -> Result<(Vec<Door>, Signals)> {
     memory::one_heap();
     // Signals are recorded from here on. The thread that waits for them starts after privileges
     // are dropped.
     let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).context("failed to watch for signals")?;
     // Listen before attaching: a port in use is the most likely failure.
     let listeners = if serves(flags) { http::bind(&flags.listen)? } else { Vec::new() };
-    let doors = web::open(flags.web_config.as_deref(), listeners)?;
+    Ok((web::open(flags.web_config.as_deref(), listeners)?, signals))
+}
+
+fn start<E: Exporter>(cli: &Cli<E::Flags>) -> Result<ExitCode> {
+    let spec = E::spec(&cli.own);
+    let flags = &cli.common;
+    let (doors, signals) = begin(flags)?;
     let module = match spec.module.as_deref().map(|name| (name, Module::find(name))) {
         Some((name, None)) => return lifetime::wait_for(name, flags, &spec, doors, signals),
         found => found.and_then(|(_, module)| module),
@@ -268,12 +283,11 @@ fn start_now<E: Exporter>(
             break anyhow!("cannot run: probe {probe} cannot be attached: {}", Obstacles::now().explain(why));
         }
         match bring_up::<E>(&mut exporter, open, cli, spec, &plan, &hooks, facts) {
-            Ok((attached, engine)) => {
+            Ok((attached, mut part)) => {
                 let own = cli.own.clone();
-                let mut history = engine.history.lock().unwrap_or_else(PoisonError::into_inner);
-                history.source = Some(Box::new(exporter));
-                history.fallback = Some(Box::new(move || E::fallback(&own)));
-                drop(history);
+                part.source = Some(Box::new(exporter));
+                part.fallback = Some(Box::new(move || E::fallback(&own)));
+                let engine = Engine::new(&spec.name, vec![part], flags.disable_exporter_metrics);
                 let steps = [E::interval(&cli.own), (!spec.ratios.is_empty()).then_some(ratio::STEP)];
                 let step = steps.into_iter().flatten().min();
                 return Ok(lifetime::go(flags, spec, &plan, attached, engine, step, module, doors, signals));
@@ -354,7 +368,7 @@ fn bring_up<'o, E: Exporter>(
     plan: &Plan,
     hooks: &Hooks,
     facts: &Facts,
-) -> Result<(Attached<'o, E>, Engine), Failure> {
+) -> Result<(Attached<'o, E>, Part), Failure> {
     let layouts = layout::of(open.open_object())?;
     let wanted = plan.programs();
     prepare(exporter, &mut open, cli, spec, &wanted, facts)?;
@@ -384,18 +398,9 @@ fn bring_up<'o, E: Exporter>(
     exporter.attached(&live)?;
     let programs = Program::list(object, plan, hooks, &links)?;
     let renderer = Renderer::new(spec, &live.layouts, &plan.unfed(spec))?;
-    let mut history = History::new(spec);
-    history.live = live;
-    let engine = Engine {
-        config: spec.name.to_string(),
-        events: spec.events.clone(),
-        waiting_for: None,
-        renderer,
-        programs: Mutex::new(programs),
-        without_exporter_metrics: cli.common.disable_exporter_metrics,
-        history: Mutex::new(history),
-    };
-    Ok(((skeleton, links), engine))
+    let mut part = Part::new(spec);
+    (part.renderer, part.programs, part.live) = (renderer, programs, live);
+    Ok(((skeleton, links), part))
 }
 
 /// Loads only `programs`, and returns the error if the kernel refuses them. Loads only the maps if

@@ -11,8 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,11 +65,7 @@ pub fn go<A>(
     }
     memory::give_back();
     // Threads started from here on inherit the remaining capabilities.
-    privileges::drop(
-        flags.keep.as_ref(),
-        &spec.keeps,
-        &engine.history.lock().unwrap_or_else(PoisonError::into_inner).live.maps,
-    )?;
+    privileges::drop(flags.keep.as_ref(), &spec.keeps, &engine.state().parts)?;
     let engine = Arc::new(engine);
     let stop = &Stop { signals: stop_signals(signals)?, module };
     let _ticks = step.map(|step| tick(Arc::clone(&engine), step)).transpose()?;
@@ -120,9 +116,7 @@ pub fn wait_for(
     // Before listening, and before threads start: they inherit the capabilities.
     privileges::suspend(flags.keep.as_ref(), &spec.keeps)?;
     let stop = &Stop { signals: stop_signals(signals)?, module: None };
-    let engine =
-        Engine { config: spec.name.to_string(), waiting_for: Some(name.to_owned()), ..Engine::default() };
-    let fronts = listen(flags, spec, Arc::new(engine), doors)?;
+    let fronts = listen(flags, spec, Arc::new(Engine::waiting(spec, name)), doors)?;
     notify(&[NotifyState::Ready]);
     while matches!(stop.wait(Some(module::INTERVAL)), Wake::Time | Wake::Release) {
         notify(&[NotifyState::Watchdog]);
@@ -279,7 +273,7 @@ fn serve(
         match stop.wait(watchdog()) {
             Wake::Time => {
                 // A hanging scrape holds this lock. Then no watchdog message is sent.
-                drop(engine.history.lock());
+                drop(engine.state());
                 notify(&[NotifyState::Watchdog]);
             }
             Wake::Release => release(),

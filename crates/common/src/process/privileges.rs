@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, no_new_privs};
 
 use crate::process::cli::Keep;
-use crate::read::maps::LiveMaps;
+use crate::read::part::Part;
 
 /// Capabilities that starting may need. The first two are for programs. CAP_SYS_ADMIN is for kprobes
 /// if `perf_event_paranoid` is 3, and replaces the first two before 5.8. CAP_SYS_RESOURCE and
@@ -57,15 +57,15 @@ pub fn restored_by_exec() -> bool {
 }
 
 /// Drops the capabilities of the calling thread and of threads that it starts later for good,
-/// except `keep`. By default it keeps `needs` and what reading `maps` needs.
+/// except `keep`. By default it keeps `needs` and what reading the maps of `parts` needs.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn drop(keep: Option<&Keep>, needs: &[Capability], maps: &LiveMaps) -> Result<()> {
+pub fn drop(keep: Option<&Keep>, needs: &[Capability], parts: &[Part]) -> Result<()> {
     let keep: CapsHashSet = match keep {
         Some(Keep::All) => return Ok(()),
         Some(Keep::Only(list)) => list.iter().copied().collect(),
-        None => needed(maps)?.into_iter().chain(needs.iter().copied()).collect(),
+        None => needed(parts)?.into_iter().chain(needs.iter().copied()).collect(),
     };
     restrict(&keep).context("failed to drop capabilities")?;
     log::debug!("kept capabilities: {keep:?}");
@@ -74,9 +74,11 @@ pub fn drop(keep: Option<&Keep>, needs: &[Capability], maps: &LiveMaps) -> Resul
 
 /// Before 5.19, bpf(2) requires CAP_BPF even to read a map by an open descriptor, if unprivileged
 /// eBPF is disabled. A thread without capabilities tests this.
-fn needed(maps: &LiveMaps) -> Result<CapsHashSet> {
+fn needed(parts: &[Part]) -> Result<CapsHashSet> {
     let readable = thread::scope(|scope| {
-        let bare = scope.spawn(|| restrict(&CapsHashSet::new()).map(|()| maps.readable()));
+        let maps: Vec<_> = parts.iter().map(|part| &part.live.maps).collect();
+        let bare = scope
+            .spawn(move || restrict(&CapsHashSet::new()).map(|()| maps.iter().all(|maps| maps.readable())));
         bare.join().map_err(|_| anyhow::anyhow!("the thread that tests reading maps died"))?
     })?;
     Ok(if readable { CapsHashSet::new() } else { [Capability::CAP_BPF].into() })

@@ -26,6 +26,19 @@ pub trait MapSource {
     /// When there is no such map, or the kernel refuses to read it.
     fn for_each(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()>;
 
+    /// Like [`MapSource::for_each`], but per-CPU values are not added up: `f` gets the value of each
+    /// possible CPU, one after another.
+    ///
+    /// # Errors
+    /// As there.
+    fn for_each_cpu(
+        &self,
+        map: &str,
+        f: &mut dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>),
+    ) -> Result<()> {
+        self.for_each(map, &mut |key, value| f(key, &mut std::iter::once(value)))
+    }
+
     /// Used and maximum entries of the maps that can be full, sorted by name.
     ///
     /// # Errors
@@ -96,6 +109,18 @@ impl LiveMaps {
         Ok(Self { maps })
     }
 
+    /// These maps of `object`, whatever their values are made of.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be copied.
+    pub fn raw(object: &Object, names: &BTreeSet<&str>) -> Result<Self> {
+        let named = object.maps().filter_map(|map| {
+            let name = map.name().to_str()?.to_owned();
+            names.contains(name.as_str()).then(|| Ok((name, LiveMap::of(&map)?)))
+        });
+        Ok(Self { maps: named.collect::<Result<_>>()? })
+    }
+
     /// A single map without an object, for measurements.
     ///
     /// # Errors
@@ -119,7 +144,8 @@ impl LiveMaps {
     /// # Errors
     /// As there.
     pub fn for_each_unbatched(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
-        self.get(map)?.for_each_key(f)
+        let live = self.get(map)?;
+        live.visit_keys(&mut |key, values, index| f(key, live.sum(values, index)))
     }
 
     /// Inserts an all-zero value under `key`, unless there is a value already. Returns whether
@@ -191,6 +217,18 @@ impl MapSource for LiveMaps {
         self.get(map)?.for_each(f).with_context(|| format!("failed to read map `{map}`"))
     }
 
+    fn for_each_cpu(
+        &self,
+        map: &str,
+        f: &mut dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>),
+    ) -> Result<()> {
+        let live = self.get(map)?;
+        let each = |key: &[u8], values: &mut [u64], index: usize| {
+            f(key, &mut live.copies(values, index));
+        };
+        live.visit(each).with_context(|| format!("failed to read map `{map}`"))
+    }
+
     fn fill(&self) -> Result<Vec<Fill>> {
         let mut fills = Vec::new();
         for (name, map) in self.maps.iter().filter(|(_, map)| map.kind.is_hash_map()) {
@@ -220,16 +258,22 @@ impl LiveMap {
     }
 
     fn for_each(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
-        match self.for_each_batched(f) {
+        self.visit(|key, values, index| f(key, self.sum(values, index)))
+    }
+
+    /// Calls `f` with the key of every entry, with the values of a batch, and with the index of the
+    /// entry's value in it.
+    fn visit(&self, mut f: impl FnMut(&[u8], &mut [u64], usize)) -> Result<()> {
+        match self.visit_batched(&mut f) {
             // Per-CPU arrays support batches since 5.13. Some map types do not support them at all.
-            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTSUP_524) => self.for_each_key(f),
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTSUP_524) => self.visit_keys(&mut f),
             other => other.map_err(Into::into),
         }
     }
 
     /// A hash is read bucket by bucket, each under its lock: concurrent inserts and deletes neither
     /// hide entries nor repeat them.
-    fn for_each_batched(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Errno> {
+    fn visit_batched(&self, f: &mut dyn FnMut(&[u8], &mut [u64], usize)) -> Result<(), Errno> {
         let value_bytes = self.stride() * self.copies;
         let mut room = (BATCH_BYTES / (self.key_size + value_bytes)).clamp(1, self.capacity.max(1) as usize);
         let mut keys = vec![0u8; self.key_size * room];
@@ -267,7 +311,7 @@ impl LiveMap {
                 Some(errno) => return Err(errno),
             };
             for (index, key) in keys.chunks_exact(self.key_size).take(count as usize).enumerate() {
-                f(key, self.sum(&mut values, index));
+                f(key, &mut values, index);
             }
             if done {
                 return Ok(());
@@ -306,7 +350,7 @@ impl LiveMap {
     }
 
     /// Reads one key at a time, and all keys before the first value.
-    fn for_each_key(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+    fn visit_keys(&self, f: &mut dyn FnMut(&[u8], &mut [u64], usize)) -> Result<()> {
         // The limit ends the loop even if entries are added and deleted all the time.
         let (keys, _) = self.keys(self.capacity.saturating_mul(2))?;
         let mut value = vec![0u64; (self.stride() * self.copies).div_ceil(8)];
@@ -320,7 +364,7 @@ impl LiveMap {
                 )
             };
             match errno_of(result) {
-                None => f(&key, self.sum(&mut value, 0)),
+                None => f(&key, &mut value, 0),
                 Some(Errno::NOENT) => {}
                 Some(errno) => return Err(errno.into()),
             }
@@ -357,6 +401,13 @@ impl LiveMap {
         }
         let start = index * stride * self.copies;
         &bytes_of(values)[start..start + self.value_size]
+    }
+
+    /// The bytes of element `index` of a batch, CPU by CPU.
+    fn copies<'v>(&self, values: &'v [u64], index: usize) -> impl Iterator<Item = &'v [u8]> {
+        let (stride, size) = (self.stride(), self.value_size);
+        let element = &bytes_of(values)[index * stride * self.copies..][..stride * self.copies];
+        element.chunks_exact(stride).map(move |copy| &copy[..size])
     }
 }
 

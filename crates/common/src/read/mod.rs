@@ -10,6 +10,7 @@ pub mod engine;
 pub mod layout;
 pub mod live;
 pub mod maps;
+pub mod part;
 pub mod ratio;
 pub mod render;
 pub mod roster;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 
 use crate::exposition::hist::{Unit, cumulative, steps};
-use crate::exposition::metric::{Families, FamilyKind, Histogram, Labels, Sample, Value};
+use crate::exposition::metric::{Families, FamilyKind, Histogram, Labels, Sample, Scale, Value};
 use crate::read::decode::{Decoder, is_folded};
 use crate::read::layout::{Field, Layout, Layouts, number};
 use crate::read::maps::MapSource;
@@ -218,11 +218,11 @@ impl BoundMetric {
             Self::Histogram { slots, sum, unit } => {
                 let buckets = cumulative(&numbers(slots, value))?;
                 let sum = number(sum.bytes(value));
-                Some(Value::Histogram(Box::new(Histogram { unit: *unit, buckets, sum })))
+                Some(Value::Histogram(Box::new(Histogram { scale: Scale::Unit(*unit), buckets, sum })))
             }
             Self::Steps(slots) => {
                 let (buckets, sum) = steps(&numbers(slots, value));
-                Some(Value::Histogram(Box::new(Histogram { unit: Unit::Whole, buckets, sum })))
+                Some(Value::Histogram(Box::new(Histogram { scale: Scale::Unit(Unit::Whole), buckets, sum })))
             }
         }
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, Object};
+use libbpf_sys::bpf_prog_info;
 use prometheus::process_collector::ProcessCollector;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -17,7 +18,7 @@ use crate::kernel::hook::{Hook, Hooks};
 use crate::kernel::links::{self, Attached, Links};
 use crate::kernel::probes::{Plan, Verdict};
 use crate::read::layout::{Layouts, number};
-use crate::read::maps::MapSource;
+use crate::read::maps::{Fill, MapSource};
 use crate::spec::Text;
 
 /// Name of the map that `bpf/events.bpf.h` declares.
@@ -81,7 +82,7 @@ impl Program {
                 hook: hooks.get(&name).map(ToString::to_string).unwrap_or_default(),
                 fd: Some(fd),
                 id: info.id,
-                tag: info.tag.iter().map(|byte| format!("{byte:02x}")).collect(),
+                tag: tag_of(&info),
                 attached: true,
                 name,
             });
@@ -94,6 +95,22 @@ impl Program {
         }
         Ok(programs)
     }
+
+    /// A program that `hook` describes in the words of its object. Without a descriptor it is not loaded.
+    ///
+    /// # Errors
+    /// When the kernel returns no information about it.
+    pub fn of(name: &str, hook: &str, fd: Option<OwnedFd>, attached: bool) -> Result<Self> {
+        let info = fd.as_ref().map(info).transpose();
+        let info = info.with_context(|| format!("failed to query program `{name}`"))?;
+        let (id, tag) = info.map_or((0, String::new()), |(info, _)| (info.id, tag_of(&info)));
+        let (name, hook) = (name.to_owned(), hook.to_owned());
+        Ok(Self { name, hook, fd, id, tag, attached, ..Self::default() })
+    }
+}
+
+fn tag_of(info: &bpf_prog_info) -> String {
+    info.tag.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Adds up known values.
@@ -101,8 +118,8 @@ fn add(sum: &mut Option<u64>, more: Option<u64>) {
     *sum = sum.map_or(more, |sum| Some(sum + more.unwrap_or(0)));
 }
 
-/// `ebpf_exporter_build_info`, `_mode`, `_enabled_configs`.
-pub fn identity(families: &mut Families, config: &str, mode: &str) {
+/// `ebpf_exporter_build_info` and `_mode`.
+pub fn identity(families: &mut Families, name: &str, mode: &str) {
     // SAFETY: libbpf returns a static, NUL-terminated string.
     let libbpf = unsafe { CStr::from_ptr(libbpf_sys::libbpf_version_string()) }.to_string_lossy();
     families.gauge(
@@ -110,7 +127,7 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
         "Always 1. The labels give the exporter, its version and revision, and the versions of Rust and \
          libbpf.",
         Labels::of(&[
-            ("exporter", config),
+            ("exporter", name),
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", REVISION),
             ("rustversion", env!("RUSTC_VERSION")),
@@ -125,6 +142,10 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
         Labels::of(&[("mode", mode)]),
         Value::Integer(1),
     );
+}
+
+/// `ebpf_exporter_enabled_configs`.
+pub fn enabled(families: &mut Families, config: &str) {
     families.gauge(
         "ebpf_exporter_enabled_configs",
         "Always 1. One series for each exporter that this process runs.",
@@ -133,16 +154,29 @@ pub fn identity(families: &mut Families, config: &str, mode: &str) {
     );
 }
 
-/// `ebpf_exporter_ebpf_program_*`. Returns the number of events for which no program ran.
+/// `ebpf_exporter_ebpf_program_*`. Returns the number of events for which no program ran. With
+/// `bare_run_time` the run time is also shown under its name in ebpf_exporter, without `_total`.
 ///
 /// # Errors
 /// When the kernel returns no information about a program.
-pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> Result<Missed> {
+pub fn programs(
+    families: &mut Families,
+    config: &str,
+    programs: &[Program],
+    bare_run_time: bool,
+) -> Result<Missed> {
     let timed = fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|on| on.trim() != "0");
     let mut missed = Missed::default();
     for program in programs {
         let id = program.id.to_string();
-        let labels = || Labels::of(&[("config", config), ("program", &program.name), ("id", &id)]);
+        let labels = || {
+            let mut labels = Labels::of(&[("config", config), ("program", &program.name)]);
+            // A program that is not loaded has no ID. Several with the same would not join one to one.
+            if program.fd.is_some() {
+                labels.push("id", &id);
+            }
+            labels
+        };
         families.gauge(
             "ebpf_exporter_ebpf_program_attached",
             "1 if the program is attached. 0 if the kernel does not have what it needs, or hides it from \
@@ -174,12 +208,15 @@ pub fn programs(families: &mut Families, config: &str, programs: &[Program]) -> 
         if !timed {
             continue;
         }
-        families.counter(
-            "ebpf_exporter_ebpf_program_run_time_seconds_total",
-            "CPU time spent in the program while kernel.bpf_stats_enabled was 1. Absent while it is 0.",
-            labels(),
-            Value::Nanoseconds(runs.nanoseconds),
-        );
+        let name = "ebpf_exporter_ebpf_program_run_time_seconds_total";
+        for name in std::iter::once(name).chain(name.strip_suffix("_total").filter(|_| bare_run_time)) {
+            families.counter(
+                name,
+                "CPU time spent in the program while kernel.bpf_stats_enabled was 1. Absent while it is 0.",
+                labels(),
+                Value::Nanoseconds(runs.nanoseconds),
+            );
+        }
         families.counter(
             "ebpf_exporter_ebpf_program_run_count_total",
             "Runs of the program while kernel.bpf_stats_enabled was 1. Absent while it is 0.",
@@ -202,43 +239,44 @@ pub fn events(
     source: &dyn MapSource,
     missed: Missed,
 ) -> Result<()> {
-    const LOST: &str = "ebpf_exporter_lost_events_total";
-    const LOST_HELP: &str = "Events that could not be counted correctly, by reason. recursion and \
-                             probe_missed are events for which the kernel ran no program; they are absent \
-                             where the kernel does not report them.";
     for (reason, count) in [("recursion", missed.recursion), ("probe_missed", missed.probe)] {
-        let labels = Labels::of(&[("config", config), ("reason", reason)]);
         if let Some(count) = count {
-            families.counter(LOST, LOST_HELP, labels, Value::Integer(count));
+            lost(families, config, reason, count);
         }
     }
     let Some(layout) = layouts.get(EVENTS) else { return Ok(()) };
     source.for_each(EVENTS, &mut |_, value| {
         for (path, field) in &layout.value.fields {
-            let count = Value::Integer(number(field.bytes(value)));
+            let count = number(field.bytes(value));
             if let Some(reason) = path.strip_prefix("lost.") {
-                families.counter(
-                    LOST,
-                    LOST_HELP,
-                    Labels::of(&[("config", config), ("reason", reason)]),
-                    count,
-                );
+                lost(families, config, reason, count);
             } else if path == "folded" {
                 families.counter(
                     "ebpf_exporter_folded_events_total",
                     "Events counted under \"other\" because a map had reached its limit (--max-series).",
                     Labels::of(&[("config", config)]),
-                    count,
+                    Value::Integer(count),
                 );
             }
         }
     })
 }
 
+/// `ebpf_exporter_lost_events_total` for one reason.
+pub fn lost(families: &mut Families, config: &str, reason: &str, count: u64) {
+    families.counter(
+        "ebpf_exporter_lost_events_total",
+        "Events that could not be counted correctly, by reason. recursion and probe_missed are events for \
+         which the kernel ran no program; they are absent where the kernel does not report them.",
+        Labels::of(&[("config", config), ("reason", reason)]),
+        Value::Integer(count),
+    );
+}
+
 /// `ebpf_exporter_events_total`: the sum of the families that count each event once; absent if none
-/// of them exists.
-pub fn counted(families: &mut Families, config: &str, events: &[Text]) {
-    let totals = events.iter().filter_map(|name| families.total(name));
+/// of them is in `shown`.
+pub fn counted(families: &mut Families, config: &str, events: &[Text], shown: &Families) {
+    let totals = events.iter().filter_map(|name| shown.total(name));
     if let Some(sum) = totals.reduce(|sum, total| sum + total) {
         families.counter(
             "ebpf_exporter_events_total",
@@ -264,12 +302,9 @@ pub fn process(families: &mut Families) {
 }
 
 /// `ebpf_exporter_map_entries` and `_capacity`.
-///
-/// # Errors
-/// When a map cannot be read.
-pub fn map_fill(families: &mut Families, source: &dyn MapSource) -> Result<()> {
-    for fill in source.fill()? {
-        let labels = Labels::of(&[("map", &fill.map)]);
+pub fn map_fill(families: &mut Families, config: &str, fills: &[Fill]) {
+    for fill in fills {
+        let labels = Labels::of(&[("config", config), ("map", &fill.map)]);
         families.gauge(
             "ebpf_exporter_map_entries",
             "Entries in use in a bounded map.",
@@ -283,5 +318,4 @@ pub fn map_fill(families: &mut Families, source: &dyn MapSource) -> Result<()> {
             Value::Integer(fill.capacity),
         );
     }
-    Ok(())
 }

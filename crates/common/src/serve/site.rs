@@ -12,7 +12,7 @@ use tiny_http::Method;
 use crate::exposition::encode::Format;
 use crate::read::engine::Engine;
 use crate::serve::http::{Reply, Request, quality};
-use crate::spec::Spec;
+use crate::spec::{Spec, Text};
 
 /// Paths and their responses.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Site {
     name: String,
     summary: String,
     telemetry_path: String,
+    pages: Vec<Text>,
+    text_only: bool,
     max_requests: usize,
     active: AtomicUsize,
     engine: Arc<Engine>,
@@ -33,6 +35,8 @@ impl Site {
             name: format!("ebpf-{}-exporter", spec.name),
             summary: spec.summary.to_string(),
             telemetry_path: telemetry_path.to_owned(),
+            pages: spec.pages.clone(),
+            text_only: spec.text_only,
             max_requests: if max_requests == 0 { usize::MAX } else { max_requests },
             active: AtomicUsize::new(0),
             engine,
@@ -42,7 +46,8 @@ impl Site {
     /// The response to a request.
     pub fn answer(&self, request: &Request) -> Reply {
         let known = ["/", "/-/healthy", "/-/ready", self.telemetry_path.as_str()];
-        if !known.contains(&request.path.as_str()) {
+        let is_page = self.pages.iter().any(|page| *page == request.path);
+        if !known.contains(&request.path.as_str()) && !is_page {
             return Reply::text(404, "not found");
         }
         if !matches!(request.method, Method::Get | Method::Head) {
@@ -56,6 +61,10 @@ impl Site {
             "/-/ready" => match &self.engine.waiting_for {
                 Some(module) => Reply::text(503, &format!("waiting for kernel module {module}")),
                 None => Reply::text(200, "ready"),
+            },
+            path if is_page => match self.engine.page(path) {
+                Ok(text) => Reply::text(200, &text),
+                Err(error) => Reply::text(500, &format!("{error:#}")),
             },
             _ => self.metrics(request),
         }
@@ -84,7 +93,8 @@ impl Site {
     }
 
     fn scrape(&self, request: &Request) -> Reply {
-        let format = negotiate(request.header("Accept").unwrap_or_default());
+        let accept = request.header("Accept").unwrap_or_default();
+        let format = if self.text_only { Format::Text } else { negotiate(accept) };
         let text = match self.engine.scrape(format) {
             Ok(text) => text,
             Err(error) => {
@@ -157,8 +167,8 @@ mod tests {
 
     #[test]
     fn while_it_waits_for_a_module_it_is_healthy_and_not_ready() {
-        let engine = Engine { waiting_for: Some("zfs".to_owned()), ..Engine::default() };
-        let site = Site::new(&Spec::new("test", 1, "does it work?"), "/metrics", 1, Arc::new(engine));
+        let spec = Spec::new("test", 1, "does it work?");
+        let site = Site::new(&spec, "/metrics", 1, Arc::new(Engine::waiting(&spec, "zfs")));
         assert_eq!(ask(&site, "GET /-/healthy HTTP/1.1").status, 200);
         let reply = ask(&site, "GET /-/ready HTTP/1.1");
         assert_eq!((reply.status, reply.body), (503, b"waiting for kernel module zfs\n".to_vec()));
