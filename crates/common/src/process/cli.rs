@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use crate::read::self_metrics::REVISION;
-use crate::serve::ports;
+use crate::serve::{http, ports};
 use crate::spec::Spec;
 
 /// The whole command line of an exporter with its own flags `F`.
@@ -30,7 +30,8 @@ pub struct NoFlags {}
 /// Flags that every exporter has.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// Address to listen on: HOST:PORT, or :PORT for all IPv4 and IPv6 addresses. May be repeated.
+    /// Address to listen on: HOST:PORT, :PORT for all IPv4 and IPv6 addresses, or fd://N for the Nth
+    /// socket, counted from 0, that systemd passes (see systemd.socket). May be repeated.
     /// Default: the exporter's own port, which EBPF_EXPORTERS_PORT_BASE moves.
     #[arg(long = "web.listen-address", value_name = "ADDR", value_parser = listen_address)]
     pub listen: Vec<String>,
@@ -167,6 +168,10 @@ fn absolute_path(text: &str) -> Result<String, String> {
 
 /// Checks the syntax only. Listening shows whether the host exists.
 fn listen_address(text: &str) -> Result<String, String> {
+    if let Some(number) = text.strip_prefix(http::PASSED) {
+        let wrong = |_| format!("{}N needs the number of a socket, from 0", http::PASSED);
+        return number.parse::<usize>().map(|_| text.to_owned()).map_err(wrong);
+    }
     match text.rsplit_once(':') {
         Some((host, _)) if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) => {
             Err("an IPv6 address must be in brackets, as in [::1]:9101".to_owned())
@@ -302,6 +307,7 @@ mod tests {
             &["--web.listen-address", ":70000"],
             &["--web.listen-address", "::1:9101"],
             &["--web.listen-address", "::1"],
+            &["--web.listen-address", "fd://first"],
             &["--web.telemetry-path", "metrics"],
             &["--web.telemetry-path", "/"],
             &["--textfile.path", "metrics.txt"],
@@ -323,7 +329,9 @@ mod tests {
     fn an_ipv6_address_stands_in_brackets() {
         let wrong = parsed(&["--web.listen-address", "::1:9101"]).expect_err("which is the port?");
         assert!(wrong.to_string().contains("brackets, as in [::1]:9101"), "{wrong}");
-        for right in ["[::1]:9101", "[fe80::1%eth0]:9101", "127.0.0.1:9101", "localhost:9101", ":9101"] {
+        for right in
+            ["[::1]:9101", "[fe80::1%eth0]:9101", "127.0.0.1:9101", "localhost:9101", ":9101", "fd://0"]
+        {
             assert_eq!(parsed(&["--web.listen-address", right]).expect(right).listen, [right]);
         }
     }

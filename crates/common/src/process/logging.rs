@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -12,6 +13,14 @@ use crate::process::cli::{LogFormat, LogLevel};
 
 struct Logger {
     format: LogFormat,
+}
+
+/// Whether lines have no time, as where the journal adds one.
+static WITHOUT_TIME: AtomicBool = AtomicBool::new(false);
+
+/// Leaves the time out of all lines from now on.
+pub fn leave_out_time() {
+    WITHOUT_TIME.store(true, Ordering::Relaxed);
 }
 
 /// Starts logging. A second call has no effect.
@@ -37,7 +46,8 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let time = (!WITHOUT_TIME.load(Ordering::Relaxed))
+            .then(|| humantime::format_rfc3339_millis(SystemTime::now()).to_string());
         let level = match record.level() {
             Level::Error => "error",
             Level::Warn => "warn",
@@ -46,8 +56,14 @@ impl Log for Logger {
         };
         let message = quoted(&record.args().to_string());
         let line = match self.format {
-            LogFormat::Logfmt => format!("time={time} level={level} msg={message}\n"),
-            LogFormat::Json => format!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":{message}}}\n"),
+            LogFormat::Logfmt => {
+                let time = time.map_or_else(String::new, |time| format!("time={time} "));
+                format!("{time}level={level} msg={message}\n")
+            }
+            LogFormat::Json => {
+                let time = time.map_or_else(String::new, |time| format!("\"time\":\"{time}\","));
+                format!("{{{time}\"level\":\"{level}\",\"msg\":{message}}}\n")
+            }
         };
         // If standard error is closed, this cannot be reported anywhere.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());

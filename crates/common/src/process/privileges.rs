@@ -72,6 +72,15 @@ pub fn drop(keep: Option<&Keep>, needs: &[Capability], parts: &[Part]) -> Result
     Ok(())
 }
 
+/// Drops all capabilities of the calling thread except `keep` for good. For threads that are started
+/// before [`drop`].
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn keep_only(keep: &[Capability]) -> Result<()> {
+    restrict(&keep.iter().copied().collect()).context("failed to drop capabilities")
+}
+
 /// Before 5.19, bpf(2) requires CAP_BPF even to read a map by an open descriptor, if unprivileged
 /// eBPF is disabled. A thread without capabilities tests this.
 fn needed(parts: &[Part]) -> Result<CapsHashSet> {

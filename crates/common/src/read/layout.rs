@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use anyhow::{Context, Result, bail};
 use libbpf_rs::btf::types::{Array, Enum, Int, MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
-use libbpf_rs::{AsRawLibbpf, HasSize, OpenObject};
+use libbpf_rs::{AsRawLibbpf, HasSize, MapCore, Object, OpenObject};
 
 /// Layouts of an object's maps, by map name.
 pub type Layouts = BTreeMap<String, MapLayout>;
@@ -171,6 +171,25 @@ pub fn of(object: &OpenObject) -> Result<Layouts> {
         layouts.insert(name, layout);
     }
     Ok(layouts)
+}
+
+/// The layout of the values of one map of a loaded object. Does not ask the kernel.
+///
+/// # Errors
+/// When the object has no BTF or no such map, or a member has an unsupported type.
+pub fn value_of(object: &Object, map: &str) -> Result<Layout> {
+    // SAFETY: the pointer is that of a live object, borrowed for as long as `btf` lives.
+    let raw = unsafe { object.as_libbpf_object().as_ref() };
+    let btf = Btf::from_bpf_object(raw)
+        .context("failed to read the object's BTF")?
+        .context("the object has no BTF: build it with clang -g")?;
+    let found = object.maps().find(|found| found.name() == map).context("the object has no such map")?;
+    // SAFETY: the pointer is that of a live map of `object`.
+    let id = unsafe { libbpf_sys::bpf_map__btf_value_type_id(found.as_libbpf_object().as_ptr()) };
+    if id == 0 {
+        bail!("the map does not tell the type of its values: declare it with __type(value, ...)");
+    }
+    layout(&btf, id.into())
 }
 
 fn layout(btf: &Btf<'_>, id: TypeId) -> Result<Layout> {

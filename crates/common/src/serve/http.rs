@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::FromRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -131,14 +132,41 @@ impl Reply {
     }
 }
 
+/// Prefix of an address that is a socket which systemd passes.
+pub const PASSED: &str = "fd://";
+
+/// The socket `number` of those that systemd passes, counted from 0.
+fn passed(number: &str) -> Result<TcpListener> {
+    let at: usize =
+        number.parse().with_context(|| format!("{PASSED}{number}: not the number of a socket"))?;
+    let mut sockets = sd_notify::listen_fds().context("failed to look for sockets that systemd passes")?;
+    let there = sockets.len();
+    let fd = sockets.nth(at).with_context(|| {
+        format!(
+            "failed to listen on {PASSED}{number}: systemd passes {there} sockets; add a .socket unit, or set \
+             another --web.listen-address"
+        )
+    })?;
+    // SAFETY: systemd passes the descriptor to this process, and nothing else takes it: addresses are
+    // bound once.
+    Ok(unsafe { TcpListener::from_raw_fd(fd) })
+}
+
 /// Opens a listening socket for each address `HOST:PORT`. Without HOST, one socket listens on all
-/// IPv4 and IPv6 addresses.
+/// IPv4 and IPv6 addresses. [`PASSED`] with a number is a socket that systemd passes.
 ///
 /// # Errors
 /// When an address is malformed or in use; the error names it.
 pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
-    for address in addresses {
+    for (at, address) in addresses.iter().enumerate() {
+        if let Some(number) = address.strip_prefix(PASSED) {
+            if addresses[..at].contains(address) {
+                bail!("--web.listen-address={address} is given twice");
+            }
+            listeners.push(passed(number)?);
+            continue;
+        }
         let found: Vec<SocketAddr> = match address.strip_prefix(':') {
             Some(port) => {
                 let port: u16 = port.parse().with_context(|| format!("{address}: not a port"))?;
