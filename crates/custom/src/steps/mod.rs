@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Decoders: bytes to text, step by step.
 
+mod golang;
+pub mod regexp;
+
 use std::borrow::Cow;
 use std::fmt::Debug;
 
