@@ -13,7 +13,47 @@ use std::io::{self, BufRead, BufReader};
 use crate::kernel::hook::Hook;
 
 /// All symbols, including those of modules.
-const KALLSYMS: &str = "/proc/kallsyms";
+pub const KALLSYMS: &str = "/proc/kallsyms";
+
+/// A line of /proc/kallsyms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symbol<'l> {
+    /// Address; 0 if the kernel hides it from this process.
+    pub address: u64,
+    /// Kind, as `nm` shows it: `t` and `T` are functions.
+    pub kind: u8,
+    /// Name.
+    pub name: &'l [u8],
+    /// Name of the module.
+    pub module: Option<&'l [u8]>,
+}
+
+impl<'l> Symbol<'l> {
+    fn of(line: &'l [u8]) -> Option<Self> {
+        let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\n'));
+        let address = std::str::from_utf8(words.next()?).ok()?;
+        let address = u64::from_str_radix(address, 16).ok()?;
+        let &[kind] = words.next()? else { return None };
+        let name = words.next()?;
+        let module = words.next().and_then(|word| word.strip_prefix(b"[")?.strip_suffix(b"]"));
+        Some(Self { address, kind, name, module })
+    }
+}
+
+/// Calls `found` with each symbol in `lines` of /proc/kallsyms.
+///
+/// # Errors
+/// When `lines` cannot be read.
+pub fn each(mut lines: impl BufRead, mut found: impl FnMut(Symbol)) -> io::Result<()> {
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        if let Some(symbol) = Symbol::of(&line) {
+            found(symbol);
+        }
+        line.clear();
+    }
+    Ok(())
+}
 
 /// Symbols of some functions, as /proc/kallsyms has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,21 +118,19 @@ impl Symbols {
     /// Picks the symbols of `functions` from lines such as `ffffffffc0000000 t arc_access.isra.0`,
     /// optionally followed by a module.
     pub(crate) fn parse(mut lines: impl BufRead, functions: &BTreeSet<&str>) -> io::Result<Option<Self>> {
-        let (mut symbols, mut line) = (BTreeMap::<String, Vec<String>>::new(), Vec::new());
+        let mut symbols = BTreeMap::<String, Vec<String>>::new();
         if lines.fill_buf()?.is_empty() {
             return Ok(None);
         }
-        while lines.read_until(b'\n', &mut line)? > 0 {
-            let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\n'));
-            let text = words.nth(1).is_some_and(|kind| matches!(kind, b"t" | b"T" | b"w" | b"W"));
-            if text && let Some(symbol) = words.next().and_then(|symbol| std::str::from_utf8(symbol).ok()) {
-                let function = symbol.split('.').next().unwrap_or(symbol);
+        each(lines, |symbol| {
+            let text = matches!(symbol.kind, b't' | b'T' | b'w' | b'W');
+            if text && let Ok(name) = std::str::from_utf8(symbol.name) {
+                let function = name.split('.').next().unwrap_or(name);
                 if functions.contains(function) {
-                    symbols.entry(function.to_owned()).or_default().push(symbol.to_owned());
+                    symbols.entry(function.to_owned()).or_default().push(name.to_owned());
                 }
             }
-            line.clear();
-        }
+        })?;
         Ok(Some(Self(symbols)))
     }
 
@@ -196,6 +234,19 @@ ffffffff810000e0 d absent
         let of = |text: String| Symbols::parse(text.as_bytes(), &FUNCTIONS.into()).unwrap().unwrap();
         let zeros = TEXT.lines().map(|line| format!("0000000000000000{}\n", &line[16..]));
         assert_eq!(of(zeros.collect()), of(TEXT.to_owned()));
+    }
+
+    #[test]
+    fn a_line_that_is_no_symbol_is_left_out() {
+        let mut all = Vec::new();
+        let text = "ffffffffc0000000 t only\t[zfs]\n\nx t y\n0 tt z\n0\n0 D w";
+        each(text.as_bytes(), |symbol| {
+            let module = symbol.module.map(<[u8]>::to_owned);
+            all.push((symbol.address, symbol.kind, symbol.name.to_owned(), module));
+        })
+        .unwrap();
+        let zfs = (0xffff_ffff_c000_0000, b't', b"only".to_vec(), Some(b"zfs".to_vec()));
+        assert_eq!(all, [zfs, (0, b'D', b"w".to_vec(), None)]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::mem;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -50,21 +50,32 @@ impl Paths {
 
     /// Reads the paths of all current cgroups.
     fn find(&mut self) {
-        if let Some(root) = MOUNTS.iter().map(Path::new).find(|root| root.join("cgroup.procs").exists()) {
-            self.walk(root, root.to_owned());
-        }
+        let Some(root) = mount() else { return };
+        walk(root, |id, folder| {
+            let path = folder.strip_prefix(root).unwrap_or(folder);
+            self.paths.insert(id, format!("/{}", path.display()));
+            true
+        });
     }
+}
 
-    fn walk(&mut self, root: &Path, folder: PathBuf) {
+/// Where the cgroup2 file system is mounted.
+pub fn mount() -> Option<&'static Path> {
+    MOUNTS.iter().map(Path::new).find(|root| root.join("cgroup.procs").exists())
+}
+
+/// Calls `found` with the id and the folder of each cgroup from `root` down, until it returns false.
+pub fn walk(root: &Path, mut found: impl FnMut(u64, &Path) -> bool) {
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
         // The cgroup was removed during the walk: leave it out.
-        let Ok(data) = fs::metadata(&folder) else { return };
-        let path = folder.strip_prefix(root).unwrap_or(&folder);
-        self.paths.insert(data.ino(), format!("/{}", path.display()));
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                self.walk(root, entry.path());
-            }
+        let Ok(data) = fs::metadata(&folder) else { continue };
+        if !found(data.ino(), &folder) {
+            return;
         }
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.extend(inner.map(|entry| entry.path()));
     }
 }
 

@@ -114,13 +114,18 @@ use syscalls::{aarch64 as native, arm as compat};
 #[cfg(target_arch = "x86_64")]
 use syscalls::{x86 as compat, x86_64 as native};
 
+/// The kernel's name of a native syscall of this architecture.
+pub fn syscall_name(number: u64) -> Option<&'static str> {
+    native::Sysno::new(usize::try_from(number).ok()?).map(|call| call.name())
+}
+
 fn syscall(slot: u64) -> String {
     let id = (slot % SYSCALL_SLOTS) as usize;
     let name = match slot {
         SYSCALL_INVALID => return "invalid".to_owned(),
         SYSCALL_OTHER => return OTHER.to_owned(),
         slot if is_compat(slot) => compat::Sysno::new(id).map(|call| call.name()),
-        _ => native::Sysno::new(id).map(|call| call.name()),
+        _ => syscall_name(id as u64),
     };
     name.map_or_else(|| format!("sys_{id}"), ToOwned::to_owned)
 }
@@ -153,10 +158,13 @@ fn errno(n: u64) -> Decoded {
     if let Some((_, name)) = KERNEL_ERRNOS.iter().find(|(number, _)| *number == n) {
         return Ok((*name).to_owned());
     }
-    match i32::try_from(n).map(Errno::from_raw) {
-        Ok(errno) if errno != Errno::UnknownErrno => Ok(format!("{errno:?}")),
-        _ => Err(format!("unknown:{n}")),
-    }
+    errno_name(n).ok_or_else(|| format!("unknown:{n}"))
+}
+
+/// The name of an error number, if it is one that userland sees.
+pub fn errno_name(n: u64) -> Option<String> {
+    let errno = Errno::from_raw(i32::try_from(n).ok()?);
+    (errno != Errno::UnknownErrno).then(|| format!("{errno:?}"))
 }
 
 /// The text of an address. All zeros are the key of events whose key did not fit into the map.

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Paths of cgroups, by id.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::read::cgroups;
+
+/// Shortest time between two walks.
+const WALK: Duration = Duration::from_secs(1);
+
+/// How long the path of a removed cgroup stays known: long enough for the last scrapes of its entries.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// Most cgroups that one walk looks at.
+const WALKED: usize = 100_000;
+
+/// Most removed cgroups whose path stays known.
+const GONE: usize = 10_000;
+
+/// Most cgroups that are noted between two walks. Each walk finds out which were removed.
+const SEEN: usize = 10_000;
+
+/// The cgroups of version 2. An id is the inode number of the cgroup's folder, and is not reused.
+#[derive(Debug)]
+pub struct Cgroups {
+    root: Option<PathBuf>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    groups: BTreeMap<u64, Group>,
+    walked: Option<Instant>,
+    /// Cgroups noted since the last walk.
+    seen: usize,
+}
+
+#[derive(Debug)]
+struct Group {
+    path: Box<[u8]>,
+    /// When it was found to be removed.
+    gone: Option<Instant>,
+}
+
+impl Cgroups {
+    /// The cgroups in `root`, the mount point of the cgroup2 file system; None if it is not mounted.
+    pub fn new(root: Option<&Path>) -> Self {
+        Self { root: root.map(Path::to_owned), state: Mutex::default() }
+    }
+
+    /// The absolute path of a cgroup's folder. None for those that were created and
+    /// removed between two walks.
+    pub fn path(&self, id: u64) -> Option<Vec<u8>> {
+        self.path_at(id, Instant::now())
+    }
+
+    fn path_at(&self, id: u64, now: Instant) -> Option<Vec<u8>> {
+        let mut state = self.lock();
+        if !state.groups.contains_key(&id) && state.walked.is_none_or(|last| now.duration_since(last) >= WALK)
+        {
+            self.walk(&mut state, now);
+        }
+        state.groups.get(&id).map(|group| group.path.to_vec())
+    }
+
+    /// Walks over all cgroups, and calls `each` with the id and the path of those that exist.
+    pub fn walk_all(&self, mut each: impl FnMut(u64, &[u8])) {
+        let mut state = self.lock();
+        self.walk(&mut state, Instant::now());
+        for (id, group) in state.groups.iter().filter(|(_, group)| group.gone.is_none()) {
+            each(*id, &group.path);
+        }
+    }
+
+    /// Notes a cgroup that was created.
+    pub fn saw(&self, id: u64, folder: &Path) {
+        let mut state = self.lock();
+        state.groups.insert(id, Group { path: bytes(folder), gone: None });
+        state.seen += 1;
+        if state.seen > SEEN {
+            self.walk(&mut state, Instant::now());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn walk(&self, state: &mut State, now: Instant) {
+        (state.walked, state.seen) = (Some(now), 0);
+        let Some(root) = &self.root else { return };
+        let mut found = BTreeMap::new();
+        cgroups::walk(root, |id, folder| {
+            found.insert(id, bytes(folder));
+            found.len() < WALKED
+        });
+        // A walk that was cut short says nothing about those that it did not see.
+        if found.len() >= WALKED {
+            if state.groups.len() > 2 * WALKED {
+                state.groups.clear();
+            }
+        } else {
+            for (_, group) in state.groups.iter_mut().filter(|(id, _)| !found.contains_key(id)) {
+                group.gone.get_or_insert(now);
+            }
+        }
+        for (id, path) in found {
+            match state.groups.entry(id) {
+                Entry::Vacant(place) => {
+                    place.insert(Group { path, gone: None });
+                }
+                Entry::Occupied(mut place) => {
+                    let group = place.get_mut();
+                    group.gone = None;
+                    if group.path != path {
+                        group.path = path;
+                    }
+                }
+            }
+        }
+        state.groups.retain(|_, group| group.gone.is_none_or(|gone| now.duration_since(gone) < KEPT));
+        state.bound();
+    }
+}
+
+impl State {
+    /// Forgets those that were removed first if there are too many.
+    fn bound(&mut self) {
+        let mut gone: Vec<(Instant, u64)> =
+            self.groups.iter().filter_map(|(id, group)| Some((group.gone?, *id))).collect();
+        if let Some(surplus) = gone.len().checked_sub(GONE) {
+            gone.sort_unstable();
+            for (_, id) in &gone[..surplus] {
+                self.groups.remove(id);
+            }
+        }
+    }
+}
+
+fn bytes(folder: &Path) -> Box<[u8]> {
+    folder.as_os_str().as_bytes().into()
+}
+
+/// The id of the container that a cgroup belongs to: 64 hexadecimal digits in the last name of the
+/// path that has them. Container engines name cgroups so:
+///
+/// | | systemd | cgroupfs |
+/// |---|---|---|
+/// | docker | `docker-ID.scope` | `docker/ID` |
+/// | containerd | `cri-containerd-ID.scope`, `nerdctl-ID.scope` | `podUID/ID`, `NAMESPACE/ID`, `SLICE:cri-containerd:ID` |
+/// | cri-o | `crio-ID.scope` | `crio-ID` |
+/// | podman | `libpod-ID.scope` | `libpod-ID` |
+///
+/// What runs in a cgroup below that one is in the container. A `conmon` only watches one.
+pub fn container(path: &[u8]) -> Option<&[u8]> {
+    path.split(|byte| *byte == b'/').rev().find_map(|name| {
+        let name = name.strip_suffix(b".scope").unwrap_or(name);
+        let (engine, id) = name.split_at_checked(name.len().checked_sub(64)?)?;
+        let is_id = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let separated = engine.is_empty() || engine.ends_with(b"-") || engine.ends_with(b":");
+        (is_id && separated && !engine.ends_with(b"conmon-")).then_some(id)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::steps::scratch::Scratch;
+
+    fn id(folder: &Path) -> u64 {
+        fs::metadata(folder).unwrap().ino()
+    }
+
+    #[test]
+    fn paths_are_absolute() {
+        let root = Scratch::new("groups");
+        let inner = root.folder("a.slice/b.service");
+        let cgroups = Cgroups::new(Some(root.path()));
+        for folder in [root.path(), &inner] {
+            assert_eq!(cgroups.path(id(folder)), Some(folder.as_os_str().as_bytes().to_vec()));
+        }
+        assert_eq!(cgroups.path(u64::MAX), None);
+        assert_eq!(Cgroups::new(None).path(1), None);
+    }
+
+    #[test]
+    fn unknown_ids_cause_one_walk_in_a_second() {
+        let root = Scratch::new("walks");
+        let (cgroups, start) = (Cgroups::new(Some(root.path())), Instant::now());
+        assert_eq!(cgroups.path_at(u64::MAX, start), None);
+        let group = id(&root.folder("new"));
+        assert_eq!(cgroups.path_at(group, start + WALK / 2), None);
+        assert!(cgroups.path_at(group, start + WALK).is_some());
+    }
+
+    #[test]
+    fn a_removed_cgroup_keeps_its_name_for_ten_minutes() {
+        let root = Scratch::new("removed");
+        let (cgroups, start) = (Cgroups::new(Some(root.path())), Instant::now());
+        let group = root.folder("short");
+        let number = id(&group);
+        assert!(cgroups.path_at(number, start).is_some());
+        fs::remove_dir(&group).unwrap();
+        let look = |after: u64| {
+            let now = start + Duration::from_secs(after);
+            // An unknown id causes the walk.
+            cgroups.path_at(u64::MAX, now);
+            cgroups.path_at(number, now).is_some()
+        };
+        assert_eq!([look(5), look(600), look(604), look(605)], [true, true, true, false]);
+    }
+
+    #[test]
+    fn cgroups_that_come_and_go_are_bounded() {
+        let root = Scratch::new("bounded");
+        let cgroups = Cgroups::new(Some(root.path()));
+        for n in 0..3 * SEEN as u64 {
+            cgroups.saw(u64::MAX - n, &root.path().join(n.to_string()));
+            assert!(cgroups.lock().groups.len() <= GONE + SEEN + 1);
+        }
+        let mut all = 0;
+        cgroups.walk_all(|_, _| all += 1);
+        assert_eq!((all, cgroups.lock().groups.len()), (1, GONE + 1));
+    }
+
+    #[test]
+    fn containers_are_found_whatever_engine_made_them() {
+        let id = "0123456789abcdef".repeat(4);
+        let found =
+            |path: String| container(path.as_bytes()).map(|id| String::from_utf8_lossy(id).into_owned());
+        for path in [
+            format!("/sys/fs/cgroup/system.slice/docker-{id}.scope"),
+            format!("/sys/fs/cgroup/docker/{id}"),
+            format!("/sys/fs/cgroup/docker/{id}/init.scope/a"),
+            format!("/sys/fs/cgroup/kubepods.slice/kubepods-pod1_2.slice/cri-containerd-{id}.scope"),
+            format!("/sys/fs/cgroup/kubepods/burstable/pod1-2/{id}"),
+            format!("/sys/fs/cgroup/default/{id}"),
+            format!("/sys/fs/cgroup/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:{id}"),
+            format!("/sys/fs/cgroup/kubepods.slice/crio-{id}.scope/container"),
+            format!("/sys/fs/cgroup/kubepods/pod1/crio-{id}"),
+            format!("/sys/fs/cgroup/machine.slice/libpod-{id}.scope/container"),
+            format!("/sys/fs/cgroup/libpod_parent/libpod-{id}"),
+            // In a container, another.
+            format!("/sys/fs/cgroup/docker/{}/docker/{id}", "f".repeat(64)),
+        ] {
+            assert_eq!(found(path.clone()), Some(id.clone()), "{path}");
+        }
+        for path in [
+            "/sys/fs/cgroup".to_owned(),
+            String::new(),
+            "/sys/fs/cgroup/system.slice/ssh.service".to_owned(),
+            format!("/sys/fs/cgroup/machine.slice/libpod-conmon-{id}.scope"),
+            format!("/sys/fs/cgroup/crio-conmon-{id}.scope"),
+            format!("/sys/fs/cgroup/docker/{id}0"),
+            format!("/sys/fs/cgroup/docker/{}", id.to_uppercase()),
+            format!("/sys/fs/cgroup/docker/{}", &id[1..]),
+            "\u{e9}".repeat(40),
+        ] {
+            assert_eq!(found(path.clone()), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Label values of the keys of maps and of the records of buffers.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use super::{Step, Stop, by_name};
+use crate::config::Label;
+use crate::steps::world::World;
+
+/// Longest key or record, in bytes: much more than the kernel allows in a map's key.
+const LONGEST: usize = 1 << 20;
+
+/// The labels of a metric or span, in the order of the key's bytes.
+#[derive(Debug)]
+pub struct LabelSet {
+    fields: Vec<Field>,
+    size: usize,
+}
+
+#[derive(Debug)]
+struct Field {
+    name: String,
+    offset: usize,
+    size: usize,
+    steps: Vec<Box<dyn Step>>,
+}
+
+/// Label values or why there are none, and whether that stays so.
+pub(super) struct Decoded {
+    pub(super) values: Result<Vec<String>, Stop>,
+    pub(super) settled: bool,
+}
+
+impl Decoded {
+    fn wrong(why: String) -> Self {
+        Self { values: Err(Stop::Wrong(why)), settled: true }
+    }
+}
+
+impl LabelSet {
+    /// Prepares labels.
+    ///
+    /// # Errors
+    /// When one is wrong: the line in the file, and why.
+    pub fn new(labels: &[Label], world: &World) -> Result<Self, (u64, String)> {
+        let (mut fields, mut offset) = (Vec::with_capacity(labels.len()), 0usize);
+        for label in labels {
+            let wrong = |why: String| (label.line, format!("label `{}`: {why}", label.name));
+            let bytes = |n: u64| {
+                let n = usize::try_from(n).ok().filter(|n| *n <= LONGEST);
+                n.ok_or_else(|| wrong(format!("a size or padding is above {LONGEST}")))
+            };
+            let (size, padding) = (bytes(label.size)?, bytes(label.padding)?);
+            if size == 0 {
+                return Err(wrong("`size` is missing or 0".to_owned()));
+            }
+            if label.decoders.is_empty() {
+                return Err(wrong("`decoders` is missing or empty".to_owned()));
+            }
+            let mut steps = Vec::with_capacity(label.decoders.len());
+            for decoder in &label.decoders {
+                let step = by_name(decoder, world);
+                steps.push(step.map_err(|why| (decoder.line, format!("label `{}`: {why}", label.name)))?);
+            }
+            if let (Some(step), Some(decoder)) = (steps.first(), label.decoders.first())
+                && !step.takes(size)
+            {
+                let why = format!("label `{}`: `{}` does not take {size} bytes", label.name, decoder.name);
+                return Err((decoder.line, why));
+            }
+            fields.push(Field { name: label.name.clone(), offset, size, steps });
+            offset = offset.saturating_add(size).saturating_add(padding);
+            if offset > LONGEST {
+                return Err(wrong(format!("the labels up to this one have more than {LONGEST} bytes")));
+            }
+        }
+        Ok(Self { fields, size: offset })
+    }
+
+    /// Names of the labels.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.fields.iter().map(|field| field.name.as_str())
+    }
+
+    /// Bytes that the labels and their padding take.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The label values of a key. Without labels, the key must be that of the one element of an
+    /// array: 4 zero bytes.
+    ///
+    /// # Errors
+    /// When the row is to be left out, or the key cannot be decoded.
+    pub fn decode(&self, key: &[u8]) -> Result<Vec<String>, Stop> {
+        self.key(key).values
+    }
+
+    pub(super) fn key(&self, key: &[u8]) -> Decoded {
+        if self.fields.is_empty() && key != [0; 4] {
+            return Decoded::wrong("a map without labels may have one element only, with key 0".to_owned());
+        }
+        if !self.fields.is_empty() && key.len() != self.size {
+            let why = format!(
+                "sizes and paddings of the labels add up to {}, the key has {} bytes",
+                self.size,
+                key.len()
+            );
+            return Decoded::wrong(why);
+        }
+        self.values(key)
+    }
+
+    /// The label values of a record of a perf event array or ring buffer. Bytes after those of the
+    /// labels do not count.
+    ///
+    /// # Errors
+    /// When the row is to be left out, or the record cannot be decoded.
+    pub fn decode_prefix(&self, record: &[u8]) -> Result<Vec<String>, Stop> {
+        if record.len() < self.size {
+            let why = format!(
+                "sizes and paddings of the labels add up to {}, the record has only {} bytes",
+                self.size,
+                record.len()
+            );
+            return Err(Stop::Wrong(why));
+        }
+        self.values(record).values
+    }
+
+    fn values(&self, bytes: &[u8]) -> Decoded {
+        let (mut values, mut settled) = (Vec::with_capacity(self.fields.len()), true);
+        for field in &self.fields {
+            let part = bytes.get(field.offset..field.offset + field.size).unwrap_or_default();
+            match field.decode(part, &mut settled) {
+                Ok(text) => values.push(readable(&text)),
+                Err(stop) => return Decoded { values: Err(stop), settled },
+            }
+        }
+        Decoded { values: Ok(values), settled }
+    }
+}
+
+impl Field {
+    /// The value. Clears `settled` if a step's result may change.
+    fn decode<'b>(&self, bytes: &'b [u8], settled: &mut bool) -> Result<Cow<'b, [u8]>, Stop> {
+        let mut text = Cow::Borrowed(bytes);
+        for step in &self.steps {
+            text = step.decode(text).map_err(|stop| match stop {
+                Stop::Wrong(why) => Stop::Wrong(format!("label `{}`: {why}", self.name)),
+                Stop::Skip => Stop::Skip,
+            })?;
+            *settled &= step.is_settled(&text);
+        }
+        Ok(text)
+    }
+}
+
+/// Bytes as text, with `\xHH` for each byte that is not UTF-8.
+pub fn readable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
