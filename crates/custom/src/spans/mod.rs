@@ -1,2 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Spans: decoded records of ring buffers, sent to an OpenTelemetry collector.
+//!
+//! [`record`] makes a span of the labels of one record.
+
+pub mod record;
