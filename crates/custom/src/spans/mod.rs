@@ -6,3 +6,7 @@
 
 pub mod exporter;
 pub mod record;
+
+mod console;
+mod hosts;
+mod otlp;
