@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Joins a config and its loaded object: which maps are read, and which records are taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use common::read::layout::{self, Field};
+use common::read::live::Live;
+use common::read::maps::LiveMaps;
+use libbpf_rs::{MapCore, Object};
+use log::warn;
+
+use crate::config::{Config, Label, Metric, Source, Span};
+use crate::events::{Buffers, Events, Taker};
+use crate::render::{Ages, Bound, Kind, MapOf, Reading, Shared, WHOLE};
+use crate::spans::exporter::Settings;
+use crate::spans::record::{self, Clocks, SpanData};
+use crate::spans::shipper::Shipper;
+use crate::start::map_of;
+use crate::steps::Stop;
+use crate::steps::labels::LabelSet;
+use crate::steps::world::World;
+
+/// Where spans go.
+pub struct Spans {
+    /// The queue and its thread.
+    pub shipper: Shipper,
+}
+
+impl Spans {
+    /// Starts the thread that sends spans, as the environment asks.
+    ///
+    /// # Errors
+    /// When the environment asks for something that is not supported.
+    pub fn start() -> Result<Self> {
+        Ok(Self { shipper: Shipper::start(Settings::from_env()?)? })
+    }
+}
+
+/// What all configs share.
+pub struct Opened<'o> {
+    /// What decoders look names up in.
+    pub world: &'o World,
+    /// Buffers to read.
+    pub buffers: &'o mut Buffers,
+    /// Pages of memory for each perf event array and CPU.
+    pub pages: usize,
+    /// Where spans go, if a config has spans.
+    pub spans: &'o Option<Arc<Spans>>,
+}
+
+/// Removes the metrics and spans whose labels cannot be decoded, with a warning each, and returns how
+/// many these were.
+pub fn check(config: &mut Config, dir: &Path, world: &World) -> usize {
+    let mut mistakes = 0;
+    let path = dir.join(format!("{}.yaml", config.name));
+    let mut is_right = |what: &str, name: &str, labels: &[Label]| match LabelSet::new(labels, world) {
+        Ok(_) => true,
+        Err((line, why)) => {
+            warn!("{}:{line}: {why}; {what} {name} is left out", path.display());
+            mistakes += 1;
+            false
+        }
+    };
+    let mut metric = |metric: &Metric| is_right("metric", &metric.name, &metric.labels);
+    config.counters.retain(&mut metric);
+    config.gauges.retain(&mut metric);
+    config.histograms.retain(|histogram| metric(&histogram.metric));
+    config.spans.retain(|span| is_right("ring buffer", &span.ringbuf, &span.labels));
+    mistakes
+}
+
+/// What reads `config` and the maps that it reads, and how many metrics are left out, with a warning
+/// each, because their labels do not fit the map's key.
+///
+/// # Errors
+/// When a map is missing or of another type, or a buffer cannot be opened.
+pub fn reading(
+    config: &Config,
+    object: &Object,
+    shared: &Arc<Shared>,
+    opened: &mut Opened<'_>,
+) -> Result<(Reading, Live, usize)> {
+    let mut mistakes = 0;
+    let mut maps: BTreeMap<String, MapOf> = BTreeMap::new();
+    let plain = |metrics: &[Metric], kind: fn() -> Kind| -> Vec<(Metric, Kind)> {
+        metrics.iter().map(|metric| (metric.clone(), kind())).collect()
+    };
+    let mut metrics = plain(&config.counters, || Kind::Counter);
+    metrics.extend(plain(&config.gauges, || Kind::Gauge));
+    metrics.extend(config.histograms.iter().map(|histogram| {
+        (histogram.metric.clone(), Kind::histogram(&histogram.buckets, histogram.multiplier))
+    }));
+    for (metric, kind) in metrics {
+        let Source::Map { map, member } = &metric.source else { continue };
+        let labels = labels(&metric.labels, opened.world)?;
+        let found = map_named(object, map)?;
+        let is_percpu = found.map_type().is_percpu();
+        let value = member.as_ref().map_or(Ok(WHOLE), |member| member_of(object, map, member))?;
+        let entry = maps.entry(map.clone()).or_insert_with(|| MapOf {
+            map: map.clone(),
+            is_hash: found.map_type().is_hash_map(),
+            capacity: found.max_entries().into(),
+            is_percpu,
+            metrics: Vec::new(),
+            max_age: None,
+        });
+        if let Some(age) = metric.max_age {
+            entry.max_age = Some(Ages::new(age));
+        }
+        let bound = Bound::new(&metric, kind, labels, value, is_percpu);
+        let (needed, has) = (bound.key_size(), found.key_size() as usize);
+        if needed != has {
+            warn!(
+                "{}.yaml:{}: the labels of metric {} take {needed} bytes, and the keys of map `{map}` have \
+                 {has}; the metric is left out",
+                config.name, metric.line, metric.name
+            );
+            mistakes += 1;
+            continue;
+        }
+        entry.metrics.push(bound);
+    }
+    let names: BTreeSet<&str> = maps.keys().map(String::as_str).collect();
+    let live = Live { maps: LiveMaps::raw(object, &names)?, ..Live::default() };
+    let events = records(config, object, opened)?;
+    let maps = maps.into_values().collect();
+    Ok((Reading::new(&config.name, maps, events, Arc::clone(shared)), live, mistakes))
+}
+
+/// Labels that [`check`] found right.
+fn labels(labels: &[Label], world: &World) -> Result<LabelSet> {
+    LabelSet::new(labels, world).map_err(|(line, why)| anyhow!("line {line}: {why}"))
+}
+
+fn map_named<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::MapMut<'o>> {
+    let found = object.maps_mut().find(|map| map.name().to_str() == Some(name));
+    found.ok_or_else(|| {
+        let known: Vec<String> = object.maps().map(|map| map.name().to_string_lossy().into_owned()).collect();
+        anyhow!("the object has no map `{name}`; there are: {}", known.join(", "))
+    })
+}
+
+fn member_of(object: &Object, map: &str, member: &str) -> Result<Field> {
+    let layout = layout::value_of(object, map).and_then(|layout| layout.field(member));
+    layout.with_context(|| format!("map `{map}`, member `{member}`"))
+}
+
+/// Opens the buffers of a config; None if it has none.
+fn records(
+    config: &Config,
+    object: &Object,
+    opened: &mut Opened<'_>,
+) -> Result<Option<Arc<Events>>> {
+    let mut counters: Vec<(&Metric, LabelSet, Option<Duration>)> = Vec::new();
+    let mut has_perf = false;
+    for metric in &config.counters {
+        let flush = match &metric.source {
+            Source::Map { .. } => continue,
+            Source::Perf { flush, .. } => Some(*flush),
+            Source::Ring { .. } => None,
+        };
+        let labels = labels(&metric.labels, opened.world)?;
+        has_perf |= flush.is_some();
+        counters.push((metric, labels, flush));
+    }
+    if counters.is_empty() && config.spans.is_empty() {
+        return Ok(None);
+    }
+    let sources: Vec<(String, bool)> =
+        counters.iter().map(|(metric, _, flush)| (map_of(metric).to_owned(), flush.is_some())).collect();
+    let events = Arc::new(Events::new(counters, has_perf));
+    for (at, (map, is_perf)) in sources.into_iter().enumerate() {
+        let map = map_named(object, &map)?;
+        let counted = Arc::clone(&events);
+        let take: Taker = Box::new(move |record| counted.count(at, record));
+        if is_perf {
+            let losing = Arc::clone(&events);
+            opened.buffers.perf(&map, opened.pages, take, move |records| losing.lose(records))?;
+        } else {
+            opened.buffers.ring(&map, take)?;
+        }
+    }
+    for span in &config.spans {
+        let Some(spans) = opened.spans else { continue };
+        let labels = labels(&span.labels, opened.world)?;
+        let map = map_named(object, &span.ringbuf)?;
+        let (spans, noting) = (Arc::clone(spans), Arc::clone(&events));
+        let (name, span) = (config.name.clone(), span.clone());
+        let take: Taker = Box::new(move |record| match span_of(&name, &span, &labels, record) {
+            Ok(data) => spans.shipper.offer(data),
+            Err(Stop::Skip) => {}
+            Err(Stop::Wrong(why)) => noting.note(format!("ring buffer {}: {why}", span.ringbuf)),
+        });
+        opened.buffers.ring(&map, take)?;
+    }
+    Ok(Some(events))
+}
+
+fn span_of(config: &str, span: &Span, labels: &LabelSet, record: &[u8]) -> Result<SpanData, Stop> {
+    let values = labels.decode_prefix(record)?;
+    let names = span.labels.iter().map(|label| label.name.as_str());
+    let pairs: Vec<(&str, &str)> = names.zip(values.iter().map(String::as_str)).collect();
+    let source =
+        record::Source { config, name: &span.name, service: &span.service, ringbuf: &span.ringbuf };
+    record::record(&pairs, &source, Clocks::now(), &mut record::random).map_err(Stop::Wrong)
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From configs to a running process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use caps::Capability;
+use common::kernel::probes::{Plan, Verdict};
+use common::process::cli::{Cli, Common};
+use common::process::{exporter, lifetime, logging, privileges};
+use common::read::engine::Engine;
+use common::read::part::Part;
+use common::read::self_metrics::Program;
+use common::spec::{Need, Probe, Spec, Text};
+use log::{LevelFilter, info, warn};
+
+use crate::cgroup_map::{self, Watch};
+use crate::config::{self, Config, Metric, Source};
+use crate::events::{Buffers, Reader};
+use crate::flags::Flags;
+use crate::objects::mark::post_attach_mark;
+use crate::objects::{self, Loaded};
+use crate::parts::{self, Spans};
+use crate::render::{PREFIX, Shared};
+use crate::steps::regexp;
+use crate::steps::world::{Places, World};
+
+/// How long spans may take to be sent at exit.
+const LAST_SPANS: Duration = Duration::from_secs(5);
+
+/// Port, name and question.
+pub fn spec() -> Spec {
+    Spec::new("custom", 9435, "what do my own BPF programs count?")
+}
+
+/// Everything that ends when the process does, in this order.
+struct Attached {
+    _reader: Option<Reader>,
+    spans: Option<Arc<Spans>>,
+    _groups: Vec<Groups>,
+    _loaded: Vec<Loaded>,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self._reader = None;
+        if let Some(spans) = &self.spans {
+            spans.shipper.stop(LAST_SPANS);
+        }
+    }
+}
+
+/// A config whose programs are attached.
+struct Running {
+    config: Config,
+    loaded: Loaded,
+}
+
+/// Runs the exporter.
+///
+/// # Errors
+/// When a config has a mistake that hides all of it, an object cannot be loaded, or an address is in use.
+pub fn start(cli: &Cli<Flags>) -> Result<ExitCode> {
+    let Cli { common, own } = cli;
+    let mut flags = common.clone();
+    flags.check |= own.check;
+    if own.no_timestamps {
+        logging::leave_out_time();
+    }
+    if own.debug {
+        log::set_max_level(LevelFilter::Debug);
+    }
+    let mut spec = spec();
+    spec.text_only = !own.openmetrics;
+    if own.debug {
+        spec.pages.push("/maps".into());
+    }
+    let (doors, signals) = exporter::begin(&flags)?;
+    let (mut configs, mut mistakes) = read(own)?;
+    let world = World::new(&World::needs(&configs), &Places::default());
+    configs.iter_mut().for_each(|config| mistakes += parts::check(config, &own.dir, &world));
+    let spans = if configs.iter().any(|config| !config.spans.is_empty()) {
+        Some(Arc::new(Spans::start()?))
+    } else {
+        None
+    };
+    let mut running = Vec::new();
+    for config in configs {
+        running.push(attach(&own.dir, config, &flags, &world)?);
+    }
+    post_attach_mark();
+    let plan = plan(&mut spec, &running);
+    let groups = running.iter().filter_map(|one| Groups::of(&one.config, &one.loaded).transpose());
+    let groups = groups.collect::<Result<_>>()?;
+    let shared = Arc::new(Shared::new(shared_names(&running)));
+    let mut buffers = Buffers::default();
+    let mut made = Vec::new();
+    for one in &running {
+        let context = || format!("config {}", one.config.name);
+        let mut opened = parts::Opened { world: &world, buffers: &mut buffers, pages: own.perf_pages, spans: &spans };
+        let (reading, live, wrong) =
+            parts::reading(&one.config, &one.loaded.object, &shared, &mut opened).with_context(context)?;
+        mistakes += wrong;
+        let spec = Spec { name: one.config.name.clone().into(), ..Spec::default() };
+        let mut part = Part::new(&spec);
+        part.live = live;
+        part.bare_run_time = true;
+        part.programs = programs(one)?;
+        part.source = Some(Box::new(reading));
+        made.push(part);
+    }
+    if own.strict || flags.check {
+        refuse(&running, mistakes, own.strict)?;
+    }
+    let reader = if flags.check { None } else { buffers.start()? };
+    let engine = Engine::new(&spec.name, made, flags.disable_exporter_metrics);
+    let loaded = running.into_iter().map(|one| one.loaded).collect();
+    let attached = Attached { _reader: reader, spans, _groups: groups, _loaded: loaded };
+    if own.debug {
+        info!("contents of maps are at /maps");
+    }
+    lifetime::go(&flags, &spec, &plan, attached, engine, None, None, doors, signals)
+}
+
+/// Reads the configs, and counts the mistakes that leave out a metric.
+fn read(own: &Flags) -> Result<(Vec<Config>, usize)> {
+    let names = config::names(&own.dir, own.names.as_deref())?;
+    if names.is_empty() {
+        bail!(
+            "there is no config in {}: put NAME.yaml and NAME.bpf.o there, or name another folder with \
+             --config.dir",
+            own.dir.display()
+        );
+    }
+    let mut configs = Vec::new();
+    let mut mistakes = 0;
+    for name in names {
+        let (config, findings) = config::load(&own.dir, &name)?;
+        for finding in findings {
+            mistakes += usize::from(finding.fatal_when_strict);
+            warn!("{}:{}: {}", own.dir.join(format!("{name}.yaml")).display(), finding.line, finding.message);
+        }
+        configs.push(config);
+    }
+    config::check_together(&configs)?;
+    Ok((configs, mistakes))
+}
+
+fn attach(dir: &Path, config: Config, flags: &Common, world: &World) -> Result<Running> {
+    let path = dir.join(format!("{}.bpf.o", config.name));
+    let symbols = |name: &str| world.address(name).ok();
+    let mut loaded = objects::load(&path, &config, flags.btf.as_deref(), &symbols)
+        .with_context(|| format!("config {}", config.name))?;
+    loaded.attach();
+    Ok(Running { config, loaded })
+}
+
+/// A probe and a verdict for each program.
+fn plan(spec: &mut Spec, running: &[Running]) -> Plan {
+    let mut plan = Plan::default();
+    for one in running {
+        for program in &one.loaded.programs {
+            let name = format!("{}:{}", one.config.name, program.name);
+            let programs = vec![program.name.clone()];
+            spec.probes.push(Probe {
+                name: name.clone().into(),
+                candidates: vec![programs.iter().cloned().map(Text::from).collect()],
+                view: None,
+                need: Need::Optional { feeds: Vec::new() },
+            });
+            let verdict = match &program.attached {
+                Ok(()) => Verdict::Ok { programs },
+                Err(why) => Verdict::Unsupported { why: why.clone() },
+            };
+            plan.verdicts.push((name, verdict));
+        }
+    }
+    plan
+}
+
+/// Fails for mistakes in configs, and with `is_strict` for programs that are not attached.
+fn refuse(running: &[Running], mistakes: usize, is_strict: bool) -> Result<()> {
+    let missing = running.iter().flat_map(|one| {
+        let failed = one.loaded.programs.iter().filter(|program| program.attached.is_err());
+        failed.map(|program| format!("{}:{}", one.config.name, program.name))
+    });
+    let missing: Vec<String> = missing.collect();
+    if is_strict && !missing.is_empty() {
+        bail!("Missed attachments (module:prog): {}", missing.join(", "));
+    }
+    if mistakes > 0 {
+        bail!("{mistakes} mistakes in configs: see the warnings before");
+    }
+    Ok(())
+}
+
+/// Full names of the metrics that several configs have.
+fn shared_names(running: &[Running]) -> BTreeSet<String> {
+    let mut configs: BTreeMap<&str, usize> = BTreeMap::new();
+    for one in running {
+        let names: BTreeSet<&str> = metrics(&one.config).map(|metric| metric.name.as_str()).collect();
+        names.into_iter().for_each(|name| *configs.entry(name).or_default() += 1);
+    }
+    let shared = configs.into_iter().filter(|(_, configs)| *configs > 1);
+    shared.map(|(name, _)| format!("{PREFIX}{name}")).collect()
+}
+
+/// All metrics of a config, those of records too.
+pub fn metrics(config: &Config) -> impl Iterator<Item = &Metric> {
+    let histograms = config.histograms.iter().map(|histogram| &histogram.metric);
+    config.counters.iter().chain(&config.gauges).chain(histograms)
+}
+
+/// Name of the map that a metric is read from.
+pub fn map_of(metric: &Metric) -> &str {
+    match &metric.source {
+        Source::Map { map, .. } | Source::Perf { map, .. } | Source::Ring { map } => map,
+    }
+}
+
+fn programs(one: &Running) -> Result<Vec<Program>> {
+    let programs = one.loaded.programs.iter().map(|program| {
+        let fd = program.loaded.as_ref().map(|loaded| loaded.fd.try_clone()).transpose();
+        let fd = fd.context("failed to copy a program descriptor")?;
+        Program::of(&program.name, &program.section, fd, program.attached.is_ok())
+    });
+    programs.collect()
+}
+
+/// Keeps the cgroups of a config's map up to date until it is dropped.
+struct Groups(Arc<AtomicBool>);
+
+impl Groups {
+    /// Starts the thread; None if the config has no such map.
+    fn of(config: &Config, loaded: &Loaded) -> Result<Option<Self>> {
+        let Some(spec) = &config.cgroup_id_map else { return Ok(None) };
+        let compile = |pattern: &str| regexp::compile(pattern).map_err(anyhow::Error::msg);
+        let mut watch = Watch::new(spec, &loaded.object, &cgroup_map::root()?, compile)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&ended);
+        let run = move || {
+            // Writing to a map takes CAP_BPF where unprivileged eBPF is disabled.
+            if let Err(error) = privileges::keep_only(&[Capability::CAP_BPF]) {
+                warn!("the thread of cgroup_id_map: {error:#}");
+            }
+            while !until.load(Ordering::Acquire) {
+                if let Err(error) = watch.wait(cgroup_map::INTERVAL) {
+                    watch.without_inotify(&error);
+                }
+                watch.run_once();
+            }
+        };
+        let thread = thread::Builder::new().name("cgroups".to_owned()).stack_size(256 << 10);
+        thread.spawn(run).context("failed to start the thread that watches cgroups")?;
+        Ok(Some(Self(ended)))
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What other exporters end for: missing hooks, churn, odd types, mistakes in files.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::folder::{Folder, bytes, said, trigger};
+
+#[live::test]
+fn a_missing_hook_costs_that_program_only() {
+    let folder = Folder::of(&["partial", "bytes"]);
+    let (log, exporter) = folder.start_and_read(&[]);
+    trigger(0, 0);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.get("ebpf_exporter_partial_total", &[]), Some(17.0));
+    assert_eq!(scrape.labels("ebpf_exporter_bytes_total").len(), 1, "the other config runs");
+    let name = "ebpf_exporter_ebpf_program_attached";
+    for (program, attached) in [
+        ("partial_good", 1.0),
+        ("partial_no_function", 0.0),
+        ("partial_no_tracepoint", 0.0),
+        ("partial_refused", 0.0),
+    ] {
+        let labels = &[("config", "partial"), ("program", program)];
+        assert_eq!(scrape.get(name, labels), Some(attached), "{program}");
+        assert!(attached == 1.0 || log.contains(program), "{program} is not in the log:\n{log}");
+    }
+    for reason in ["no_such_function", "no_such_tracepoint"] {
+        assert!(log.contains(reason), "{log}");
+    }
+    drop(exporter);
+    let strict = folder.run(&["--config.strict", "--check"]);
+    let words = said(&strict);
+    assert_eq!(strict.status.code(), Some(1), "{words}");
+    assert!(words.contains("partial:partial_refused") && !words.contains("partial_good,"), "{words}");
+    let check = folder.run(&["--config.check"]);
+    assert_eq!(check.status.code(), Some(0), "{}", said(&check));
+    assert!(said(&check).contains("partial:partial_good: ok"), "{}", said(&check));
+}
+
+#[live::test]
+fn types_do_not_matter_and_names_are_free() {
+    let folder = Folder::of(&["odd_maps", "odd_twin"]);
+    let exporter = folder.start(&[]);
+    trigger(0, 0);
+    let scrape = exporter.scrape();
+    for (name, key, value) in [
+        ("odd_pointer_total", "3412000000000000", 2.0),
+        ("odd_union_total", "5", 3.0),
+        ("odd_bits_total", "33", 5.0),
+        ("odd_structs_total", "0100020003000400", 7.0),
+        ("odd_sizes_total", "sixteen bytes", 17.0),
+        ("events", "1", 11.0),
+        ("start", "1", 13.0),
+    ] {
+        assert_eq!(scrape.get(&format!("ebpf_exporter_{name}"), &[("key", key)]), Some(value), "{name}");
+    }
+    for config in ["odd_value4", "odd_value16"] {
+        let refused = Folder::of(&[config]).run(&["--check"]);
+        let words = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{words}");
+        assert!(words.contains(config) && words.contains(&format!("{config}_total")), "{words}");
+    }
+}
+
+#[live::test]
+fn a_value_may_be_a_member() {
+    let folder = Folder::of(&["odd_maps"]);
+    let yaml = "metrics:
+  counters:
+    - {name: member_total, help: A member, map: odd_value16_total, member: second,
+       labels: [{name: key, size: 4, decoders: [{name: uint}]}]}
+  gauges:
+    - {name: member_items, help: Another, map: odd_value16_total, member: first,
+       labels: [{name: key, size: 4, decoders: [{name: uint}]}]}
+";
+    folder.write("odd_maps.yaml", yaml.as_bytes());
+    let exporter = folder.start(&[]);
+    trigger(0, 0);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.get("ebpf_exporter_member_total", &[("key", "0")]), Some(2.0));
+    assert_eq!(scrape.get("ebpf_exporter_member_items", &[("key", "0")]), Some(20.0));
+}
+
+#[live::test]
+fn what_did_not_change_is_deleted_at_its_age() {
+    let folder = Folder::of(&["churn"]);
+    let yaml = String::from_utf8(bytes("churn.yaml")).unwrap();
+    let aged = yaml.replacen("name: churn_total", "max_age: 1s\n      name: churn_total", 1);
+    assert_ne!(yaml, aged);
+    folder.write("churn.yaml", aged.as_bytes());
+    let exporter = folder.start(&[]);
+    trigger(3, 100);
+    let shown = |key: &str| exporter.scrape().get("ebpf_exporter_churn_total", &[("key", key)]);
+    assert_eq!(shown("100"), Some(31.0));
+    live::wait_until("entries that did not change are gone", || {
+        // This one changes at each look.
+        trigger(1, 102);
+        shown("100").is_none() && shown("101").is_none()
+    });
+    assert!(shown("102").is_some(), "it changed since");
+}
+
+#[live::test]
+fn no_family_is_missing_and_no_value_too_great_while_entries_come_and_go() {
+    let folder = Folder::of(&["churn"]);
+    let exporter = folder.start(&[]);
+    let (ended, made) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let (ended, made) = (&ended, &made);
+        scope.spawn(move || {
+            while !ended.load(Ordering::Acquire) {
+                let first = made.fetch_add(10_000, Ordering::AcqRel);
+                trigger(10_000, first);
+            }
+        });
+        let begun = Instant::now();
+        for n in 0..200 {
+            let scrape = exporter.scrape();
+            let counted = scrape.get("ebpf_exporter_churn_made_total", &[]);
+            assert!(counted.is_some(), "scrape {n}");
+            let name = "ebpf_exporter_churn_total";
+            let keys: Vec<BTreeMap<String, String>> = scrape.labels(name).into_iter().cloned().collect();
+            // An LRU of 1,000 frees 128 entries at once.
+            assert!(n == 0 || keys.len() > 500, "scrape {n}: {} entries", keys.len());
+            for labels in keys {
+                let value = scrape.get(name, &[("key", &labels["key"])]);
+                assert!(value == Some(31.0) || value == Some(0.0), "scrape {n}: {labels:?} {value:?}");
+            }
+        }
+        ended.store(true, Ordering::Release);
+        let rate = made.load(Ordering::Acquire) as f64 / begun.elapsed().as_secs_f64();
+        println!("{rate:.0} entries were made a second");
+    });
+    let counted = exporter.scrape().get("ebpf_exporter_churn_made_total", &[]);
+    assert_eq!(counted, Some(made.load(Ordering::Acquire) as f64));
+}
+
+#[live::test]
+fn mistakes_are_named_with_their_place() {
+    let folder = Folder::of(&["plain"]);
+    let refused = |flags: &[&str], words: &[&str]| {
+        let begun = Instant::now();
+        let output = folder.run(flags);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?} are not all in:\n{said}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{said}");
+    };
+    refused(&["--config.names=missing"], &["missing.yaml"]);
+    folder.write("plain.yaml", b"metrics:\n  counters:\n    - {name: a_total}\n");
+    refused(&["--check"], &["plain.yaml:3", "help"]);
+    folder.write("plain.yaml", b"metrics:\n  counters:\n    - {name: a_total, help: A}\n");
+    refused(&["--check"], &["plain", "a_total"]);
+    folder.write("plain.bpf.o", b"no object");
+    refused(&["--check"], &["plain.bpf.o"]);
+    let empty = Folder::of(&[]);
+    let output = empty.run(&["--check"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("there is no config in"), "{}", said(&output));
+}
+
+#[live::test]
+fn two_configs_with_other_labels_for_one_metric_are_refused() {
+    let folder = Folder::of(&["plain", "plain_refused"]);
+    let output = folder.run(&["--check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = said(&output);
+    assert!(words.contains("plain_shared_total") && words.contains("plain_refused"), "{words}");
+}

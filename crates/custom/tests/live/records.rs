@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Records: counters of perf event arrays, and spans that reach a collector.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use live::exporter::until;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+use tiny_http::{Response, Server};
+
+use crate::folder::{Folder, trigger};
+
+/// Time limit for a request to arrive on an emulated machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[live::test]
+fn records_of_a_perf_event_array_are_counted_and_forgotten() {
+    let folder = Folder::of(&["perf"]);
+    let exporter = folder.start(&[]);
+    let name = "ebpf_exporter_perf_total";
+    let labels = &[("key", "5"), ("kind", "odd")];
+    trigger(97, 5);
+    until(exporter.port(), "97 records or none", |scrape| {
+        // They are forgotten every two seconds, which may be just now.
+        scrape.get(name, labels).is_none_or(|count| count <= 97.0)
+    });
+    trigger(89, 7);
+    until(exporter.port(), "what was counted is forgotten", |scrape| scrape.labels(name).is_empty());
+    let lost = || exporter.scrape().get("ebpf_exporter_lost_events_total", &[
+        ("config", "perf"),
+        ("reason", "perf_buffer"),
+    ]);
+    assert_eq!(lost(), Some(0.0));
+}
+
+#[live::test]
+fn records_that_a_perf_event_array_has_no_room_for_are_counted_as_lost() {
+    let folder = Folder::of(&["perf"]);
+    let exporter = folder.start(&["--custom.perf-pages=1"]);
+    // Far more than the pages of all CPUs hold, from within one call.
+    trigger(100_000, 5);
+    until(exporter.port(), "lost records", |scrape| {
+        let lost = &[("config", "perf"), ("reason", "perf_buffer")];
+        scrape.get("ebpf_exporter_lost_events_total", lost).is_some_and(|lost| lost > 0.0)
+    });
+}
+
+/// Spans that arrive at a collector, with the `service.name` of each.
+fn collector() -> (u16, mpsc::Receiver<(String, Span)>) {
+    let server = Server::http("127.0.0.1:0").unwrap();
+    let port = server.server_addr().to_ip().unwrap().port();
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for mut request in server.incoming_requests() {
+            assert_eq!(request.url(), "/v1/traces");
+            let mut body = Vec::new();
+            request.as_reader().read_to_end(&mut body).unwrap();
+            let decoded = ExportTraceServiceRequest::decode(&*body).unwrap();
+            for resource in decoded.resource_spans {
+                let about = resource.resource.unwrap().attributes;
+                let service = about.iter().find(|attribute| attribute.key == "service.name");
+                let service = text(service.unwrap().value.as_ref().unwrap().value.clone());
+                for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                    if sender.send((service.clone(), span)).is_err() {
+                        return;
+                    }
+                }
+            }
+            request.respond(Response::from_data(Vec::new())).unwrap();
+        }
+    });
+    (port, receiver)
+}
+
+fn text(value: Option<any_value::Value>) -> String {
+    match value {
+        Some(any_value::Value::StringValue(text)) => text,
+        other => panic!("{other:?} is no text"),
+    }
+}
+
+fn attributes(span: &Span) -> BTreeMap<String, String> {
+    let pair = |a: &opentelemetry_proto::tonic::common::v1::KeyValue| {
+        (a.key.clone(), text(a.value.clone().unwrap().value))
+    };
+    span.attributes.iter().map(pair).collect()
+}
+
+#[live::test]
+fn spans_reach_a_collector() {
+    let (port, spans) = collector();
+    let folder = Folder::of(&["spans"]);
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let exporter = folder.start_with(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+        ("OTEL_SERVICE_NAME", "of_the_environment"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "10"),
+    ]);
+    let id = 0x3837_3635_3433_3231_u64;
+    let before = std::time::SystemTime::now();
+    trigger(0, id);
+    let (service, whole) = spans.recv_timeout(LIMIT).unwrap();
+    assert_eq!((service.as_str(), whole.name.as_str()), ("service_of_the_test", "name"));
+    assert_eq!(whole.trace_id, [1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+    assert_eq!(whole.span_id, id.to_le_bytes());
+    assert_eq!(whole.parent_span_id, 0x2827_2625_2423_2221_u64.to_le_bytes());
+    assert_eq!(whole.end_time_unix_nano - whole.start_time_unix_nano, 1_000_003);
+    let since = before.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let late = i128::from(whole.start_time_unix_nano) - since as i128;
+    // Both clocks are read one after the other, and the wall clock may be set meanwhile.
+    assert!((-1_000_000_000..60_000_000_000).contains(&late), "{late} ns after the trigger");
+    let config = ("ebpf_exporter.config".to_owned(), "spans".to_owned());
+    assert_eq!(attributes(&whole), [config.clone()].into());
+    // Ids of zero are made up, or mean that there is no parent.
+    trigger(2, 0);
+    let (_, made_up) = spans.recv_timeout(LIMIT).unwrap();
+    assert_eq!((&made_up.trace_id, made_up.parent_span_id.len()), (&whole.trace_id, 0));
+    assert_ne!(made_up.span_id, [0; 8]);
+    // Three that become no spans: no trace, too short, no match. Then one of the other buffer.
+    (1..=4).filter(|what| *what != 2).for_each(|what| trigger(what, id));
+    trigger(5, 0);
+    let (service, plain) = spans.recv_timeout(LIMIT).unwrap();
+    assert_eq!((service.as_str(), plain.name.as_str()), ("of_the_environment", "spans_plain"));
+    assert_eq!(attributes(&plain), [("answer".to_owned(), "42".to_owned()), config].into());
+    assert_ne!((&plain.trace_id, plain.span_id.len()), (&whole.trace_id, 0));
+    until(exporter.port(), "two records in error", |scrape| {
+        scrape.get("ebpf_exporter_decoder_errors_total", &[("config", "spans")]) == Some(2.0)
+    });
+    // What is queued is sent before the exit.
+    trigger(5, 0);
+    assert_eq!(exporter.end(rustix::process::Signal::TERM), Some(0));
+    assert_eq!(spans.recv_timeout(LIMIT).unwrap().1.name, "spans_plain");
+}
