@@ -3,6 +3,7 @@
 //! of the text, `raw` takes the fields out of it, `check` finds what cannot work.
 
 mod check;
+mod names;
 mod raw;
 mod scalar;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use yaml::{Tree, Wrong};
 
+pub use names::names;
 pub use together::check_together;
 pub use types::{
     Buckets, CgroupIdMap, CgroupMapKind, Config, Decoder, Finding, Histogram, Label, Metric, Source, Span,
