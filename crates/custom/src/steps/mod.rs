@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Decoders: bytes to text, step by step.
 
+pub mod cache;
 pub mod devices;
+#[cfg(test)]
+pub mod fuzz;
 mod golang;
 pub mod groups;
 pub mod labels;
