@@ -7,4 +7,11 @@ mod config;
 mod spans;
 mod steps;
 
+use common::spec::Spec;
+
+/// Port, and what it is for.
+fn spec() -> Spec {
+    Spec::new("custom", 9435, "what do your own BPF programs count?")
+}
+
 fn main() {}
