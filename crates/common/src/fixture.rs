@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 
 use crate::exposition::encode::{Format, encode};
@@ -154,7 +155,17 @@ pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     if spec.events.is_empty() {
         bail!("{} lists no metrics in Spec::events", spec.name);
     }
-    same(&folder.join(format!("ebpf-{}-exporter.8", spec.name)), &manual::<E>(&spec)?)
+    golden_manual::<E::Flags>(crate_folder, &spec)
+}
+
+/// Compares the manual page of an exporter with its own flags `F` with the file in `tests/golden` of its
+/// crate, as [`golden`] does: for an exporter without metrics of its own.
+///
+/// # Errors
+/// When the file differs; the error names the first such line.
+pub fn golden_manual<F: Args>(crate_folder: &str, spec: &Spec) -> Result<()> {
+    let path = Path::new(crate_folder).join(format!("tests/golden/ebpf-{}-exporter.8", spec.name));
+    same(&path, &manual::<F>(spec)?)
 }
 
 /// Compares the metrics of exporter `E` without eBPF with the file `tests/golden/fallback.prom`, as
@@ -176,9 +187,9 @@ pub fn golden_fallback<E: Exporter>(crate_folder: &str, mut families: Families) 
 }
 
 /// The manual page, without version and date, which the package adds.
-fn manual<E: Exporter>(spec: &Spec) -> Result<String> {
+fn manual<F: Args>(spec: &Spec) -> Result<String> {
     let mut page = Vec::new();
-    let command = cli::command::<E::Flags>(spec).after_help("");
+    let command = cli::command::<F>(spec).after_help("");
     let manual =
         clap_mangen::Man::new(command).section("8").source("ebpf-exporters").manual("System Administration");
     manual.render(&mut page).context("failed to write a manual page")?;

@@ -16,7 +16,13 @@ mod steps;
 use std::process::ExitCode;
 
 use common::process::exporter;
+use common::spec::Spec;
+
+/// Port, and what it is for.
+fn spec() -> Spec {
+    Spec::new("custom", 9435, "what do your own BPF programs count?")
+}
 
 fn main() -> ExitCode {
-    exporter::run_with(&start::spec(), start::start)
+    exporter::run_with(&spec(), |cli| start::start(cli, spec()))
 }

@@ -34,11 +34,6 @@ use crate::steps::world::{Places, World};
 /// How long spans may take to be sent at exit.
 const LAST_SPANS: Duration = Duration::from_secs(5);
 
-/// Port, name and question.
-pub fn spec() -> Spec {
-    Spec::new("custom", 9435, "what do my own BPF programs count?")
-}
-
 /// Everything that ends when the process does, in this order.
 struct Attached {
     _reader: Option<Reader>,
@@ -62,11 +57,11 @@ struct Running {
     loaded: Loaded,
 }
 
-/// Runs the exporter.
+/// Runs the exporter that `spec` describes.
 ///
 /// # Errors
 /// When a config has a mistake that hides all of it, an object cannot be loaded, or an address is in use.
-pub fn start(cli: &Cli<Flags>) -> Result<ExitCode> {
+pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     let Cli { common, own } = cli;
     let mut flags = common.clone();
     flags.check |= own.check;
@@ -76,7 +71,6 @@ pub fn start(cli: &Cli<Flags>) -> Result<ExitCode> {
     if own.debug {
         log::set_max_level(LevelFilter::Debug);
     }
-    let mut spec = spec();
     spec.text_only = !own.openmetrics;
     if own.debug {
         spec.pages.push("/maps".into());

@@ -19,11 +19,12 @@ pub fn new(name: &str, port: u16) -> Result<()> {
     if !well_formed {
         bail!("{name:?}: a name has lower-case letters, digits and dashes, and starts with a letter");
     }
-    if let Some(path) = tidy::pieces_of(name).iter().find(|path| root().join(path).exists()) {
+    if let Some(path) = tidy::pieces_of(name, true).iter().find(|path| root().join(path).exists()) {
         bail!("{path} exists");
     }
     // What is the same in all exporters is copied from the first one.
-    let model = exporters()?.into_iter().next().context("no exporter to learn from")?;
+    let model = exporters()?.into_iter().find(|exporter| exporter.built_in);
+    let model = model.context("no exporter to learn from")?;
     let read = |path: String| fs::read_to_string(root().join(&path)).with_context(|| format!("no {path}"));
     let unit = read(format!("systemd/{}.service", model.binary))?;
     let description =

@@ -51,13 +51,35 @@ pub fn cache() -> PathBuf {
     base.unwrap_or_else(home).join("ebpf-exporters")
 }
 
-/// An exporter of this tree: a folder `crates/NAME` with a program `bpf/NAME.bpf.c`.
+/// An exporter of this tree: a folder `crates/NAME` whose package is `ebpf-NAME-exporter`.
 #[derive(Clone, Debug)]
 pub struct Exporter {
     /// NAME.
     pub name: String,
     /// `ebpf-NAME-exporter`: crate, binary and unit.
     pub binary: String,
+    /// Whether it contains a BPF object, `bpf/NAME.bpf.c`. One that does not runs the objects of users,
+    /// which are in the folder [`Exporter::configs`]: it has no metrics of its own and no process
+    /// while that is empty.
+    pub built_in: bool,
+}
+
+impl Exporter {
+    /// The folder with users' objects: the one that its unit is skipped without. `None` if the exporter
+    /// contains its object.
+    ///
+    /// # Errors
+    /// When the unit is missing or names no folder.
+    pub fn configs(&self) -> Result<Option<PathBuf>> {
+        if self.built_in {
+            return Ok(None);
+        }
+        let path = format!("systemd/{}.service", self.binary);
+        let unit = fs::read_to_string(root().join(&path)).with_context(|| path.clone())?;
+        let folder = unit.lines().find_map(|line| line.strip_prefix("ConditionDirectoryNotEmpty="));
+        let folder = folder.with_context(|| format!("{path} has no ConditionDirectoryNotEmpty"))?;
+        Ok(Some(PathBuf::from(folder)))
+    }
 }
 
 /// All exporters, sorted by name.
@@ -65,12 +87,20 @@ pub struct Exporter {
 /// # Errors
 /// When `crates/` cannot be read.
 pub fn exporters() -> Result<Vec<Exporter>> {
-    let mut names: Vec<String> = fs::read_dir(root().join("crates"))?
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<_>>()?;
-    names.retain(|name| root().join(format!("bpf/{name}.bpf.c")).exists());
-    names.sort();
-    Ok(names.into_iter().map(|name| Exporter { binary: format!("ebpf-{name}-exporter"), name }).collect())
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join("crates"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let binary = format!("ebpf-{name}-exporter");
+        let manifest = fs::read_to_string(entry.path().join("Cargo.toml")).unwrap_or_default();
+        if manifest.lines().any(|line| line == format!("name = \"{binary}\"")) {
+            let main = fs::read_to_string(entry.path().join("src/main.rs")).unwrap_or_default();
+            let built_in = main.contains("common::skeleton!(");
+            found.push(Exporter { name, binary, built_in });
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
 }
 
 /// The cargo that runs this program.
@@ -116,4 +146,21 @@ pub fn files(folder: &str, suffix: &str) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exporters_contain_the_program_of_their_name_or_read_a_folder() {
+        let all = exporters().expect("crates");
+        assert!(all.iter().filter(|exporter| exporter.built_in).count() >= 15, "{all:?}");
+        for exporter in all {
+            let program = root().join(format!("bpf/{}.bpf.c", exporter.name));
+            let configs = exporter.configs().expect("a unit");
+            assert_eq!(exporter.built_in, program.exists(), "{exporter:?}");
+            assert_eq!(exporter.built_in, configs.is_none(), "{exporter:?} {configs:?}");
+        }
+    }
 }

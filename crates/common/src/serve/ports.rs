@@ -14,7 +14,8 @@ use crate::kernel::permissions;
 use crate::spec::Spec;
 
 /// Environment variable that moves the default ports of all exporters: it replaces 9100 as the number
-/// that they count from. Units read it from one file, so that one setting moves all.
+/// that they count from. Units read it from one file, so that one setting moves all, by one distance:
+/// 9101 and 9435 become 19101 and 19435 with 19100.
 pub const BASE: &str = "EBPF_EXPORTERS_PORT_BASE";
 
 /// A base for examples, which no other program is known to use.
@@ -175,6 +176,16 @@ mod tests {
 
     fn address(text: &str) -> SocketAddr {
         text.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_base_moves_ports_of_all_ranges_by_one_distance() {
+        let custom = Spec::new("custom", 9435, "");
+        assert_eq!(moved(&Spec::new("diskio", 9101, ""), EXAMPLE), Some(19101));
+        assert_eq!(moved(&custom, EXAMPLE), Some(19435));
+        assert_eq!((moved(&custom, 65200), moved(&custom, 65201)), (Some(65535), None));
+        let said = of(&custom, Some(OsStr::new("65201"))).expect_err("no port");
+        assert!(said.contains("from 1 to 65200"), "{said}");
     }
 
     #[test]

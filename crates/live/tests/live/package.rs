@@ -5,7 +5,7 @@
 use live::exporter::{unit_becomes, unit_state};
 use live::{PAYLOAD, bpf_programs, sh};
 
-use crate::exporters;
+use crate::{exporters, folder_of_users};
 
 /// Two that need no kernel module and two that do; `they_run_together_on_a_busy_machine` starts
 /// them all, which takes a minute.
@@ -45,6 +45,14 @@ fn it_starts_everything_upgrades_in_place_and_leaves_nothing() {
         let said = sh(&format!("systemctl status --no-pager {} || :", unit(name)));
         assert!(said.contains(&format!("/sys/module/{module} was not met")), "{said}");
     }
+
+    // The unit for programs of users is skipped, not failed: there are none.
+    let folder = folder_of_users("custom").unwrap();
+    assert_eq!(sh(&format!("ls -A {folder}")), "");
+    assert_eq!(unit_state(&unit("custom")), "inactive");
+    let said = sh(&format!("systemctl status --no-pager {} || :", unit("custom")));
+    assert!(said.contains(&format!("{folder} was not met")), "{said}");
+    assert_eq!(sh("pgrep -l ebpf-custom || :"), "");
 
     sh("modprobe zfs; modprobe wireguard");
     SOME.iter().for_each(|name| unit_becomes(&unit(name), "active"));

@@ -9,13 +9,15 @@ use std::process::{Command, Output};
 
 use live::{Folder, has_module, needs, sh, tell};
 
-/// The exporters in `PATH`.
+/// The exporters in `PATH` that contain their programs. The others have a folder for those of users.
 fn exporters() -> BTreeSet<String> {
     let path = env::var_os("PATH").unwrap();
     let entries = env::split_paths(&path).filter_map(|folder| fs::read_dir(folder).ok()).flatten();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let exporters: BTreeSet<String> =
-        names.filter(|name| name.starts_with("ebpf-") && name.ends_with("-exporter")).collect();
+    let exporters: BTreeSet<String> = names
+        .filter(|name| name.starts_with("ebpf-") && name.ends_with("-exporter"))
+        .filter(|name| !sh(&format!("{name} --help")).contains("--config.dir"))
+        .collect();
     assert!(exporters.len() >= 15, "{exporters:?}");
     exporters
 }

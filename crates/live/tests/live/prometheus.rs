@@ -18,8 +18,8 @@ use live::zpool::{DISKS, Pool};
 use live::{sh, tell, wait_until};
 use serde_json::Value;
 
-use crate::exporters;
 use crate::together::load;
+use crate::{exporters, folder_of_users};
 
 const SHARE: &str = "/usr/share/ebpf-exporters";
 const ADDRESS: &str = "127.0.0.1:9090";
@@ -74,7 +74,8 @@ fn firing() -> BTreeSet<String> {
     firing.filter_map(|alert| Some(alert["labels"]["alertname"].as_str()?.to_owned())).collect()
 }
 
-/// All queries of the dashboard, each with the title of its panel and with its variables replaced.
+/// All queries of the dashboard, each with the title of its panel and with its variables replaced; without
+/// those about programs of users, of which there are none here.
 fn queries() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(format!("{SHARE}/grafana/dashboard.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&text).unwrap();
@@ -88,6 +89,10 @@ fn queries() -> Vec<(String, String)> {
                 .replace("$device", ".*")
                 .replace("$pool", ".*");
             assert!(!expr.contains('$'), "{expr}");
+            let job = expr.split_once("job=\"ebpf-").and_then(|(_, rest)| rest.split('"').next());
+            if job.is_some_and(|name| folder_of_users(name).is_some()) {
+                continue;
+            }
             queries.push((panel["title"].as_str().unwrap().to_owned(), expr));
         }
     }

@@ -68,7 +68,8 @@ impl Settings {
 impl Drop for Settings {
     fn drop(&mut self) {
         let line = format!(
-            "systemctl stop {UNIT}; rm -r {FOLDER} {DROP_IN} /etc/default/{UNIT}; systemctl daemon-reload"
+            "systemctl stop {UNIT}; rm {FOLDER}/web.* {FOLDER}/ca.crt; rm -r {DROP_IN} /etc/default/{UNIT}
+             rmdir --ignore-fail-on-non-empty {FOLDER}; systemctl daemon-reload"
         );
         let _ = Command::new("sh").args(["-c", &line]).status();
     }

@@ -81,11 +81,17 @@ pub fn question(exporter: &Exporter) -> Result<(String, String)> {
     Ok((port.to_owned(), question.to_owned()))
 }
 
+/// What stands for the table of an exporter whose metrics its users declare.
+const OF_USERS: &str = "Those that its configs declare. Their names begin with `ebpf_exporter_`, like those about the exporter.\n";
+
 /// The metrics of an exporter.
 ///
 /// # Errors
 /// When a golden file is missing.
 pub fn table(exporter: &Exporter) -> Result<String> {
+    if !exporter.built_in {
+        return Ok(OF_USERS.to_owned());
+    }
     let golden =
         |file: &str| fs::read_to_string(root().join(format!("crates/{}/tests/golden/{file}", exporter.name)));
     let shown = families(&golden("metrics.prom")?).with_context(|| exporter.name.clone())?;

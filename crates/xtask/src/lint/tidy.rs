@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -37,15 +37,12 @@ pub fn run() -> Result<()> {
     bail!("tidy:\n  {}", breaches.join("\n  "));
 }
 
-/// The files that every exporter must have.
-pub fn pieces_of(name: &str) -> Vec<String> {
-    vec![
-        format!("bpf/{name}.bpf.c"),
+/// The files that every exporter must have. Those of `built_in` ones contain a program and have metrics
+/// of their own.
+pub fn pieces_of(name: &str, built_in: bool) -> Vec<String> {
+    let mut pieces = vec![
         format!("crates/{name}/Cargo.toml"),
-        format!("crates/{name}/build.rs"),
         format!("crates/{name}/src/main.rs"),
-        format!("crates/{name}/tests/live.rs"),
-        format!("crates/{name}/tests/golden/metrics.prom"),
         format!("crates/{name}/tests/golden/ebpf-{name}-exporter.8"),
         format!("systemd/ebpf-{name}-exporter.service"),
         format!("prometheus/jobs/{name}.yml"),
@@ -53,12 +50,21 @@ pub fn pieces_of(name: &str) -> Vec<String> {
         format!("alerts/tests/{name}.yml"),
         format!("grafana/rows/{name}.json"),
         pages::page_of(name),
-    ]
+    ];
+    if built_in {
+        pieces.extend([
+            format!("bpf/{name}.bpf.c"),
+            format!("crates/{name}/build.rs"),
+            format!("crates/{name}/tests/live.rs"),
+            format!("crates/{name}/tests/golden/metrics.prom"),
+        ]);
+    }
+    pieces
 }
 
 fn pieces(exporter: &Exporter, breaches: &mut Vec<String>) {
     let name = &exporter.name;
-    for path in pieces_of(name) {
+    for path in pieces_of(name, exporter.built_in) {
         if !root().join(&path).exists() {
             breaches.push(format!("{path} is missing"));
         }
@@ -99,7 +105,7 @@ fn ports(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
 fn headers(breaches: &mut Vec<String>) -> Result<()> {
     let rust =
         [files("crates", ".rs")?, vec![root().join("Makefile"), root().join("scripts/packages")]].concat();
-    let c = [files("bpf", ".bpf.c")?, files("bpf", ".bpf.h")?].concat();
+    let c = bpf_sources()?;
     for path in rust.iter().chain(&c) {
         let text = fs::read_to_string(path)?;
         let wanted = if c.contains(path) { "GPL-2.0-only" } else { "MIT OR Apache-2.0" };
@@ -119,6 +125,20 @@ fn headers(breaches: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// BPF sources and headers: those of exporters, and those for users and tests.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn bpf_sources() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in ["bpf", "crates"] {
+        for suffix in [".bpf.c", ".bpf.h"] {
+            found.extend(files(folder, suffix)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Calls of the read helpers with `->` in an argument: there `->` is a plain load, and only the last
@@ -164,7 +184,7 @@ fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
 /// it fires, and a runbook.
 fn alerts(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     let mut metrics = BTreeSet::new();
-    for exporter in exporters {
+    for exporter in exporters.iter().filter(|exporter| exporter.built_in) {
         let path = root().join(format!("crates/{}/tests/golden/metrics.prom", exporter.name));
         let text = fs::read_to_string(path).unwrap_or_default();
         let names = text.lines().filter(|line| !line.starts_with('#'));

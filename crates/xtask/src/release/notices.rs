@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::release::host;
-use crate::workspace::{cargo, output};
+use crate::workspace::{cargo, output, root};
 
 /// How names of files begin that hold a licence or a copyright notice.
 const BEGINNINGS: &[&str] = &["copying", "copyright", "licence", "license", "notice", "unlicense"];
@@ -46,11 +46,7 @@ pub fn of(packages: &[String]) -> Result<String> {
     for linked in linked(packages)? {
         names += &format!("{} {}: {}\n", linked.name, linked.version, linked.licence);
         let owner = format!("{} {}", linked.name, linked.version);
-        let files = licences(&linked.folder)?;
-        if files.is_empty() {
-            bail!("{} has no file with its licence", linked.folder.display());
-        }
-        for file in files {
+        for file in texts_of(&linked.folder, &linked.licence)? {
             texts.add(&owner, &file)?;
         }
         // The crate libbpf-sys contains libbpf, and links it.
@@ -146,6 +142,20 @@ fn linked(packages: &[String]) -> Result<Vec<Linked>> {
     Ok(linked)
 }
 
+/// The texts to distribute with a crate in `folder`, whose manifest names `licence`.
+fn texts_of(folder: &Path, licence: &str) -> Result<Vec<PathBuf>> {
+    let files = licences(folder)?;
+    if !files.is_empty() {
+        return Ok(files);
+    }
+    // Apache-2.0 asks for its own text and for notices that are there. Other licences have the name of
+    // a holder in their text, so that the text of another crate does not do.
+    if licence.split(" OR ").flat_map(|word| word.split('/')).any(|word| word == "Apache-2.0") {
+        return Ok(vec![root().join("LICENSE-APACHE")]);
+    }
+    bail!("{} has no file with its licence", folder.display());
+}
+
 /// Files with a licence or a copyright notice in a folder.
 fn licences(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -162,8 +172,34 @@ fn licences(folder: &Path) -> Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use super::of;
+    use std::fs;
+
+    use super::{of, texts_of};
     use crate::release::WEB;
+    use crate::workspace::{exporters, root};
+
+    #[test]
+    fn only_apache_does_without_a_file_of_the_crate() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let texts = |licence| texts_of(folder.path(), licence);
+        let apache = vec![root().join("LICENSE-APACHE")];
+        for licence in ["Apache-2.0", "MIT OR Apache-2.0", "MIT/Apache-2.0"] {
+            assert_eq!(texts(licence).expect(licence), apache, "{licence}");
+        }
+        for licence in ["MIT", "BSD-3-Clause", "Apache-2.0 WITH LLVM-exception", ""] {
+            assert!(texts(licence).is_err(), "{licence}");
+        }
+        let own = folder.path().join("LICENSE-MIT");
+        fs::write(&own, "").expect("written");
+        assert_eq!(texts("MIT OR Apache-2.0").expect("a file"), [own]);
+    }
+
+    #[test]
+    fn everything_in_the_package_has_its_licence() {
+        let binaries = exporters().expect("crates").into_iter().map(|exporter| exporter.binary);
+        let notices = of(&binaries.chain([WEB.to_owned()]).collect::<Vec<_>>()).expect("all have a licence");
+        assert!(notices.contains("Version 2.0, January 2004"), "the text of Apache-2.0");
+    }
 
     #[test]
     fn what_is_linked_has_its_licence() {

@@ -92,6 +92,7 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     let base = if destdir.as_os_str().is_empty() { prefix.to_owned() } else { below };
     let share = base.join("share/ebpf-exporters");
     let units = base.join("lib/systemd/system");
+    let doc = base.join("share/doc/ebpf-exporters");
     for exporter in exporters()? {
         let name = &exporter.binary;
         copy(&root().join("dist/bin").join(name), &base.join("bin").join(name), 0o755)?;
@@ -99,6 +100,17 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
         let page = root().join(format!("crates/{}/tests/golden/{name}.8", exporter.name));
         let page = Command::new("gzip").args(["-9nc"]).arg(&page).output().context("failed to start gzip")?;
         write(&base.join("share/man/man8").join(format!("{name}.8.gz")), &page.stdout, 0o644)?;
+        if let Some(folder) = exporter.configs()? {
+            make_folder(&if destdir.as_os_str().is_empty() {
+                folder
+            } else {
+                destdir.join(folder.strip_prefix("/")?)
+            })?;
+        }
+        // For users who write programs, and programs that they can begin with.
+        let of_crate = format!("crates/{}", exporter.name);
+        copy_if_there(&format!("{of_crate}/include"), ".bpf.h", &share.join("include"))?;
+        copy_if_there(&format!("{of_crate}/examples"), "", &doc.join("examples"))?;
         // Enabling the target starts them all; `systemctl mask` excludes one.
         let wants = units.join("ebpf-exporters.target.wants");
         fs::create_dir_all(&wants)?;
@@ -119,7 +131,6 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     copy(&root().join("grafana/dashboard.json"), &share.join("grafana/dashboard.json"), 0o644)?;
     copy_into("grafana/provisioning", ".yml", &share.join("grafana/provisioning"))?;
     // Laid out as in the repository, so that links between the pages work.
-    let doc = base.join("share/doc/ebpf-exporters");
     for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "METRICS.md"] {
         copy(&root().join(file), &doc.join(file), 0o644)?;
     }
@@ -172,6 +183,17 @@ fn copy_into(folder: &str, suffix: &str, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// As [`copy_into`], where the folder exists.
+fn copy_if_there(folder: &str, suffix: &str, target: &Path) -> Result<()> {
+    if root().join(folder).is_dir() { copy_into(folder, suffix, target) } else { Ok(()) }
+}
+
+/// Makes a folder for what users write.
+fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("failed to make {}", path.display()))?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
 /// Builds a tarball for systems without dpkg, which is unpacked in `/`. Returns its path.
 ///
 /// # Errors
@@ -193,7 +215,7 @@ pub fn tarball() -> Result<PathBuf> {
         "--sort=name",
     ]);
     tar.arg(format!("--mtime=@{}", release::epoch()?)).arg("--file");
-    run(tar.arg(&target).arg("--directory").arg(&tree).arg("usr"))?;
+    run(tar.arg(&target).arg("--directory").arg(&tree).args(["usr", "etc/ebpf-exporters"]))?;
     Ok(target)
 }
 

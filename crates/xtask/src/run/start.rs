@@ -3,8 +3,10 @@
 //! them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::IsTerminal;
+use std::fs;
+use std::io::{ErrorKind, IsTerminal};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -103,6 +105,18 @@ fn may_be_root() -> Result<()> {
     }
 }
 
+/// Whether a folder has configs of users' programs, in itself or in a folder below. What cannot be read
+/// counts as one: the exporter says why it does not run.
+fn has_configs(folder: &Path) -> bool {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => return error.kind() != ErrorKind::NotFound,
+    };
+    entries.flatten().map(|entry| entry.path()).any(|path| {
+        if path.is_dir() { has_configs(&path) } else { path.extension().is_some_and(|kind| kind == "yaml") }
+    })
+}
+
 /// Builds them, starts them all and shows what they do until a signal comes or all have ended: on a
 /// terminal again and again, else once.
 ///
@@ -126,7 +140,16 @@ pub fn run() -> Result<()> {
         name: exporter.name,
         before: None,
     };
-    let mut rows: Vec<Row> = exporters()?.into_iter().map(start).collect();
+    let mut chosen = Vec::new();
+    for exporter in exporters()? {
+        match exporter.configs()?.filter(|folder| !has_configs(folder)) {
+            Some(folder) => {
+                println!("{} is left out: there is no config in {}", exporter.name, folder.display());
+            }
+            None => chosen.push(exporter),
+        }
+    }
+    let mut rows: Vec<Row> = chosen.into_iter().map(start).collect();
     let reasons: BTreeSet<_> =
         rows.iter().filter_map(|row| Some(format!("{:#}", row.exporter.as_ref().err()?))).collect();
     if rows.iter().all(|row| row.exporter.is_err()) {
@@ -191,6 +214,18 @@ fn once(told: &mut BTreeMap<String, String>, name: &str, why: String) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn configs_are_found_by_their_ending() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path();
+        assert!(!has_configs(&path.join("missing")) && !has_configs(path));
+        fs::write(path.join("a.bpf.o"), "").expect("written");
+        fs::create_dir(path.join("below")).expect("made");
+        assert!(!has_configs(path));
+        fs::write(path.join("below/a.yaml"), "").expect("written");
+        assert!(has_configs(path));
+    }
 
     #[test]
     fn a_reason_is_told_once() {
