@@ -6,6 +6,7 @@
 
 pub mod copies;
 pub mod facts;
+pub mod globals;
 pub mod hook;
 pub mod links;
 pub mod module;
