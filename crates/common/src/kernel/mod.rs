@@ -17,5 +17,6 @@ pub mod preemption;
 pub mod probes;
 pub mod refusal;
 pub mod symbols;
+pub mod together;
 pub mod types;
 pub mod view;
