@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ use libbpf_sys::{BPF_LINK_TYPE_PERF_EVENT, BPF_PERF_EVENT_KPROBE, BPF_PERF_EVENT
 use rustix::io::Errno;
 
 use crate::kernel::copies::Copies;
-use crate::kernel::facts::Facts;
+use crate::kernel::facts::{Facts, KPROBES};
 use crate::kernel::hook::{Hook, Hooks};
 use crate::kernel::probes::Plan;
 use crate::kernel::refusal;
@@ -87,22 +88,22 @@ fn several(program: &ProgramMut<'_>, hook: &Hook, object: &Object, facts: &Facts
 }
 
 fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result<Vec<Link>, String> {
-    // None: the kernel has no such function.
-    let attach = |symbol: &str| match program.attach_kprobe(matches!(hook, Hook::Kretprobe(_)), symbol) {
-        Ok(link) => Ok(Some(link)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(refusal::with_details(&error)),
-    };
     if facts.symbols.is_some() {
         let links = facts.places(hook)?.into_iter().map(|symbol| {
-            attach(symbol)?.ok_or_else(|| format!("no function {symbol} in the kernel or a module"))
+            let link = at_symbol(program, hook, symbol)?;
+            link.ok_or_else(|| format!("no function {symbol} in the kernel or a module"))
         });
         return links.collect();
     }
+    at_likely_symbols(program, hook)
+}
+
+/// Attaches to the symbols that compilers make of a function, where the kernel's symbols are hidden.
+fn at_likely_symbols(program: &ProgramMut<'_>, hook: &Hook) -> Result<Vec<Link>, String> {
     let function = hook.function().unwrap_or_default();
     let (mut symbols, mut links) = (Vec::new(), Vec::new());
     for symbol in likely_symbols(function) {
-        if let Some(link) = attach(&symbol)? {
+        if let Some(link) = at_symbol(program, hook, &symbol)? {
             symbols.push(symbol);
             links.push(link);
         }
@@ -111,6 +112,53 @@ fn by_breakpoint(program: &ProgramMut<'_>, hook: &Hook, facts: &Facts) -> Result
     // discarded.
     Symbols::of_one(function, symbols).places(hook)?;
     Ok(links)
+}
+
+/// None: the kernel has no such symbol.
+fn at_symbol(program: &ProgramMut<'_>, hook: &Hook, symbol: &str) -> Result<Option<Link>, String> {
+    match program.attach_kprobe(matches!(hook, Hook::Kretprobe(_)), symbol) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refusal::with_details(&error)),
+    }
+}
+
+/// Attaches a program as its section says to libbpf. If that is a function that the kernel does not
+/// have, tries the symbols that compilers make of it, unless the program reads arguments: these
+/// symbols may have others.
+///
+/// # Errors
+/// When the program is not attached. The error says why.
+pub fn attach_by_section(program: &ProgramMut<'_>, hook: &Hook) -> Result<Vec<Link>, String> {
+    refusal::forget_details();
+    let error = match program.attach() {
+        Ok(link) => return Ok(vec![link]),
+        Err(error) => error,
+    };
+    let (plain, why) = (format!("{error:#}"), refusal::with_details(&error));
+    let Some(function) = hook.function().filter(|_| hook.is_breakpoint()) else {
+        // libbpf explains all other errors.
+        let unknown = error.kind() == ErrorKind::Unsupported && why == plain;
+        let section = program.section().display();
+        return Err(if unknown {
+            format!("libbpf does not attach programs of section {section}")
+        } else {
+            why
+        });
+    };
+    if !Path::new(KPROBES).exists() {
+        return Err(format!("no kprobes: {KPROBES} does not exist here"));
+    }
+    // With an offset libbpf's reason is the better one.
+    if error.kind() != ErrorKind::NotFound || function.contains('+') {
+        return Err(why);
+    }
+    match hook {
+        Hook::Kprobe { reads_arguments: true, .. } => {
+            Err(format!("no function {function} in the kernel or a module"))
+        }
+        _ => at_likely_symbols(program, hook),
+    }
 }
 
 /// The initial value of the member. A kernel that does not have the member leaves it unchanged.

@@ -6,6 +6,7 @@
 
 pub mod copies;
 pub mod facts;
+pub mod globals;
 pub mod hook;
 pub mod links;
 pub mod module;
@@ -16,5 +17,6 @@ pub mod preemption;
 pub mod probes;
 pub mod refusal;
 pub mod symbols;
+pub mod together;
 pub mod types;
 pub mod view;

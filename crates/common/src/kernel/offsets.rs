@@ -7,14 +7,12 @@
 //! fills them in from BTF or from a table.
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::types::{DataSec, Var};
-use libbpf_rs::{AsRawLibbpf, OpenObject};
+use libbpf_rs::OpenObject;
 
+use crate::kernel::globals;
 use crate::kernel::types::{KERNEL_BTF, Types, module_btf};
 
 /// The value of an unknown offset.
@@ -129,31 +127,12 @@ fn wanted(variable: &str) -> Option<(&str, &str)> {
 /// # Errors
 /// When the object has no BTF or its variables are not 32 bits wide.
 pub fn set_offsets(object: &mut OpenObject, find: impl Fn(&str, &str) -> Option<u32>) -> Result<()> {
-    let mut places = Vec::new();
-    {
-        // SAFETY: the pointer is that of a live object, borrowed for as long as `btf` lives.
-        let raw = unsafe { object.as_libbpf_object().as_ref() };
-        let btf = Btf::from_bpf_object(raw)
-            .context("failed to read the object's BTF")?
-            .context("the object has no BTF: build it with clang -g")?;
-        let section: DataSec<'_> = btf.type_by_name(".rodata").context("the object has no .rodata")?;
-        for place in section.iter() {
-            let variable: Var<'_> = btf.type_by_id(place.ty).context("a variable is missing in BTF")?;
-            let name = variable.name().unwrap_or_default().to_string_lossy().into_owned();
-            if let Some((structure, member)) = wanted(&name) {
-                let offset = find(structure, member).unwrap_or(NO_OFFSET);
-                places.push((place.offset as usize, offset));
-            }
+    let variables = globals::variables(object)?.context("the object has no BTF: build it with clang -g")?;
+    for variable in variables.iter().filter(|variable| variable.section == ".rodata") {
+        if let Some((structure, member)) = wanted(&variable.name) {
+            let offset = find(structure, member).unwrap_or(NO_OFFSET);
+            globals::set_variable(object, variable, &offset.to_ne_bytes())?;
         }
-    }
-    let mut map = object
-        .maps_mut()
-        .find(|map| map.name().as_bytes().ends_with(b".rodata"))
-        .context("the object has no map for .rodata")?;
-    let bytes = map.initial_value_mut().context(".rodata has no contents")?;
-    for (place, offset) in places {
-        let word = bytes.get_mut(place..place + 4).context(".rodata is too short")?;
-        word.copy_from_slice(&offset.to_ne_bytes());
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Software events that the kernel counts itself, without a program.
+//! Events that the kernel counts itself, and events at which it runs a program.
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -55,7 +55,7 @@ impl Counter {
     /// Starts to count on new CPUs. Returns whether there were any.
     fn add_cpus(&mut self) -> Result<bool> {
         let mut came = false;
-        for cpu in online(Path::new("/sys/devices/system/cpu/online"))? {
+        for cpu in online_cpus()? {
             if self.cpus.iter().any(|(known, ..)| *known == cpu) {
                 continue;
             }
@@ -134,13 +134,32 @@ fn open(event: Event, cpu: u32) -> std::io::Result<File> {
         Event::MinorFaults => libbpf_sys::PERF_COUNT_SW_PAGE_FAULTS_MIN,
         Event::MajorFaults => libbpf_sys::PERF_COUNT_SW_PAGE_FAULTS_MAJ,
     };
-    let attributes = libbpf_sys::perf_event_attr {
-        type_: libbpf_sys::PERF_TYPE_SOFTWARE,
-        size: size_of::<libbpf_sys::perf_event_attr>() as u32,
-        config: config.into(),
-        read_format: libbpf_sys::PERF_FORMAT_TOTAL_TIME_ENABLED.into(),
-        ..Default::default()
-    };
+    open_event(
+        &libbpf_sys::perf_event_attr {
+            type_: libbpf_sys::PERF_TYPE_SOFTWARE,
+            config: config.into(),
+            read_format: libbpf_sys::PERF_FORMAT_TOTAL_TIME_ENABLED.into(),
+            ..Default::default()
+        },
+        cpu,
+    )
+}
+
+/// Opens an event that is sampled `frequency` times a second, on one CPU and for any task. `kind` and
+/// `config` are those of `perf_event_open(2)`.
+///
+/// # Errors
+/// When the kernel refuses: ENODEV if the CPU is offline, ENOENT if the CPU has no such event.
+pub fn open_sampled(kind: u32, config: u64, frequency: u64, cpu: u32) -> std::io::Result<OwnedFd> {
+    let mut attributes = libbpf_sys::perf_event_attr { type_: kind, config, ..Default::default() };
+    attributes.__bindgen_anon_1.sample_freq = frequency;
+    attributes.set_freq(1);
+    open_event(&attributes, cpu).map(OwnedFd::from)
+}
+
+fn open_event(attributes: &libbpf_sys::perf_event_attr, cpu: u32) -> std::io::Result<File> {
+    let attributes =
+        libbpf_sys::perf_event_attr { size: size_of::<libbpf_sys::perf_event_attr>() as u32, ..*attributes };
     // Any task (-1), no group (-1).
     // SAFETY: the kernel reads `size` bytes of the attributes, which outlive the call.
     let fd = unsafe {
@@ -158,6 +177,14 @@ fn open(event: Event, cpu: u32) -> std::io::Result<File> {
     }
     // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { File::from_raw_fd(fd as i32) })
+}
+
+/// The CPUs that are online.
+///
+/// # Errors
+/// When the kernel's list cannot be read.
+pub fn online_cpus() -> Result<Vec<u32>> {
+    online(Path::new("/sys/devices/system/cpu/online"))
 }
 
 /// CPUs in a list such as `0-3,5`.

@@ -20,6 +20,13 @@ pub fn with_details(error: &libbpf_rs::Error) -> String {
     }
 }
 
+/// Forgets libbpf's last warning, so that it does not become a detail of the next error.
+pub fn forget_details() {
+    if let Ok(mut last) = LAST_LIBBPF_WARNING.lock() {
+        *last = None;
+    }
+}
+
 /// Receives libbpf's messages from now on.
 pub fn listen() {
     libbpf_rs::set_print(Some((PrintLevel::Debug, from_libbpf)));

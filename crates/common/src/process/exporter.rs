@@ -23,6 +23,7 @@ use crate::kernel::module::Module;
 use crate::kernel::permissions;
 use crate::kernel::probes::{self, Plan, Refused};
 use crate::kernel::refusal::{self, Obstacles};
+use crate::kernel::together::{self, WhyNot};
 use crate::process::cli::{self, Cli, Common, Ebpf};
 use crate::process::{lifetime, logging, memory};
 use crate::read::engine::Engine;
@@ -374,7 +375,7 @@ fn bring_up<'o, E: Exporter>(
     prepare(exporter, &mut open, cli, spec, &wanted, facts)?;
     let skeleton = match open.load() {
         Ok(skeleton) => skeleton,
-        Err(error) => return Err(why_not_loaded(exporter, error, cli, spec, &wanted, facts)),
+        Err(error) => return Err(why_not_loaded(exporter, &error, cli, spec, &wanted, facts)),
     };
     let object = skeleton.object();
     let mut live = Live {
@@ -404,7 +405,7 @@ fn bring_up<'o, E: Exporter>(
 }
 
 /// Loads only `programs`, and returns the error if the kernel refuses them. Loads only the maps if
-/// no program has such a name.
+/// there are none.
 fn load_only<E: Exporter>(
     exporter: &E,
     cli: &Cli<E::Flags>,
@@ -454,35 +455,19 @@ fn check_programs<E: Exporter>(
     Ok(code)
 }
 
-/// libbpf loads all programs or none. Load each one alone to find those that are refused.
+/// Finds the programs that the kernel refuses.
 fn why_not_loaded<E: Exporter>(
     exporter: &E,
-    error: libbpf_rs::Error,
+    error: &libbpf_rs::Error,
     cli: &Cli<E::Flags>,
     spec: &Spec,
     wanted: &BTreeSet<&str>,
     facts: &Facts,
 ) -> Failure {
-    let alone = |program: &str| load_only(exporter, cli, spec, &[program].into(), facts);
-    let why = refusal::with_details(&error);
-    // If loading fails even without programs, the reason is a map or a missing permission.
-    match alone("") {
-        Ok(None) => {}
-        Ok(Some(_)) => return Failure::Refused(anyhow!("cannot run: {}", Obstacles::now().explain(&why))),
-        Err(error) => return Failure::Fatal(error),
+    match together::why_not_loaded(error, wanted, |programs| load_only(exporter, cli, spec, programs, facts))
+    {
+        Ok(WhyNot::Programs(refused)) => Failure::Programs(refused),
+        Ok(WhyNot::Object(why)) => Failure::Refused(anyhow!("cannot run: {why}")),
+        Err(error) => Failure::Fatal(error),
     }
-    let mut refused = Refused::new();
-    for program in wanted {
-        match alone(program) {
-            Ok(None) => {}
-            Ok(Some(error)) => {
-                refused.insert((*program).to_owned(), refusal::with_details(&error));
-            }
-            Err(error) => return Failure::Fatal(error),
-        }
-    }
-    if refused.is_empty() {
-        return Failure::Refused(anyhow!("cannot run: {}", Obstacles::now().explain(&why)));
-    }
-    Failure::Programs(refused)
 }
