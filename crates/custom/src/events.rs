@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use common::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
-use libbpf_rs::{MapCore, MapMut, MapType, PerfBuffer, PerfBufferBuilder, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{Map, MapCore, MapType, PerfBuffer, PerfBufferBuilder, RingBuffer, RingBufferBuilder};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
@@ -183,7 +183,7 @@ impl Buffers {
     /// When the map is of another type, or the kernel refuses.
     pub fn perf(
         &mut self,
-        map: &MapMut<'_>,
+        map: &Map<'_>,
         pages: usize,
         mut take: Taker,
         mut lose: impl FnMut(u64) + Send + 'static,
@@ -206,20 +206,20 @@ impl Buffers {
     ///
     /// # Errors
     /// As [`Buffers::perf`].
-    pub fn ring(&mut self, map: &MapMut<'_>, mut take: Taker) -> Result<()> {
+    pub fn ring(&mut self, map: &Map<'_>, mut take: Taker) -> Result<()> {
         let name = map.name().to_string_lossy().into_owned();
         if map.map_type() != MapType::RingBuf {
             bail!("map `{name}` is no ring buffer");
         }
         let mut builder = RingBufferBuilder::new();
-        builder
-            .add(map, move |record: &[u8]| {
-                take(record);
-                0
-            })
-            .and_then(|_| builder.build())
-            .with_context(|| format!("failed to open the ring buffer `{name}`"))
-            .map(|buffer| self.0.push(Buffer::Ring(buffer)))
+        let opened = || format!("failed to open the ring buffer `{name}`");
+        let callback = move |record: &[u8]| {
+            take(record);
+            0
+        };
+        builder.add(map, callback).with_context(opened)?;
+        self.0.push(Buffer::Ring(builder.build().with_context(opened)?));
+        Ok(())
     }
 
     /// Reads the buffers in a thread until the returned value is dropped. None where there are no
@@ -232,7 +232,8 @@ impl Buffers {
             return Ok(None);
         }
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).context("failed to create an eventfd")?);
-        let poll = epoll::create(epoll::CreateFlags::CLOEXEC).context("failed to create an epoll instance")?;
+        let poll =
+            epoll::create(epoll::CreateFlags::CLOEXEC).context("failed to create an epoll instance")?;
         let watch = |fd: BorrowedFd<'_>, at: usize| {
             let data = epoll::EventData::new_u64(at as u64);
             epoll::add(&poll, fd, data, epoll::EventFlags::IN).context("failed to watch a buffer")

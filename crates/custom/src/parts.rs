@@ -136,8 +136,8 @@ fn labels(labels: &[Label], world: &World) -> Result<LabelSet> {
     LabelSet::new(labels, world).map_err(|(line, why)| anyhow!("line {line}: {why}"))
 }
 
-fn map_named<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::MapMut<'o>> {
-    let found = object.maps_mut().find(|map| map.name().to_str() == Some(name));
+fn map_named<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::Map<'o>> {
+    let found = object.maps().find(|map| map.name().to_str() == Some(name));
     found.ok_or_else(|| {
         let known: Vec<String> = object.maps().map(|map| map.name().to_string_lossy().into_owned()).collect();
         anyhow!("the object has no map `{name}`; there are: {}", known.join(", "))
@@ -150,11 +150,7 @@ fn member_of(object: &Object, map: &str, member: &str) -> Result<Field> {
 }
 
 /// Opens the buffers of a config; None if it has none.
-fn records(
-    config: &Config,
-    object: &Object,
-    opened: &mut Opened<'_>,
-) -> Result<Option<Arc<Events>>> {
+fn records(config: &Config, object: &Object, opened: &mut Opened<'_>) -> Result<Option<Arc<Events>>> {
     let mut counters: Vec<(&Metric, LabelSet, Option<Duration>)> = Vec::new();
     let mut has_perf = false;
     for metric in &config.counters {
@@ -204,7 +200,6 @@ fn span_of(config: &str, span: &Span, labels: &LabelSet, record: &[u8]) -> Resul
     let values = labels.decode_prefix(record)?;
     let names = span.labels.iter().map(|label| label.name.as_str());
     let pairs: Vec<(&str, &str)> = names.zip(values.iter().map(String::as_str)).collect();
-    let source =
-        record::Source { config, name: &span.name, service: &span.service, ringbuf: &span.ringbuf };
+    let source = record::Source { config, name: &span.name, service: &span.service, ringbuf: &span.ringbuf };
     record::record(&pairs, &source, Clocks::now(), &mut record::random).map_err(Stop::Wrong)
 }

@@ -28,7 +28,6 @@ use crate::objects::mark::post_attach_mark;
 use crate::objects::{self, Loaded};
 use crate::parts::{self, Spans};
 use crate::render::{PREFIX, Shared};
-use crate::steps::regexp;
 use crate::steps::world::{Places, World};
 
 /// How long spans may take to be sent at exit.
@@ -97,7 +96,8 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     let mut made = Vec::new();
     for one in &running {
         let context = || format!("config {}", one.config.name);
-        let mut opened = parts::Opened { world: &world, buffers: &mut buffers, pages: own.perf_pages, spans: &spans };
+        let mut opened =
+            parts::Opened { world: &world, buffers: &mut buffers, pages: own.perf_pages, spans: &spans };
         let (reading, live, wrong) =
             parts::reading(&one.config, &one.loaded.object, &shared, &mut opened).with_context(context)?;
         mistakes += wrong;
@@ -234,8 +234,7 @@ impl Groups {
     /// Starts the thread; None if the config has no such map.
     fn of(config: &Config, loaded: &Loaded) -> Result<Option<Self>> {
         let Some(spec) = &config.cgroup_id_map else { return Ok(None) };
-        let compile = |pattern: &str| regexp::compile(pattern).map_err(anyhow::Error::msg);
-        let mut watch = Watch::new(spec, &loaded.object, &cgroup_map::root()?, compile)?;
+        let mut watch = Watch::new(spec, &loaded.object, &cgroup_map::root()?)?;
         let ended = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&ended);
         let run = move || {

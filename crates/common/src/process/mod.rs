@@ -7,7 +7,7 @@
 
 pub mod cli;
 pub mod exporter;
-mod lifetime;
+pub mod lifetime;
 pub mod logging;
 pub mod memory;
 pub mod privileges;

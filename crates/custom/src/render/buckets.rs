@@ -131,10 +131,7 @@ mod tests {
             let le = |line: &String| line.split('"').nth(1).map(ToOwned::to_owned);
             lines.iter().filter_map(le).collect()
         };
-        assert_eq!(
-            les(&Buckets::Exp2 { min: 19, max: 20 }, 1.0),
-            ["524288", "1.048576e+06", "+Inf"]
-        );
+        assert_eq!(les(&Buckets::Exp2 { min: 19, max: 20 }, 1.0), ["524288", "1.048576e+06", "+Inf"]);
         assert_eq!(
             les(&Buckets::Exp2 { min: 0, max: 7 }, 0.000_001)[..],
             ["1e-06", "2e-06", "4e-06", "8e-06", "1.6e-05", "3.2e-05", "6.4e-05", "0.000128", "+Inf"]

@@ -13,7 +13,8 @@ use super::buckets::{self, Bounds, Rows};
 use super::{Shared, Wrongs};
 use crate::config::{Buckets, Metric};
 use crate::steps::Stop;
-use crate::steps::labels::{Cache, LabelSet};
+use crate::steps::cache::Cache;
+use crate::steps::labels::LabelSet;
 
 /// Prefix of all metrics.
 pub const PREFIX: &str = "ebpf_exporter_";
@@ -150,7 +151,9 @@ impl Bound {
         let value = self.value;
         let at = |bytes: &[u8]| number(value.bytes(bytes));
         match self.cpu {
-            Cpu::Sum => self.add_one(key, values.iter().fold(0, |sum, value| u64::wrapping_add(sum, at(value)))),
+            Cpu::Sum => {
+                self.add_one(key, values.iter().fold(0, |sum, value| u64::wrapping_add(sum, at(value))))
+            }
             cpu => {
                 for (number, value) in values.iter().enumerate() {
                     match with_cpu(cpu, key, number as u16) {
@@ -222,13 +225,21 @@ impl Bound {
             series.clear();
             return;
         }
-        let family = families.family(name, help, match kind {
-            Kind::Counter => FamilyKind::Counter,
-            Kind::Gauge => FamilyKind::Gauge,
-            Kind::Histogram(_) => FamilyKind::Histogram,
-        });
-        let names: Vec<&str> =
-            names.iter().enumerate().filter(|(at, _)| Some(*at) != *bucket).map(|(_, n)| n.as_str()).collect();
+        let family = families.family(
+            name,
+            help,
+            match kind {
+                Kind::Counter => FamilyKind::Counter,
+                Kind::Gauge => FamilyKind::Gauge,
+                Kind::Histogram(_) => FamilyKind::Histogram,
+            },
+        );
+        let names: Vec<&str> = names
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| Some(*at) != *bucket)
+            .map(|(_, n)| n.as_str())
+            .collect();
         for (values, series) in std::mem::take(series) {
             if let Some(why) = series.wrong {
                 say(format!("{why}; the series {values:?} is left out"));
@@ -239,7 +250,10 @@ impl Bound {
             if shared.names.contains(name)
                 && let Some(other) = shared.owner(scrape, name, &labels, config)
             {
-                say(format!("config {other} has the series {{{}}} too, and that one is shown", labels.as_str()));
+                say(format!(
+                    "config {other} has the series {{{}}} too, and that one is shown",
+                    labels.as_str()
+                ));
                 continue;
             }
             let value = match kind {

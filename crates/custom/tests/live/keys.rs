@@ -46,7 +46,12 @@ fn every_decoder_makes_the_text_of_ebpf_exporter() {
     ];
     for (name, labels, expected) in rows {
         let name = format!("ebpf_exporter_keys_{name}_total");
-        assert_eq!(scrape.get(&name, labels), Some(*expected), "{name} {labels:?} {:?}", scrape.labels(&name));
+        assert_eq!(
+            scrape.get(&name, labels),
+            Some(*expected),
+            "{name} {labels:?} {:?}",
+            scrape.labels(&name)
+        );
     }
     assert_eq!(scrape.labels("ebpf_exporter_keys_regexp_total").len(), 1, "a row without match is left out");
     assert!(scrape.labels("ebpf_exporter_keys_regexp_groups_total").is_empty(), "two groups are no match");

@@ -95,7 +95,7 @@ fn what_did_not_change_is_deleted_at_its_age() {
     trigger(3, 100);
     let shown = |key: &str| exporter.scrape().get("ebpf_exporter_churn_total", &[("key", key)]);
     assert_eq!(shown("100"), Some(31.0));
-    live::wait_until("entries that did not change are gone", || {
+    live::wait_until("entries that did not change are gone", Duration::from_secs(60), || {
         // This one changes at each look.
         trigger(1, 102);
         shown("100").is_none() && shown("101").is_none()

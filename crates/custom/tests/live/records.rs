@@ -2,7 +2,6 @@
 //! Records: counters of perf event arrays, and spans that reach a collector.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -32,10 +31,11 @@ fn records_of_a_perf_event_array_are_counted_and_forgotten() {
     });
     trigger(89, 7);
     until(exporter.port(), "what was counted is forgotten", |scrape| scrape.labels(name).is_empty());
-    let lost = || exporter.scrape().get("ebpf_exporter_lost_events_total", &[
-        ("config", "perf"),
-        ("reason", "perf_buffer"),
-    ]);
+    let lost = || {
+        exporter
+            .scrape()
+            .get("ebpf_exporter_lost_events_total", &[("config", "perf"), ("reason", "perf_buffer")])
+    };
     assert_eq!(lost(), Some(0.0));
 }
 

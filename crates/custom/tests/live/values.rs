@@ -48,7 +48,11 @@ fn histograms_of_all_kinds_count_what_was_observed() {
     assert_eq!((sum, count), (13_000_033.0, 31.0));
     let (large, _, count) = histogram(&scrape, "ebpf_exporter_hist_large_bytes", &[]);
     // Slots below the first bucket are counted nowhere: 0 and 3 are in slots 0 and 2.
-    assert_eq!((large["8"], large["524288"], large["1.048576e+06"], count), (0.0, 0.0, 13.0, 13.0), "{large:?}");
+    assert_eq!(
+        (large["8"], large["524288"], large["1.048576e+06"], count),
+        (0.0, 0.0, 13.0, 13.0),
+        "{large:?}"
+    );
     let (linear, sum, count) = histogram(&scrape, "ebpf_exporter_hist_linear_items", &[]);
     assert_eq!((linear["0"], linear["950"], linear["1000"]), (18.0, 18.0, 31.0), "{linear:?}");
     assert_eq!((sum, count), (0.0, 31.0));
@@ -98,7 +102,10 @@ fn a_metric_without_labels_needs_one_row() {
     assert_eq!(scrape.get("ebpf_exporter_plain_total", &[]), Some(11.0));
     assert_eq!(scrape.get("ebpf_exporter_plain_pair_total", &[]), None, "an array of two has two rows");
     assert_eq!(scrape.get("ebpf_exporter_decoder_errors_total", &[("config", "plain")]), Some(1.0));
-    assert_eq!(exporter.scrape().get("ebpf_exporter_decoder_errors_total", &[("config", "plain")]), Some(1.0));
+    assert_eq!(
+        exporter.scrape().get("ebpf_exporter_decoder_errors_total", &[("config", "plain")]),
+        Some(1.0)
+    );
 }
 
 #[live::test]

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Rows of made-up maps, and what is shown of them.
+
+use common::exposition::encode::{Format, encode};
+
+use super::*;
+use crate::config::{Buckets, Decoder, Label, Metric};
+use crate::steps::labels::LabelSet;
+use crate::steps::world::{Needs, Places, World};
+
+/// Keys, and the value of each CPU.
+#[derive(Default)]
+struct Made(BTreeMap<String, Vec<(Vec<u8>, Vec<Vec<u8>>)>>);
+
+impl Made {
+    fn row(mut self, map: &str, key: &[u8], values: &[u64]) -> Self {
+        let values = values.iter().map(|value| value.to_ne_bytes().to_vec()).collect();
+        self.0.entry(map.to_owned()).or_default().push((key.to_vec(), values));
+        self
+    }
+}
+
+impl MapSource for Made {
+    fn for_each(&self, map: &str, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        self.for_each_cpu(map, &mut |key, values| values.take(1).for_each(|value| f(key, value)))
+    }
+
+    fn for_each_cpu(
+        &self,
+        map: &str,
+        f: &mut dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>),
+    ) -> Result<()> {
+        let rows = self.0.get(map).ok_or_else(|| anyhow::anyhow!("failed to read map `{map}`"))?;
+        rows.iter().for_each(|(key, values)| f(key, &mut values.iter().map(Vec::as_slice)));
+        Ok(())
+    }
+
+    fn fill(&self) -> Result<Vec<Fill>> {
+        Ok(Vec::new())
+    }
+}
+
+fn uint(name: &str, size: u64) -> Label {
+    let decoders = vec![Decoder { name: "uint".to_owned(), ..Decoder::default() }];
+    Label { name: name.to_owned(), size, decoders, ..Label::default() }
+}
+
+fn bound(name: &str, labels: &[Label], kind: Kind, is_percpu: bool) -> Bound {
+    let metric = Metric { name: name.to_owned(), labels: labels.to_vec(), ..Metric::default() };
+    let world = World::new(&Needs::default(), &Places::default());
+    let set = LabelSet::new(labels, &world).expect("right");
+    Bound::new(&metric, kind, set, WHOLE, is_percpu)
+}
+
+fn map(name: &str, is_percpu: bool, metrics: Vec<Bound>) -> MapOf {
+    MapOf { map: name.to_owned(), is_hash: true, capacity: 10, is_percpu, metrics, max_age: None }
+}
+
+fn reading(config: &str, maps: Vec<MapOf>, shared: &Arc<Shared>) -> Reading {
+    Reading::new(config, maps, None, Arc::clone(shared))
+}
+
+fn lines(families: Families) -> Vec<String> {
+    let text = encode(families, Format::Text);
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.trim_start_matches(PREFIX).to_owned()).collect()
+}
+
+fn read(reading: &mut Reading, made: &Made) -> Vec<String> {
+    let mut families = Families::default();
+    reading.read(made, &mut families);
+    lines(families)
+}
+
+/// One metric of a map `m`, read once.
+fn once(made: &Made, metric: Bound, is_percpu: bool) -> (Vec<String>, u64) {
+    let mut reading = reading("c", vec![map("m", is_percpu, vec![metric])], &Arc::default());
+    (read(&mut reading, made), reading.decoder_errors())
+}
+
+#[test]
+fn rows_with_equal_labels_are_added_up() {
+    let made = Made::default().row("m", &[1, 0], &[3]).row("m", &[1, 9], &[4]).row("m", &[2, 0], &[5]);
+    let mut label = uint("a", 1);
+    label.padding = 1;
+    let (shown, errors) = once(&made, bound("x", &[label], Kind::Counter, false), false);
+    assert_eq!(shown, ["x{a=\"1\"} 7", "x{a=\"2\"} 5"]);
+    assert_eq!(errors, 0);
+}
+
+#[test]
+fn without_labels_the_key_is_four_zero_bytes() {
+    let made = Made::default().row("m", &[0; 4], &[3]);
+    assert_eq!(once(&made, bound("x", &[], Kind::Counter, false), false), (vec!["x 3".to_owned()], 0));
+    let made = made.row("m", &1u32.to_ne_bytes(), &[4]);
+    assert_eq!(once(&made, bound("x", &[], Kind::Gauge, false), false), (vec![], 1));
+}
+
+#[test]
+fn a_last_label_cpu_takes_the_number_of_the_cpu() {
+    let made = Made::default().row("m", &[5, 0, 0, 0], &[3, 4]);
+    let labels = [uint("slot", 4), uint("cpu", 2)];
+    let (shown, _) = once(&made, bound("x", &labels, Kind::Counter, true), true);
+    assert_eq!(shown, ["x{slot=\"5\",cpu=\"0\"} 3", "x{slot=\"5\",cpu=\"1\"} 4"]);
+    let (shown, _) = once(&made, bound("x", &labels[..1], Kind::Counter, true), true);
+    assert_eq!(shown, ["x{slot=\"5\"} 7"]);
+    let zero = Made::default().row("m", &[0; 4], &[3, 4]);
+    let (shown, _) = once(&zero, bound("x", &labels[1..], Kind::Counter, true), true);
+    assert_eq!(shown, ["x{cpu=\"0\"} 3", "x{cpu=\"1\"} 4"]);
+    // The key is not zero.
+    assert_eq!(once(&made, bound("x", &labels[1..], Kind::Counter, true), true), (vec![], 1));
+}
+
+#[test]
+fn histograms_may_have_a_label_cpu_before_or_after_the_bucket() {
+    let made = Made::default().row("m", &[0], &[3, 4]).row("m", &[1], &[1, 0]).row("m", &[2], &[50, 60]);
+    let kind = || Kind::histogram(&Buckets::Exp2 { min: 0, max: 1 }, 1.0);
+    let expected = [
+        "h_bucket{cpu=\"0\",le=\"1\"} 3",
+        "h_bucket{cpu=\"0\",le=\"2\"} 4",
+        "h_bucket{cpu=\"0\",le=\"+Inf\"} 4",
+        "h_sum{cpu=\"0\"} 50",
+        "h_count{cpu=\"0\"} 4",
+        "h_bucket{cpu=\"1\",le=\"1\"} 4",
+        "h_bucket{cpu=\"1\",le=\"2\"} 4",
+        "h_bucket{cpu=\"1\",le=\"+Inf\"} 4",
+        "h_sum{cpu=\"1\"} 60",
+        "h_count{cpu=\"1\"} 4",
+    ];
+    for labels in [[uint("bucket", 1), uint("cpu", 2)], [uint("cpu", 2), uint("bucket", 1)]] {
+        assert_eq!(once(&made, bound("h", &labels, kind(), true), true).0, expected);
+    }
+    let summed = once(&made, bound("h", &[uint("bucket", 1)], kind(), true), true).0;
+    assert_eq!(
+        summed,
+        ["h_bucket{le=\"1\"} 7", "h_bucket{le=\"2\"} 8", "h_bucket{le=\"+Inf\"} 8", "h_sum 110", "h_count 8"]
+    );
+}
+
+#[test]
+fn a_map_that_cannot_be_read_costs_its_own_metrics_and_is_counted_once() {
+    let metrics = || bound("x", &[uint("a", 1)], Kind::Counter, false);
+    let maps = vec![map("gone", false, vec![metrics()]), map("m", false, vec![metrics()])];
+    let mut reading = reading("c", maps, &Arc::default());
+    let made = Made::default().row("m", &[1], &[3]);
+    for _ in 0..3 {
+        assert_eq!(read(&mut reading, &made), ["x{a=\"1\"} 3"]);
+        assert_eq!(reading.decoder_errors(), 1);
+    }
+    let fills = reading.fill().expect("counted while read");
+    assert_eq!(fills, [Fill { map: "m".to_owned(), entries: 1, capacity: 10 }]);
+}
+
+#[test]
+fn of_equal_series_of_two_configs_the_first_is_shown() {
+    let shared = Arc::new(Shared::new([format!("{PREFIX}x")].into()));
+    let config = |name| {
+        let metric = bound("x", &[uint("a", 1)], Kind::Counter, false);
+        reading(name, vec![map("m", false, vec![metric])], &shared)
+    };
+    let (mut first, mut second) = (config("one"), config("two"));
+    let one = Made::default().row("m", &[1], &[3]).row("m", &[2], &[4]);
+    let two = Made::default().row("m", &[2], &[5]).row("m", &[3], &[6]);
+    for _ in 0..2 {
+        let mut families = Families::default();
+        first.read(&one, &mut families);
+        second.read(&two, &mut families);
+        assert_eq!(lines(families), ["x{a=\"1\"} 3", "x{a=\"2\"} 4", "x{a=\"3\"} 6"]);
+    }
+    assert_eq!((first.decoder_errors(), second.decoder_errors()), (0, 1));
+}
+
+#[test]
+fn values_that_do_not_change_grow_old() {
+    let mut ages = Ages::new(Duration::from_secs(10));
+    let start = Instant::now();
+    let mut look = |seconds, key: &[u8], value: &[u8]| {
+        let old = ages.is_old(key, value, start + Duration::from_secs(seconds));
+        ages.end();
+        old
+    };
+    assert!(!look(0, b"k", b"1"));
+    assert!(!look(9, b"k", b"1"));
+    assert!(!look(12, b"k", b"2"), "it changed");
+    assert!(!look(21, b"k", b"2"));
+    assert!(look(22, b"k", b"2"));
+    assert!(!look(23, b"k", b"2"), "a new entry of the same key");
+}
