@@ -4,6 +4,8 @@
 #![allow(dead_code, unused_imports)]
 
 mod config;
+#[cfg(test)]
+mod fuzz;
 mod spans;
 mod steps;
 
