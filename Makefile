@@ -8,7 +8,7 @@ DESTDIR ?=
 XTASK = scripts/xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help run test deb tarball install bench demo docs build lint test-unit test-live test-vm test-all clean
+.PHONY: help run test deb tarball install bench demo docs build lint test-unit fuzz test-live test-vm test-all clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
@@ -55,6 +55,10 @@ lint: ## Formatting, clippy, shellcheck, promtool, units, and the rules of this 
 test-unit: ## Tests that need neither root nor a guest
 	@scripts/packages test
 	@$(XTASK) test-unit
+
+fuzz: ## Configs and keys that are generated, for a minute
+	@scripts/packages test
+	@$(XTASK) fuzz
 
 test-live: ## Live tests on this machine's own kernel; needs root
 	@scripts/packages test

@@ -49,6 +49,12 @@ enum Task {
     Test,
     /// Run tests that need neither root nor a guest.
     TestUnit,
+    /// Run tests with generated inputs.
+    Fuzz {
+        /// How long each runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Run the live tests of all crates, or of some, on this machine's own kernel.
     TestLive {
         /// NAME of an exporter, or another folder in crates/; several with commas.
@@ -164,6 +170,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test => test::here(),
         Task::TestLive { only, filter } => test::live(&only, &filter),
         Task::TestUnit => test::unit(),
+        Task::Fuzz { seconds } => test::fuzz(seconds),
         Task::TestVm { only, guest, all, filter, accel } => {
             test::vm(&test::Selection { only, guest, all, filter, accel })
         }

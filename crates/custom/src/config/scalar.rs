@@ -41,7 +41,7 @@ pub fn resolve(text: &str, form: Form) -> Value {
     }
     let plain = text.replace('_', "");
     match (integer(&plain), decimal(&plain)) {
-        (Some(integer), Some(_)) if form == Form::Float => Value::Float(integer as f64),
+        (Some(integer), _) if form == Form::Float => Value::Float(integer as f64),
         (Some(integer), _) => Value::Int(integer),
         // So `09`, which is no octal number, is 9.
         (None, Some(decimal)) => Value::Float(decimal),

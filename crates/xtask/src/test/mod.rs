@@ -37,6 +37,19 @@ pub fn unit() -> Result<()> {
     run(cargo().args(["test", "--workspace", "--quiet"]))
 }
 
+/// Tests with generated inputs, for so many seconds each. They run at the same time.
+///
+/// # Errors
+/// When one finds something, or they cannot be built.
+pub fn fuzz(seconds: u64) -> Result<()> {
+    let package = ["--package", "ebpf-custom-exporter", "--bins"];
+    run(cargo_at("test").args(package).arg("--no-run"))?;
+    let mut tests = cargo();
+    tests.arg("test").args(package).args(["--", "--nocapture", "fuzz_"]);
+    // Errors are many there, and each would take its stack trace.
+    run(tests.env("EBPF_FUZZ_SECONDS", seconds.to_string()).env("RUST_BACKTRACE", "0"))
+}
+
 /// Live tests of some crates, or of all, on this machine's own kernel.
 ///
 /// # Errors

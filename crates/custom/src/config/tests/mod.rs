@@ -2,6 +2,7 @@
 //! Tests of whole configs.
 
 mod errors;
+mod fuzz;
 mod hostile;
 
 use std::fmt::Write;
@@ -276,6 +277,34 @@ metrics:
     let text = with_decoder("              static_map: &m {1: a, 2: b}\n              static_map: {2: c}\n");
     let map = clean(&text).counters[0].labels[0].decoders[0].static_map.clone().expect("a map");
     assert_eq!(map.into_iter().collect::<Vec<_>>(), [("1".into(), "a".into()), ("2".into(), "c".into())]);
+}
+
+#[test]
+fn the_label_of_the_bucket_needs_no_name() {
+    let keys = "bucket_type: exp2, bucket_max: 5";
+    let labels = |names: [&str; 2]| {
+        let label = |name| format!("{{{name} size: 4, decoders: [{{name: uint}}]}}");
+        format!("{keys}, labels: [{}]", names.map(label).join(", "))
+    };
+    let named = |histogram: &super::Histogram| -> Vec<String> {
+        super::check::of_series(&histogram.metric.labels).map(|label| label.name.clone()).collect()
+    };
+    let table = [
+        (["name: a,", ""], "a"),
+        (["name: a,", "name: a,"], "a"),
+        (["name: a,", "name: le,"], "a"),
+        (["", "name: cpu,"], "cpu"),
+    ];
+    for (names, expected) in table {
+        let text = with_histogram("LABELS")
+            .replace("labels: [{name: bucket, size: 4, decoders: [{name: uint}]}], LABELS", &labels(names));
+        assert_eq!(named(&clean(&text).histograms[0]), [expected], "{text}");
+    }
+    assert_eq!(named(&clean(&with_histogram(keys)).histograms[0]), Vec::<String>::new());
+    assert_eq!(
+        named(&clean(&with_histogram(keys).replace("name: bucket", "name: cpu")).histograms[0]),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
