@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Stop;
-use super::labels::{Decoded, LabelSet};
+use super::labels::{Decoded, LabelSet, Unsettled};
 
 /// Label values by key, for one metric. Keys that two scrapes did not ask for are forgotten, so it
 /// holds no more than the map did in the last two scrapes.
@@ -18,8 +18,8 @@ pub struct Cache {
 #[derive(Debug)]
 struct Entry {
     values: Result<Arc<[String]>, Stop>,
-    /// Whether names in it may change.
-    settled: bool,
+    /// The labels whose names may change.
+    unsettled: Unsettled,
     /// The last scrape that asked for it.
     used: u64,
 }
@@ -36,17 +36,17 @@ impl Cache {
     /// When the row is to be left out, or the key cannot be decoded.
     pub fn labels(&mut self, set: &LabelSet, key: &[u8]) -> Result<Arc<[String]>, Stop> {
         let Some(entry) = self.entries.get_mut(key) else {
-            let Decoded { values, settled } = set.key(key);
+            let Decoded { values, unsettled } = set.key(key);
             let values = values.map(Arc::from);
-            self.entries.insert(key.into(), Entry { values: values.clone(), settled, used: self.scrape });
+            self.entries.insert(key.into(), Entry { values: values.clone(), unsettled, used: self.scrape });
             return values;
         };
-        if !entry.settled && entry.used != self.scrape {
-            let Decoded { values, settled } = set.key(key);
-            entry.settled = settled;
-            let same = matches!((&values, &entry.values), (Ok(new), Ok(old)) if **old == **new);
+        if !entry.unsettled.is_empty() && entry.used != self.scrape {
+            let unsettled = entry.unsettled;
+            let same = entry.values.as_ref().is_ok_and(|values| set.is_unchanged(key, values, unsettled));
             if !same {
-                entry.values = values.map(Arc::from);
+                let Decoded { values, unsettled } = set.key(key);
+                (entry.values, entry.unsettled) = (values.map(Arc::from), unsettled);
             }
         }
         entry.used = self.scrape;

@@ -60,8 +60,9 @@ impl<'p> Translator<'p> {
                             return Err(format!("groups are nested deeper than {MAX_DEPTH}"));
                         }
                     }
-                    // Flags for the rest of the group are no item.
-                    false => before = if was == Before::Repetition { Before::Item } else { was },
+                    // Flags for the rest of the group. Go repeats what is before them, which nobody
+                    // means.
+                    false => before = Before::Nothing,
                 },
                 ')' => {
                     depth = depth.checked_sub(1).ok_or("unexpected `)`")?;

@@ -26,15 +26,31 @@ struct Field {
     steps: Vec<Box<dyn Step>>,
 }
 
-/// Label values or why there are none, and whether that stays so.
+/// Label values or why there are none, and which labels may change that.
 pub(super) struct Decoded {
     pub(super) values: Result<Vec<String>, Stop>,
-    pub(super) settled: bool,
+    pub(super) unsettled: Unsettled,
+}
+
+/// Labels whose value may change, by place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unsettled(u64);
+
+impl Unsettled {
+    /// Labels from the 64th on share a bit.
+    fn bit(place: usize) -> u64 {
+        1 << place.min(63)
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
 impl Decoded {
     fn wrong(why: String) -> Self {
-        Self { values: Err(Stop::Wrong(why)), settled: true }
+        Self { values: Err(Stop::Wrong(why)), unsettled: Unsettled::default() }
     }
 }
 
@@ -130,22 +146,38 @@ impl LabelSet {
     }
 
     fn values(&self, bytes: &[u8]) -> Decoded {
-        let (mut values, mut settled) = (Vec::with_capacity(self.fields.len()), true);
-        for field in &self.fields {
-            let part = bytes.get(field.offset..field.offset + field.size).unwrap_or_default();
-            match field.decode(part, &mut settled) {
+        let (mut values, mut unsettled) = (Vec::with_capacity(self.fields.len()), 0);
+        for (place, field) in self.fields.iter().enumerate() {
+            let mut settled = true;
+            let text = field.decode(bytes, &mut settled);
+            if !settled {
+                unsettled |= Unsettled::bit(place);
+            }
+            match text {
                 Ok(text) => values.push(readable(&text)),
-                Err(stop) => return Decoded { values: Err(stop), settled },
+                Err(stop) => return Decoded { values: Err(stop), unsettled: Unsettled(unsettled) },
             }
         }
-        Decoded { values: Ok(values), settled }
+        Decoded { values: Ok(values), unsettled: Unsettled(unsettled) }
+    }
+
+    /// Whether the unsettled labels of a key still have these values, and are still unsettled.
+    pub(super) fn is_unchanged(&self, key: &[u8], values: &[String], unsettled: Unsettled) -> bool {
+        self.fields.iter().zip(values).enumerate().all(|(place, (field, value))| {
+            if unsettled.0 & Unsettled::bit(place) == 0 {
+                return true;
+            }
+            let mut settled = true;
+            let text = field.decode(key, &mut settled);
+            !settled && text.is_ok_and(|text| *text == *value.as_bytes())
+        })
     }
 }
 
 impl Field {
-    /// The value. Clears `settled` if a step's result may change.
+    /// The value in a key or record. Clears `settled` if a step's result may change.
     fn decode<'b>(&self, bytes: &'b [u8], settled: &mut bool) -> Result<Cow<'b, [u8]>, Stop> {
-        let mut text = Cow::Borrowed(bytes);
+        let mut text = Cow::Borrowed(bytes.get(self.offset..self.offset + self.size).unwrap_or_default());
         for step in &self.steps {
             text = step.decode(text).map_err(|stop| match stop {
                 Stop::Wrong(why) => Stop::Wrong(format!("label `{}`: {why}", self.name)),

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::{Regex, RegexBuilder};
 
 use super::{Step, Stop, golang};
 
@@ -56,18 +56,18 @@ impl Pattern {
 
 /// Replaces each byte that is not UTF-8 by the character U+FFFD, as which Go sees it. Also returns
 /// the places in `text` of the result's bytes and of its end; none if both are the same.
-fn readable(text: &[u8]) -> (Cow<'_, [u8]>, Vec<usize>) {
-    if std::str::from_utf8(text).is_ok() {
+fn readable(text: &[u8]) -> (Cow<'_, str>, Vec<usize>) {
+    if let Ok(text) = std::str::from_utf8(text) {
         return (Cow::Borrowed(text), Vec::new());
     }
-    let (mut readable, mut starts, mut at) = (Vec::with_capacity(text.len() + 8), Vec::new(), 0);
+    let (mut readable, mut starts, mut at) = (String::with_capacity(text.len() + 8), Vec::new(), 0);
     for chunk in text.utf8_chunks() {
-        readable.extend_from_slice(chunk.valid().as_bytes());
+        readable.push_str(chunk.valid());
         starts.extend(at..at + chunk.valid().len());
         at += chunk.valid().len();
         for _ in chunk.invalid() {
-            readable.extend_from_slice("\u{FFFD}".as_bytes());
-            starts.extend([at; 3]);
+            readable.push('\u{FFFD}');
+            starts.extend([at; '\u{FFFD}'.len_utf8()]);
             at += 1;
         }
     }
@@ -173,6 +173,7 @@ mod tests {
         (r"\S", "\u{b}", Some("\u{b}")),
         (r"\bx", "\u{e9}x", Some("x")),
         (r"a\Bb", "ab", Some("ab")),
+        (r"\B", "a\u{212a}b", None),
         (r"\b{start}", "a {start}", None),
         (r"a\b{", "a{", Some("a{")),
         // Escapes.
@@ -234,6 +235,7 @@ mod tests {
             "a{2}{3}",
             "a+*",
             "a???",
+            "a(?i)*",
             "{2}",
             "a{1001}",
             "a{2,1}",
