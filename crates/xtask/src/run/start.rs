@@ -105,16 +105,15 @@ fn may_be_root() -> Result<()> {
     }
 }
 
-/// Whether a folder has configs of users' programs, in itself or in a folder below. What cannot be read
-/// counts as one: the exporter says why it does not run.
+/// Whether a folder has configs of users' programs: without `--config.names`, those in folders below are
+/// not run. A folder that cannot be read counts as one with configs: the exporter says why it does not run.
 fn has_configs(folder: &Path) -> bool {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) => return error.kind() != ErrorKind::NotFound,
     };
-    entries.flatten().map(|entry| entry.path()).any(|path| {
-        if path.is_dir() { has_configs(&path) } else { path.extension().is_some_and(|kind| kind == "yaml") }
-    })
+    // A name that is nothing but `.yaml` has no extension.
+    entries.flatten().any(|entry| entry.path().extension().is_some_and(|kind| kind == "yaml"))
 }
 
 /// Builds them, starts them all and shows what they do until a signal comes or all have ended: on a
@@ -222,8 +221,9 @@ mod tests {
         assert!(!has_configs(&path.join("missing")) && !has_configs(path));
         fs::write(path.join("a.bpf.o"), "").expect("written");
         fs::create_dir(path.join("below")).expect("made");
-        assert!(!has_configs(path));
         fs::write(path.join("below/a.yaml"), "").expect("written");
+        assert!(!has_configs(path));
+        fs::write(path.join("a.yaml"), "").expect("written");
         assert!(has_configs(path));
     }
 
