@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 mod config;
+mod objects;
 mod spans;
 mod steps;
 
