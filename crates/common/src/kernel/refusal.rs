@@ -2,10 +2,11 @@
 //! Why a program was refused: the messages of libbpf and the verifier. If the cause is known, also
 //! what the user can do about it.
 
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Mutex;
+use std::{mem, ptr};
 
 use caps::Capability;
-use libbpf_rs::PrintLevel;
 
 use crate::kernel::permissions;
 
@@ -28,15 +29,45 @@ pub fn forget_details() {
 }
 
 /// Receives libbpf's messages from now on.
+///
+/// The callback of libbpf-rs aborts the process at a message that is not UTF-8, and libbpf's messages
+/// contain names from users' objects.
 pub fn listen() {
-    libbpf_rs::set_print(Some((PrintLevel::Debug, from_libbpf)));
+    // SAFETY: `print` has the type that libbpf calls. Its last argument is a pointer to the list on
+    // each architecture, whatever the bindings call it.
+    unsafe {
+        libbpf_sys::libbpf_set_print(mem::transmute::<*const (), libbpf_sys::libbpf_print_fn_t>(
+            print as *const (),
+        ));
+    }
+}
+
+unsafe extern "C" {
+    /// As glibc has it: `vasprintf(3)`.
+    fn vasprintf(text: *mut *mut c_char, format: *const c_char, arguments: *mut c_void) -> c_int;
+}
+
+extern "C" fn print(
+    level: libbpf_sys::libbpf_print_level,
+    format: *const c_char,
+    arguments: *mut c_void,
+) -> c_int {
+    let mut text = ptr::null_mut();
+    // SAFETY: libbpf passes a format with its arguments, which are read once.
+    if unsafe { vasprintf(&raw mut text, format, arguments) } >= 0 {
+        // SAFETY: the call succeeded, so there is a text that ends with NUL.
+        from_libbpf(level, &unsafe { CStr::from_ptr(text) }.to_string_lossy());
+        // SAFETY: it was allocated by vasprintf, and nobody else frees it.
+        unsafe { libc::free(text.cast()) };
+    }
+    0
 }
 
 /// Logs libbpf's messages for debugging only, and keeps its warnings as details of errors: not every
 /// refusal of a program is an error of the exporter.
-fn from_libbpf(level: PrintLevel, message: String) {
+fn from_libbpf(level: libbpf_sys::libbpf_print_level, message: &str) {
     let message = message.trim();
-    if level == PrintLevel::Warn
+    if level == libbpf_sys::LIBBPF_WARN
         && let Ok(mut last) = LAST_LIBBPF_WARNING.lock()
     {
         note(&mut last, message);
@@ -53,12 +84,18 @@ fn note(last: &mut Option<String>, message: &str) {
         }
     } else if !last.as_ref().is_some_and(|text| text.starts_with(VERDICT)) {
         let first = message.lines().next().unwrap_or_default().trim_start_matches("libbpf: ");
-        let says_less = ["failed to load object", "failed to load BPF skeleton"];
+        // These follow a message that says why.
+        let says_less = [
+            "failed to load object",
+            "failed to load BPF skeleton",
+            "': failed to load: ",
+            "': failed to prepare load attributes: ",
+        ];
         if first.contains("Couldn't load trivial BPF program") {
             // Leave out libbpf's guesses at the reason.
             *last = Some("the kernel rejects even an empty program".to_owned());
         } else if !first.contains("try raising 'ulimit -l'")
-            && (last.is_none() || !says_less.iter().any(|words| first.starts_with(words)))
+            && (last.is_none() || !says_less.iter().any(|words| first.contains(words)))
         {
             *last = Some(first.to_owned());
         }
@@ -247,6 +284,21 @@ mod tests {
         note(&mut last, log);
         note(&mut last, "libbpf: failed to load object");
         assert_eq!(last.as_deref(), Some("verifier: BPF_STX uses reserved fields"));
+    }
+
+    #[test]
+    fn a_missing_target_is_named() {
+        let mut last = None;
+        for message in [
+            "libbpf: prog 'x': failed to find kernel BTF type ID of 'no_such_function': -ESRCH",
+            "libbpf: prog 'x': failed to prepare load attributes: -ESRCH",
+            "libbpf: prog 'x': failed to load: -ESRCH",
+            "libbpf: failed to load object 'y'",
+        ] {
+            note(&mut last, message);
+        }
+        let said = last.as_deref();
+        assert_eq!(said, Some("prog 'x': failed to find kernel BTF type ID of 'no_such_function': -ESRCH"));
     }
 
     #[test]

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Exports the function at which users' programs attach: see `src/objects/mark.rs`.
+
+fn main() {
+    println!("cargo::rustc-link-arg-bins=-Wl,--export-dynamic-symbol=post_attach_mark");
+    println!("cargo::rerun-if-changed=build.rs");
+}

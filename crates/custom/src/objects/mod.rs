@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Users' BPF objects: loaded from files and attached, each program on its own.
+
+mod file;
+mod maps;
+pub mod mark;
+mod section;
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use common::kernel::copies::info;
+use common::kernel::globals::{self, Variable};
+use common::kernel::hook::{self, Hook, Hooks};
+use common::kernel::probes::{self, Refused};
+use common::kernel::refusal::{self, Obstacles};
+use common::kernel::together::{self, WhyNot};
+use common::kernel::{links, perf};
+use libbpf_rs::{Link, Object, OpenObject, ProgramAttachType, ProgramMut, ProgramType};
+use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+
+use crate::config::Config;
+use file::ObjectFile;
+use section::{Sampling, Section};
+
+/// A loaded object. When it is dropped, its programs are detached, in their order in the file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its programs. Those that the file marks with `?` are left out.
+    pub programs: Vec<Program>,
+    /// Its maps.
+    pub object: Object,
+    hooks: Hooks,
+}
+
+/// A program of an object.
+#[derive(Debug)]
+pub struct Program {
+    /// Name of its function.
+    pub name: String,
+    /// ELF section, such as `tp_btf/sys_enter`.
+    pub section: String,
+    /// None if the kernel refused to load it.
+    pub loaded: Option<InKernel>,
+    /// Why it is not attached.
+    pub attached: Result<(), String>,
+    /// While these exist, it is attached.
+    pub links: Vec<Arc<Link>>,
+}
+
+/// What the kernel says of a loaded program.
+#[derive(Debug)]
+pub struct InKernel {
+    /// Keeps it loaded.
+    pub fd: OwnedFd,
+    /// The kernel's number of it.
+    pub id: u32,
+    /// Hash of its instructions, in hexadecimal digits.
+    pub tag: String,
+}
+
+/// The result for a program of [`Loaded::attach`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Name of its function.
+    pub program: String,
+    /// ELF section.
+    pub section: String,
+    /// Why it is not attached.
+    pub result: Result<(), String>,
+}
+
+/// Loads the object of a config. Programs that the kernel refuses are left out, see
+/// [`Program::loaded`]. `btf` replaces the kernel's own BTF; `symbols` returns the address of a kernel
+/// symbol, 0 if it is hidden.
+///
+/// # Errors
+/// When the file is no BPF object, does not have what the config names, or cannot be loaded even
+/// without programs. The error names the file.
+pub fn load(
+    path: &Path,
+    config: &Config,
+    btf: Option<&Path>,
+    symbols: &dyn Fn(&str) -> Option<u64>,
+) -> Result<Loaded> {
+    let file = ObjectFile::read(path)?;
+    let at = || file.path().display().to_string();
+    let open = file.open(btf)?;
+    maps::check(&open, config).with_context(at)?;
+    let addresses = addresses(&open, &file, config, symbols).with_context(at)?;
+    let hooks = hook::hooks(&open);
+    let mut refused = Refused::new();
+    let mut wanted = BTreeSet::new();
+    for program in open.progs().filter(|program| program.autoload()) {
+        let name = program.name().to_string_lossy().into_owned();
+        match Section::parse(&program.section().to_string_lossy()) {
+            Ok(_) => drop(wanted.insert(name)),
+            Err(why) => drop(refused.insert(name, why)),
+        }
+    }
+    drop(open);
+    let prepared = |programs: &BTreeSet<&str>| -> Result<OpenObject> {
+        let mut open = file.open(btf)?;
+        probes::choose(&mut open, programs);
+        set_types(&mut open);
+        for (variable, address) in &addresses {
+            globals::set_variable(&mut open, variable, &address.to_ne_bytes()).with_context(at)?;
+        }
+        refusal::forget_details();
+        Ok(open)
+    };
+    let object = loop {
+        let some = wanted.iter().map(String::as_str).filter(|name| !refused.contains_key(*name)).collect();
+        let error = match prepared(&some)?.load() {
+            Ok(object) => break object,
+            Err(error) => error,
+        };
+        let alone = |programs: &BTreeSet<&str>| Ok(prepared(programs)?.load().err());
+        match together::why_not_loaded(&error, &some, alone)? {
+            WhyNot::Programs(programs) => refused.extend(programs),
+            WhyNot::Object(why) => bail!("{}: cannot be loaded: {why}", at()),
+        }
+    };
+    let mut programs = Vec::new();
+    for program in object.progs() {
+        let name = program.name().to_string_lossy().into_owned();
+        let section = program.section().to_string_lossy().into_owned();
+        let (loaded, why) = match refused.get(&name) {
+            Some(why) => (None, Obstacles::now().explain(why)),
+            None if wanted.contains(&name) => {
+                let fd =
+                    program.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
+                let (info, _) = info(&fd).with_context(|| format!("failed to query program `{name}`"))?;
+                let tag = info.tag.iter().map(|byte| format!("{byte:02x}")).collect();
+                (Some(InKernel { fd, id: info.id, tag }), "not attached yet".to_owned())
+            }
+            None => continue,
+        };
+        programs.push(Program { name, section, loaded, attached: Err(why), links: Vec::new() });
+    }
+    Ok(Loaded { programs, object, hooks })
+}
+
+/// Tells libbpf the types of programs in sections that it does not know.
+fn set_types(open: &mut OpenObject) {
+    for mut program in open.progs_mut().filter(|program| program.prog_type() == ProgramType::Unspec) {
+        match Section::parse(&program.section().to_string_lossy()) {
+            Ok(Section::Perf(_)) => program.set_prog_type(ProgramType::PerfEvent),
+            Ok(Section::Xdp(_)) => {
+                program.set_prog_type(ProgramType::Xdp);
+                program.set_attach_type(ProgramAttachType::Xdp);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The variables `kaddr_SYMBOL` and their values.
+fn addresses(
+    open: &OpenObject,
+    file: &ObjectFile,
+    config: &Config,
+    symbols: &dyn Fn(&str) -> Option<u64>,
+) -> Result<Vec<(Variable, u64)>> {
+    if config.kaddrs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = globals::variables(open)?.unwrap_or_default();
+    let address = |symbol: &String| {
+        let name = format!("kaddr_{symbol}");
+        let variable = known.iter().find(|variable| variable.name == name).cloned();
+        let variable = variable.or_else(|| file.variable(&name)).with_context(|| {
+            format!("kaddrs: the object has no variable `{name}`: declare `const volatile u64 {name} = 0;`")
+        })?;
+        if variable.size < size_of::<u64>() {
+            bail!("kaddrs: variable `{name}` has {} bytes, not 8: declare it as u64", variable.size);
+        }
+        match symbols(symbol) {
+            Some(0) => bail!(
+                "kaddrs: the address of `{symbol}` is hidden from this process: add CAP_SYSLOG, and set \
+                 kernel.kptr_restrict to 0 or 1"
+            ),
+            Some(address) => Ok((variable, address)),
+            None => bail!(
+                "kaddrs: the kernel has no symbol `{symbol}` in /proc/kallsyms; variables are there only with \
+                 CONFIG_KALLSYMS_ALL"
+            ),
+        }
+    };
+    config.kaddrs.iter().map(address).collect()
+}
+
+impl Loaded {
+    /// Attaches each loaded program on its own, in their order in the file, and returns the results
+    /// for all programs.
+    pub fn attach(&mut self) -> Vec<Attachment> {
+        for program in &mut self.programs {
+            // Names are those of functions, so there is one with this name.
+            let found = self.object.progs_mut().find(|other| other.name().to_string_lossy() == program.name);
+            let Some(found) = found.filter(|_| program.loaded.is_some()) else { continue };
+            program.attached = match attach(&found, &program.section, self.hooks.get(&program.name)) {
+                Ok(links) => {
+                    program.links = links.into_iter().map(Arc::new).collect();
+                    Ok(())
+                }
+                Err(why) => Err(Obstacles::now().explain(&why)),
+            };
+        }
+        self.results()
+    }
+
+    /// Whether each program is attached, and why not.
+    pub fn results(&self) -> Vec<Attachment> {
+        let result = |program: &Program| Attachment {
+            program: program.name.clone(),
+            section: program.section.clone(),
+            result: program.attached.clone(),
+        };
+        self.programs.iter().map(result).collect()
+    }
+}
+
+fn attach(program: &ProgramMut<'_>, section: &str, hook: Option<&Hook>) -> Result<Vec<Link>, String> {
+    match Section::parse(section)? {
+        Section::Perf(sampling) => at_samples(program, sampling),
+        Section::Xdp(interface) => at_interface(program, &interface).map(|link| vec![link]),
+        Section::Libbpf => {
+            links::attach_by_section(program, hook.unwrap_or(&Hook::Other(section.to_owned())))
+        }
+    }
+}
+
+fn at_samples(
+    program: &ProgramMut<'_>,
+    Sampling { kind, config, frequency }: Sampling,
+) -> Result<Vec<Link>, String> {
+    let on = |cpu: u32| {
+        let event = perf::open_sampled(kind, config, frequency, cpu).map_err(|error| {
+            format!("failed to open a perf event of type {kind}, config {config} on CPU {cpu}: {error}")
+        })?;
+        refusal::forget_details();
+        let link = program.attach_perf_event(event.as_raw_fd());
+        let link = link.map_err(|error| format!("CPU {cpu}: {}", refusal::with_details(&error)))?;
+        // The link closes it.
+        let _ = event.into_raw_fd();
+        Ok(link)
+    };
+    let cpus = perf::online_cpus().map_err(|error| format!("{error:#}"))?;
+    cpus.into_iter().map(on).collect()
+}
+
+fn at_interface(program: &ProgramMut<'_>, interface: &str) -> Result<Link, String> {
+    let index = socket(AddressFamily::INET, SocketType::DGRAM, None)
+        .and_then(|socket| netdevice::name_to_index(socket, interface))
+        .map_err(|error| format!("interface {interface}: {error}"))?;
+    let index = i32::try_from(index).map_err(|error| error.to_string())?;
+    refusal::forget_details();
+    program
+        .attach_xdp(index)
+        .map_err(|error| format!("interface {interface}: {}", refusal::with_details(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loaded_object_moves_to_other_threads() {
+        const fn moves<T: Send>() {}
+        moves::<Loaded>();
+    }
+}
