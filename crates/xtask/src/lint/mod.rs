@@ -27,7 +27,13 @@ pub fn run() -> Result<()> {
     }
     let mut doc = cargo_at("doc");
     workspace::run(doc.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"))?;
-    let c = [files("bpf", ".bpf.c")?, files("bpf", ".bpf.h")?].concat();
+    let c = [
+        files("bpf", ".bpf.c")?,
+        files("bpf", ".bpf.h")?,
+        files("crates", ".bpf.c")?,
+        files("crates", ".bpf.h")?,
+    ]
+    .concat();
     workspace::run(
         Command::new("clang-format-14").args(["--dry-run", "--Werror"]).args(&c).current_dir(root()),
     )?;

@@ -99,7 +99,13 @@ fn ports(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
 fn headers(breaches: &mut Vec<String>) -> Result<()> {
     let rust =
         [files("crates", ".rs")?, vec![root().join("Makefile"), root().join("scripts/packages")]].concat();
-    let c = [files("bpf", ".bpf.c")?, files("bpf", ".bpf.h")?].concat();
+    let c = [
+        files("bpf", ".bpf.c")?,
+        files("bpf", ".bpf.h")?,
+        files("crates", ".bpf.c")?,
+        files("crates", ".bpf.h")?,
+    ]
+    .concat();
     for path in rust.iter().chain(&c) {
         let text = fs::read_to_string(path)?;
         let wanted = if c.contains(path) { "GPL-2.0-only" } else { "MIT OR Apache-2.0" };
