@@ -3,6 +3,7 @@
 //! files, in the format of ebpf_exporter.
 #![allow(dead_code)]
 
+mod compile;
 mod config;
 mod spans;
 mod steps;
