@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, Object};
-use regex::bytes::Regex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
 use crate::config::{CgroupIdMap, CgroupMapKind};
+use crate::steps::regexp::Pattern;
 
 /// How often to list all cgroups without inotify.
 pub const INTERVAL: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ const PRESENT: [u8; 8] = 1u64.to_ne_bytes();
 #[derive(Debug)]
 pub struct Watch {
     root: PathBuf,
-    patterns: Vec<Regex>,
+    patterns: Vec<Pattern>,
     kind: CgroupMapKind,
     map: MapHandle,
     inotify: Option<OwnedFd>,
@@ -99,19 +99,13 @@ pub fn root() -> Result<PathBuf> {
 }
 
 impl Watch {
-    /// Puts all current cgroups below `root` whose path matches into the map of `spec`. `compile` turns
-    /// a pattern of the config into a regular expression.
+    /// Puts all current cgroups below `root` whose path matches into the map of `spec`.
     ///
     /// # Errors
     /// When a pattern is invalid or `object` has no such map.
-    pub fn new(
-        spec: &CgroupIdMap,
-        object: &Object,
-        root: &Path,
-        compile: impl Fn(&str) -> Result<Regex>,
-    ) -> Result<Self> {
+    pub fn new(spec: &CgroupIdMap, object: &Object, root: &Path) -> Result<Self> {
         let pattern = |pattern: &String| {
-            compile(pattern).with_context(|| format!("cgroup_id_map at line {}: {pattern:?}", spec.line))
+            Pattern::new(pattern).map_err(|why| anyhow!("cgroup_id_map at line {}: {why}", spec.line))
         };
         let map = object.maps().find(|map| map.name().to_string_lossy() == spec.map);
         let map = map.with_context(|| format!("cgroup_id_map: the object has no map `{}`", spec.map))?;
@@ -216,8 +210,7 @@ impl Watch {
                 self.remove(&path);
             }
             let was_in_map = self.groups.get(&path).is_some_and(|known| known.is_in_map);
-            let matches =
-                || self.patterns.iter().any(|pattern| pattern.is_match(path.as_os_str().as_bytes()));
+            let matches = || self.patterns.iter().any(|pattern| pattern.matches(path.as_os_str().as_bytes()));
             let is_in_map = was_in_map || matches() && self.insert(id, &folder, &path);
             for entry in fs::read_dir(&path).into_iter().flatten().flatten() {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use common::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
+use common::process::privileges;
 use libbpf_rs::{Map, MapCore, MapType, PerfBuffer, PerfBufferBuilder, RingBuffer, RingBufferBuilder};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -246,7 +247,13 @@ impl Buffers {
         let thread = thread::Builder::new()
             .name("events".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || read(&poll, &self.0))
+            .spawn(move || {
+                // The buffers are open: reading them takes no capability.
+                if let Err(error) = privileges::keep_only(&[]) {
+                    log::warn!("the thread that reads buffers: {error:#}");
+                }
+                read(&poll, &self.0);
+            })
             .context("failed to start the thread that reads buffers")?;
         Ok(Some(Reader { stop, thread: Some(thread) }))
     }

@@ -24,7 +24,7 @@ pub struct Flags {
     pub strict: bool,
 
     /// Same as --check.
-    #[arg(long = "config.check", hide = true, overrides_with = "no_check")]
+    #[arg(id = "config.check", long = "config.check", hide = true, overrides_with = "no_check")]
     pub check: bool,
 
     /// Log libbpf's messages, and show the contents of maps at /maps.
@@ -50,7 +50,7 @@ pub struct Flags {
 
     #[arg(long = "no-config.strict", hide = true, overrides_with = "strict")]
     no_strict: bool,
-    #[arg(long = "no-config.check", hide = true, overrides_with = "check")]
+    #[arg(long = "no-config.check", hide = true, overrides_with = "config.check")]
     no_check: bool,
     #[arg(long = "no-debug", hide = true, overrides_with = "debug")]
     no_debug: bool,

@@ -3,9 +3,12 @@
 //! files, in the format of ebpf_exporter.
 
 mod cgroup_map;
+mod compile;
 mod config;
 mod events;
 mod flags;
+#[cfg(test)]
+mod fuzz;
 mod objects;
 mod parts;
 mod render;
@@ -15,6 +18,7 @@ mod steps;
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use common::process::exporter;
 use common::spec::Spec;
 
@@ -23,6 +27,38 @@ fn spec() -> Spec {
     Spec::new("custom", 9435, "what do your own BPF programs count?")
 }
 
+/// First argument that asks for a compilation instead of an exporter.
+const BUILD: &str = "build";
+
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == BUILD) {
+        return build();
+    }
     exporter::run_with(&spec(), |cli| start::start(cli, spec()))
+}
+
+fn build() -> ExitCode {
+    /// Compiles a program for this exporter.
+    #[derive(Parser)]
+    #[command(name = "ebpf-custom-exporter build")]
+    struct Build {
+        #[command(flatten)]
+        args: compile::Args,
+    }
+    match compile::run(&Build::parse_from(std::env::args_os().skip(1)).args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_manual_page_is_current() {
+        let folder = env!("CARGO_MANIFEST_DIR");
+        common::fixture::golden_manual::<crate::flags::Flags>(folder, &super::spec()).expect("current");
+    }
 }

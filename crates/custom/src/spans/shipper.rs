@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use common::process::privileges;
 use log::{info, warn};
 
 use crate::spans::client::{Client, Outcome};
@@ -76,7 +77,12 @@ impl Shipper {
         thread::Builder::new()
             .name("spans".to_owned())
             .stack_size(STACK)
-            .spawn(move || worker.run())
+            .spawn(move || {
+                if let Err(error) = privileges::keep_only(&[]) {
+                    warn!("the thread that sends spans: {error:#}");
+                }
+                worker.run();
+            })
             .context("failed to start the thread that sends spans")?;
         Ok(Self { queue: Some(queue), client })
     }
