@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Stop;
 use super::labels::{Decoded, LabelSet, Unsettled};
+use super::step::Stop;
 
 /// Label values by key, for one metric. Keys that two scrapes did not ask for are forgotten, so it
 /// holds no more than the map did in the last two scrapes.

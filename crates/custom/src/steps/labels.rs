@@ -2,9 +2,9 @@
 //! Label values of the keys of maps and of the records of buffers.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
-use super::{Step, Stop, by_name};
+use super::by_name;
+use super::step::{Step, Stop, readable};
 use crate::config::Label;
 use crate::steps::world::World;
 
@@ -187,16 +187,4 @@ impl Field {
         }
         Ok(text)
     }
-}
-
-/// Bytes as text, with `\xHH` for each byte that is not UTF-8.
-pub fn readable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        for byte in chunk.invalid() {
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
 }

@@ -9,8 +9,9 @@ use common::read::decode::{errno_name, syscall_name};
 
 use super::devices::{Disks, Interfaces};
 use super::groups::{self, Cgroups};
+use super::step::{Step, Stop, integer, unsigned};
+use super::strace;
 use super::symbols::Kallsyms;
-use super::{Step, Stop, integer, strace, unsigned};
 
 fn text<'b>(text: String) -> Cow<'b, [u8]> {
     Cow::Owned(text.into_bytes())

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use flate2::read::GzDecoder;
 
-use super::{Step, Stop, unsigned};
+use super::step::{Step, Stop, unsigned};
 
 /// What every decoder gives where there is no pci.ids.
 const MISSING: &str = "missing pci.ids db";

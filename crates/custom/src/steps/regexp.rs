@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use regex::{Regex, RegexBuilder};
 
-use super::{Step, Stop, golang};
+use super::golang;
+use super::step::{Step, Stop};
 
 /// Most memory for one compiled pattern, in bytes.
 const COMPILED: usize = 4 << 20;

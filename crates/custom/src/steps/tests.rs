@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Every decoder, alone and in a row, with made-up files.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::labels::{LabelSet, readable};
+use super::labels::LabelSet;
 use super::scratch::Scratch;
+use super::step::readable;
 use super::world::{Needs, Places};
 use super::*;
 use crate::config::Label;

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use common::read::decode::until_nul;
 
-use super::{Step, Stop};
+use super::step::{Step, Stop};
 
 /// `uint`: a number of 1, 2, 4 or 8 bytes in the byte order of this machine, as decimal text.
 #[derive(Debug)]
