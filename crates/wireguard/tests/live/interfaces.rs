@@ -12,7 +12,7 @@ use live::wireguard::{Tunnel, label};
 use live::work::Running;
 use live::{sh, wait_until};
 
-use super::{ATTEMPTS, DROPS, settle, start};
+use super::{ATTEMPTS, DROPS, has_module_btf, settle, start, verify_offsets};
 
 /// A network namespace without a name, which exists until this is dropped.
 struct Unnamed(Running);
@@ -77,11 +77,12 @@ fn a_namespace_with_anothers_inode_begins_anew() {
             (0..count).for_each(|_| assert!(socket.send_to(&[1], "10.50.0.77:9").is_err()));
         });
     };
-    let lost = |text: &Exposition, name: &str| {
-        text.count(DROPS, &[("netns", name), ("interface", "wg0"), ("reason", "no_peer")])
-    };
+    let no_peer = |name| [("netns", name), ("interface", "wg0"), ("reason", "no_peer")];
+    let lost = |text: &Exposition, name| text.count(DROPS, &no_peer(name));
     let place = make("vpn1");
     lose("vpn1", 9);
+    assert_eq!(exporter.scrape().get(DROPS, &no_peer("vpn1")), has_module_btf().then_some(9.0));
+    verify_offsets(&exporter);
     assert_eq!(lost(&exporter.scrape(), "vpn1"), 9.0);
     sh("ip netns del vpn1");
     // The inode number is free when the kernel has removed the namespace.
@@ -103,6 +104,8 @@ fn a_namespace_with_anothers_inode_begins_anew() {
 #[live::test(kprobes, module("wireguard"), tool("wg"))]
 fn a_moved_interface_is_shown_where_it_is() {
     let exporter = start("packet");
+    // Netlink does not list the peer before the move.
+    verify_offsets(&exporter);
     let unnamed = Unnamed::new(&[]);
     let inode = unnamed.inode();
     let (old, new) = ([("netns", inode.as_str())], [("netns", "moved")]);
@@ -140,6 +143,8 @@ fn a_moved_interface_is_shown_where_it_is() {
 fn namespaces_of_other_users_share_a_series() {
     sh("modprobe wireguard");
     let exporter = Exporter::start("wireguard", &["--wireguard.detail", "packet", "--max-series", "16"]);
+    // Netlink lists none of the first thirty peers.
+    verify_offsets(&exporter);
     let foreign = Unnamed::new(&["--user", "--map-root-user"]);
     foreign.tries(30);
     let shared = [("netns", "other"), ("interface", "other"), ("peer", "other")];
