@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -23,13 +24,11 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
 use crate::config::{CgroupIdMap, CgroupMapKind};
+use crate::steps::groups::Cgroups;
 use crate::steps::regexp::Pattern;
 
 /// How often to list all cgroups without inotify.
 pub const INTERVAL: Duration = Duration::from_secs(5);
-
-/// Mount points of the cgroup2 file system: beside version 1, and alone.
-const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
 /// Value of a cgroup in the map.
 const PRESENT: [u8; 8] = 1u64.to_ne_bytes();
@@ -39,6 +38,8 @@ const PRESENT: [u8; 8] = 1u64.to_ne_bytes();
 pub struct Watch {
     root: PathBuf,
     patterns: Vec<Pattern>,
+    /// Is told of new cgroups, so that those that are soon gone have a name.
+    names: Arc<Cgroups>,
     kind: CgroupMapKind,
     map: MapHandle,
     inotify: Option<OwnedFd>,
@@ -89,21 +90,12 @@ struct Group {
     is_in_map: bool,
 }
 
-/// The mount point of the cgroup2 file system.
-///
-/// # Errors
-/// When it is not mounted where it should be.
-pub fn root() -> Result<PathBuf> {
-    let found = MOUNTS.iter().map(Path::new).find(|root| root.join("cgroup.procs").exists());
-    found.map(Path::to_owned).context("cgroup_id_map: no cgroup2 file system is mounted on /sys/fs/cgroup")
-}
-
 impl Watch {
-    /// Puts all current cgroups below `root` whose path matches into the map of `spec`.
+    /// Puts all current cgroups whose path matches into the map of `spec`.
     ///
     /// # Errors
     /// When a pattern is invalid or `object` has no such map.
-    pub fn new(spec: &CgroupIdMap, object: &Object, root: &Path) -> Result<Self> {
+    pub fn new(spec: &CgroupIdMap, object: &Object, root: &Path, names: &Arc<Cgroups>) -> Result<Self> {
         let pattern = |pattern: &String| {
             Pattern::new(pattern).map_err(|why| anyhow!("cgroup_id_map at line {}: {why}", spec.line))
         };
@@ -112,6 +104,7 @@ impl Watch {
         let mut watch = Self {
             root: root.to_owned(),
             patterns: spec.regexps.iter().map(pattern).collect::<Result<_>>()?,
+            names: Arc::clone(names),
             kind: spec.kind,
             map: MapHandle::try_from(&map).context("failed to copy a map descriptor")?,
             inotify: None,
@@ -217,6 +210,7 @@ impl Watch {
                     paths.push(entry.path());
                 }
             }
+            self.names.saw(id, &path);
             self.groups.insert(path.clone(), Group { id, watch, is_in_map });
             seen.insert(path);
         }

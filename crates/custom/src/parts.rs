@@ -16,29 +16,12 @@ use log::warn;
 use crate::config::{Config, Label, Metric, Source, Span};
 use crate::events::{Buffers, Events, Taker};
 use crate::render::{Ages, Bound, Kind, MapOf, Reading, Shared, WHOLE};
-use crate::spans::exporter::Settings;
 use crate::spans::record::{self, Clocks, SpanData};
 use crate::spans::shipper::Shipper;
 use crate::start::map_of;
 use crate::steps::Stop;
 use crate::steps::labels::LabelSet;
 use crate::steps::world::World;
-
-/// Where spans go.
-pub struct Spans {
-    /// The queue and its thread.
-    pub shipper: Shipper,
-}
-
-impl Spans {
-    /// Starts the thread that sends spans, as the environment asks.
-    ///
-    /// # Errors
-    /// When the environment asks for something that is not supported.
-    pub fn start() -> Result<Self> {
-        Ok(Self { shipper: Shipper::start(Settings::from_env()?)? })
-    }
-}
 
 /// What all configs share.
 pub struct Opened<'o> {
@@ -49,7 +32,7 @@ pub struct Opened<'o> {
     /// Pages of memory for each perf event array and CPU.
     pub pages: usize,
     /// Where spans go, if a config has spans.
-    pub spans: &'o Option<Arc<Spans>>,
+    pub spans: &'o Option<Arc<Shipper>>,
 }
 
 /// Removes the metrics and spans whose labels cannot be decoded, with a warning each, and returns how
@@ -187,7 +170,7 @@ fn records(config: &Config, object: &Object, opened: &mut Opened<'_>) -> Result<
         let (spans, noting) = (Arc::clone(spans), Arc::clone(&events));
         let (name, span) = (config.name.clone(), span.clone());
         let take: Taker = Box::new(move |record| match span_of(&name, &span, &labels, record) {
-            Ok(data) => spans.shipper.offer(data),
+            Ok(data) => spans.offer(data),
             Err(Stop::Skip) => {}
             Err(Stop::Wrong(why)) => noting.note(format!("ring buffer {}: {why}", span.ringbuf)),
         });

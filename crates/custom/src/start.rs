@@ -2,6 +2,7 @@
 //! From configs to a running process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use caps::Capability;
 use common::kernel::probes::{Plan, Verdict};
 use common::process::cli::{Cli, Common};
 use common::process::{exporter, lifetime, logging, privileges};
+use common::read::cgroups;
 use common::read::engine::Engine;
 use common::read::part::Part;
 use common::read::self_metrics::Program;
@@ -26,8 +28,10 @@ use crate::events::{Buffers, Reader};
 use crate::flags::Flags;
 use crate::objects::mark::post_attach_mark;
 use crate::objects::{self, Loaded};
-use crate::parts::{self, Spans};
+use crate::parts;
 use crate::render::{PREFIX, Shared};
+use crate::spans::exporter::Settings;
+use crate::spans::shipper::Shipper;
 use crate::steps::world::{Places, World};
 
 /// How long spans may take to be sent at exit.
@@ -36,7 +40,7 @@ const LAST_SPANS: Duration = Duration::from_secs(5);
 /// Everything that ends when the process does, in this order.
 struct Attached {
     _reader: Option<Reader>,
-    spans: Option<Arc<Spans>>,
+    spans: Option<Arc<Shipper>>,
     _groups: Vec<Groups>,
     _loaded: Vec<Loaded>,
 }
@@ -45,7 +49,7 @@ impl Drop for Attached {
     fn drop(&mut self) {
         self._reader = None;
         if let Some(spans) = &self.spans {
-            spans.shipper.stop(LAST_SPANS);
+            spans.stop(LAST_SPANS);
         }
     }
 }
@@ -79,7 +83,7 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     let world = World::new(&World::needs(&configs), &Places::default());
     configs.iter_mut().for_each(|config| mistakes += parts::check(config, &own.dir, &world));
     let spans = if configs.iter().any(|config| !config.spans.is_empty()) {
-        Some(Arc::new(Spans::start()?))
+        Some(Arc::new(Shipper::start(Settings::from_env()?)?))
     } else {
         None
     };
@@ -89,7 +93,7 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     }
     post_attach_mark();
     let plan = plan(&mut spec, &running);
-    let groups = running.iter().filter_map(|one| Groups::of(&one.config, &one.loaded).transpose());
+    let groups = running.iter().filter_map(|one| Groups::of(&one.config, &one.loaded, &world).transpose());
     let groups = groups.collect::<Result<_>>()?;
     let shared = Arc::new(Shared::new(shared_names(&running)));
     let mut buffers = Buffers::default();
@@ -98,8 +102,11 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
         let context = || format!("config {}", one.config.name);
         let mut opened =
             parts::Opened { world: &world, buffers: &mut buffers, pages: own.perf_pages, spans: &spans };
-        let (reading, live, wrong) =
+        let (mut reading, live, wrong) =
             parts::reading(&one.config, &one.loaded.object, &shared, &mut opened).with_context(context)?;
+        if made.is_empty() {
+            reading.spans.clone_from(&spans);
+        }
         mistakes += wrong;
         let spec = Spec { name: one.config.name.clone().into(), ..Spec::default() };
         let mut part = Part::new(&spec);
@@ -220,7 +227,7 @@ pub fn map_of(metric: &Metric) -> &str {
 
 fn programs(one: &Running) -> Result<Vec<Program>> {
     let programs = one.loaded.programs.iter().map(|program| {
-        let fd = program.loaded.as_ref().map(|loaded| loaded.fd.try_clone()).transpose();
+        let fd = program.loaded.as_ref().map(OwnedFd::try_clone).transpose();
         let fd = fd.context("failed to copy a program descriptor")?;
         Program::of(&program.name, &program.section, fd, program.attached.is_ok())
     });
@@ -232,9 +239,10 @@ struct Groups(Arc<AtomicBool>);
 
 impl Groups {
     /// Starts the thread; None if the config has no such map.
-    fn of(config: &Config, loaded: &Loaded) -> Result<Option<Self>> {
+    fn of(config: &Config, loaded: &Loaded, world: &World) -> Result<Option<Self>> {
         let Some(spec) = &config.cgroup_id_map else { return Ok(None) };
-        let mut watch = Watch::new(spec, &loaded.object, &cgroup_map::root()?)?;
+        let mount = cgroups::mount().context("cgroup_id_map: no cgroup2 file system is mounted")?;
+        let mut watch = Watch::new(spec, &loaded.object, mount, world.cgroups())?;
         let ended = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&ended);
         let run = move || {

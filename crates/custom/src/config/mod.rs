@@ -24,9 +24,9 @@ use yaml::{Tree, Wrong};
 
 pub use names::names;
 pub use together::check_together;
-pub use types::{
-    Buckets, CgroupIdMap, CgroupMapKind, Config, Decoder, Finding, Histogram, Label, Metric, Source, Span,
-};
+#[cfg(test)]
+pub use types::Histogram;
+pub use types::{Buckets, CgroupIdMap, CgroupMapKind, Config, Decoder, Finding, Label, Metric, Source, Span};
 
 /// Largest file. Those of ebpf_exporter's examples have 3 kB.
 const BYTES: u64 = 4 << 20;

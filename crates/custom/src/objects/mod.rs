@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use common::kernel::copies::info;
 use common::kernel::globals::{self, Variable};
 use common::kernel::hook::{self, Hook, Hooks};
 use common::kernel::probes::{self, Refused};
@@ -44,33 +43,11 @@ pub struct Program {
     /// ELF section, such as `tp_btf/sys_enter`.
     pub section: String,
     /// None if the kernel refused to load it.
-    pub loaded: Option<InKernel>,
+    pub loaded: Option<OwnedFd>,
     /// Why it is not attached.
     pub attached: Result<(), String>,
     /// While these exist, it is attached.
     pub links: Vec<Arc<Link>>,
-}
-
-/// What the kernel says of a loaded program.
-#[derive(Debug)]
-pub struct InKernel {
-    /// Keeps it loaded.
-    pub fd: OwnedFd,
-    /// The kernel's number of it.
-    pub id: u32,
-    /// Hash of its instructions, in hexadecimal digits.
-    pub tag: String,
-}
-
-/// The result for a program of [`Loaded::attach`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// Name of its function.
-    pub program: String,
-    /// ELF section.
-    pub section: String,
-    /// Why it is not attached.
-    pub result: Result<(), String>,
 }
 
 /// Loads the object of a config. Programs that the kernel refuses are left out, see
@@ -133,9 +110,7 @@ pub fn load(
             None if wanted.contains(&name) => {
                 let fd =
                     program.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
-                let (info, _) = info(&fd).with_context(|| format!("failed to query program `{name}`"))?;
-                let tag = info.tag.iter().map(|byte| format!("{byte:02x}")).collect();
-                (Some(InKernel { fd, id: info.id, tag }), "not attached yet".to_owned())
+                (Some(fd), "not attached yet".to_owned())
             }
             None => continue,
         };
@@ -194,9 +169,8 @@ fn addresses(
 }
 
 impl Loaded {
-    /// Attaches each loaded program on its own, in their order in the file, and returns the results
-    /// for all programs.
-    pub fn attach(&mut self) -> Vec<Attachment> {
+    /// Attaches each loaded program on its own, in their order in the file: see [`Program::attached`].
+    pub fn attach(&mut self) {
         for program in &mut self.programs {
             // Names are those of functions, so there is one with this name.
             let found = self.object.progs_mut().find(|other| other.name().to_string_lossy() == program.name);
@@ -209,17 +183,6 @@ impl Loaded {
                 Err(why) => Err(Obstacles::now().explain(&why)),
             };
         }
-        self.results()
-    }
-
-    /// Whether each program is attached, and why not.
-    pub fn results(&self) -> Vec<Attachment> {
-        let result = |program: &Program| Attachment {
-            program: program.name.clone(),
-            section: program.section.clone(),
-            result: program.attached.clone(),
-        };
-        self.programs.iter().map(result).collect()
     }
 }
 

@@ -118,11 +118,6 @@ impl Bound {
         }
     }
 
-    /// Full name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Bytes of the keys that the labels fit.
     pub fn key_size(&self) -> usize {
         match self.cpu {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use common::exposition::metric::{Families, Labels};
+use common::exposition::metric::{Families, Labels, Value};
 use common::read::layout::Field;
 use common::read::live::Live;
 use common::read::maps::{Fill, MapSource};
@@ -17,8 +17,12 @@ use common::read::part::Source;
 use common::read::self_metrics;
 use log::warn;
 
-pub use self::metric::{Bound, Kind, PREFIX, Wrong};
+pub use self::metric::{Bound, Kind, PREFIX};
 use crate::events::Events;
+use crate::spans::shipper::{Counts, Shipper};
+
+/// The label `config` of what all configs share.
+const PROCESS: &str = "custom";
 
 /// A map and the metrics that are read of it.
 #[derive(Debug)]
@@ -114,6 +118,8 @@ pub struct Reading {
     pub events: Option<Arc<Events>>,
     /// Series that other configs may have too.
     pub shared: Arc<Shared>,
+    /// Where spans of all configs go, for the one config that shows what became of them.
+    pub spans: Option<Arc<Shipper>>,
     wrongs: Wrongs,
     scrape: u64,
     fills: Vec<Fill>,
@@ -123,7 +129,6 @@ pub struct Reading {
 #[derive(Debug, Default)]
 pub struct Wrongs {
     seen: BTreeSet<String>,
-    more: u64,
 }
 
 impl Wrongs {
@@ -139,14 +144,9 @@ impl Wrongs {
         self.seen.insert(what);
     }
 
-    /// Adds errors that were counted elsewhere.
-    pub fn add(&mut self, more: u64) {
-        self.more += more;
-    }
-
     /// How many there were.
     pub fn count(&self) -> u64 {
-        self.seen.len() as u64 + self.more
+        self.seen.len() as u64
     }
 }
 
@@ -154,7 +154,7 @@ impl Reading {
     /// Reads `maps` of `config`.
     pub fn new(config: &str, maps: Vec<MapOf>, events: Option<Arc<Events>>, shared: Arc<Shared>) -> Self {
         let (config, wrongs) = (config.to_owned(), Wrongs::default());
-        Self { config, maps, events, shared, wrongs, scrape: 0, fills: Vec::new() }
+        Self { config, maps, events, shared, spans: None, wrongs, scrape: 0, fills: Vec::new() }
     }
 
     /// Adds the metrics of all maps that can be read. A map that cannot be read costs its own metrics
@@ -222,6 +222,17 @@ impl Source for Reading {
     fn about_itself(&mut self, families: &mut Families) {
         for (reason, count) in self.events.iter().flat_map(|events| events.lost()) {
             self_metrics::lost(families, &self.config, reason, count);
+        }
+        if let Some(spans) = &self.spans {
+            let Counts { sent, dropped, failed } = spans.counts();
+            self_metrics::lost(families, PROCESS, "span_queue", dropped);
+            self_metrics::lost(families, PROCESS, "span_export", failed);
+            families.counter(
+                "ebpf_exporter_spans_sent_total",
+                "Spans that the collector accepted.",
+                Labels::none(),
+                Value::Integer(sent),
+            );
         }
     }
 

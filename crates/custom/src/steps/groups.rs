@@ -69,6 +69,7 @@ impl Cgroups {
     }
 
     /// Walks over all cgroups, and calls `each` with the id and the path of those that exist.
+    #[cfg(test)]
     pub fn walk_all(&self, mut each: impl FnMut(u64, &[u8])) {
         let mut state = self.lock();
         self.walk(&mut state, Instant::now());

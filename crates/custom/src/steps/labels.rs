@@ -95,6 +95,7 @@ impl LabelSet {
     }
 
     /// Names of the labels.
+    #[cfg(test)]
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.fields.iter().map(|field| field.name.as_str())
     }

@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::thread;
 
-use crate::folder::{Folder, trigger};
+use crate::folder::{Folder, said, trigger};
 
 /// Values of `what` in keys.bpf.c.
 const FIXED: u64 = 0;
@@ -16,11 +17,11 @@ const SYMBOL: u64 = 3;
 #[live::test]
 fn every_decoder_makes_the_text_of_ebpf_exporter() {
     let folder = Folder::of(&["keys"]);
-    let exporter = folder.start(&[]);
+    let (log, exporter) = folder.start_and_read(&[]);
     trigger(FIXED, 0);
     let scrape = exporter.scrape();
     let rows: &[(&str, &[(&str, &str)], f64)] = &[
-        ("u8", &[("key", "2")], 7.0),
+        ("u8", &[("key", "7")], 2.0),
         ("port", &[("port", "443")], 3.0),
         ("padded", &[("first", "5"), ("second", "70000")], 5.0),
         ("u64", &[("key", "18446744073709551615")], 7.0),
@@ -56,8 +57,12 @@ fn every_decoder_makes_the_text_of_ebpf_exporter() {
     assert_eq!(scrape.labels("ebpf_exporter_keys_regexp_total").len(), 1, "a row without match is left out");
     assert!(scrape.labels("ebpf_exporter_keys_regexp_groups_total").is_empty(), "two groups are no match");
     assert!(scrape.labels("ebpf_exporter_keys_uint3_total").is_empty(), "no number has three bytes");
+    assert!(log.contains("keys_uint3_total is left out"), "{log}");
     let errors = scrape.get("ebpf_exporter_decoder_errors_total", &[("config", "keys")]);
-    assert_eq!(errors, Some(1.0), "the number of three bytes");
+    assert_eq!(errors, Some(0.0));
+    let strict = folder.run(&["--check"]);
+    assert_eq!(strict.status.code(), Some(1), "{}", said(&strict));
+    assert!(said(&strict).contains("1 mistakes in configs"), "{}", said(&strict));
     if cfg!(target_arch = "x86_64") {
         for (syscall, expected) in
             [("poll_time64", 29.0), ("futex_time64", 31.0), ("exit", 37.0), ("unknown_syscall:462", 41.0)]
@@ -77,7 +82,9 @@ fn symbols_and_cgroups_have_the_names_that_the_kernel_gives_them() {
     let address = u64::from_str_radix(function, 16).unwrap();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
-    let path = format!("/sys/fs/cgroup{}", own.trim_end_matches('/'));
+    let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let mount = mounts.iter().find(|mount| Path::new(mount).join("cgroup.procs").exists()).unwrap();
+    let path = format!("{mount}{}", own.trim_end_matches('/'));
     trigger(SYMBOL, address);
     trigger(CGROUP, fs::metadata(&path).unwrap().ino());
     trigger(CGROUP, 1 << 40);

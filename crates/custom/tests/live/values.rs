@@ -35,7 +35,7 @@ fn histograms_of_all_kinds_count_what_was_observed() {
     let name = "ebpf_exporter_hist_exp2_seconds";
     let (odd, sum, count) = histogram(&scrape, name, &[("operation", "odd")]);
     assert_eq!((odd.len(), odd["2e-06"], odd["4e-06"], odd["+Inf"]), (29, 0.0, 11.0, 11.0), "{odd:?}");
-    assert_eq!((sum, count), (33e-6, 11.0));
+    assert_eq!((sum, count), (33.0 * 0.000_001, 11.0));
     let (even, sum, count) = histogram(&scrape, name, &[("operation", "even")]);
     assert_eq!((even["1e-06"], even["0.524288"], even["1.048576"]), (7.0, 7.0, 20.0), "{even:?}");
     assert_eq!((sum, count), (13.0, 20.0));

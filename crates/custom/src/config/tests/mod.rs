@@ -9,9 +9,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{
-    Buckets, CgroupIdMap, CgroupMapKind, Config, Finding, Label, Source, check_together, load, parse,
-};
+use super::{Buckets, CgroupIdMap, CgroupMapKind, Config, Finding, Source, check_together, load, parse};
 
 /// Parses a text that is valid and in which nothing is found.
 #[track_caller]
