@@ -15,10 +15,10 @@ use libbpf_rs::{Map, MapCore, MapType, PerfBuffer, PerfBufferBuilder, RingBuffer
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
-use crate::config::Metric;
-use crate::render::{PREFIX, Wrongs};
+use crate::config::{Metric, PREFIX};
 use crate::steps::Stop;
 use crate::steps::labels::LabelSet;
+use crate::wrongs::Wrongs;
 
 /// What the records of one config add up to.
 #[derive(Default)]

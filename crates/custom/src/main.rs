@@ -15,6 +15,7 @@ mod render;
 mod spans;
 mod start;
 mod steps;
+mod wrongs;
 
 use std::process::ExitCode;
 

@@ -18,7 +18,6 @@ use crate::events::{Buffers, Events, Taker};
 use crate::render::{Ages, Bound, Kind, MapOf, Reading, Shared, WHOLE};
 use crate::spans::record::{self, Clocks, SpanData};
 use crate::spans::shipper::Shipper;
-use crate::start::map_of;
 use crate::steps::Stop;
 use crate::steps::labels::LabelSet;
 use crate::steps::world::World;
@@ -150,7 +149,7 @@ fn records(config: &Config, object: &Object, opened: &mut Opened<'_>) -> Result<
         return Ok(None);
     }
     let sources: Vec<(String, bool)> =
-        counters.iter().map(|(metric, _, flush)| (map_of(metric).to_owned(), flush.is_some())).collect();
+        counters.iter().map(|(metric, _, flush)| (metric.map().to_owned(), flush.is_some())).collect();
     let events = Arc::new(Events::new(counters, has_perf));
     for (at, (map, is_perf)) in sources.into_iter().enumerate() {
         let map = map_named(object, &map)?;

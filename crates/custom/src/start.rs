@@ -23,13 +23,13 @@ use common::spec::{Need, Probe, Spec, Text};
 use log::{LevelFilter, info, warn};
 
 use crate::cgroup_map::{self, Watch};
-use crate::config::{self, Config, Metric, Source};
+use crate::config::{self, Config, PREFIX};
 use crate::events::{Buffers, Reader};
 use crate::flags::Flags;
 use crate::objects::mark::post_attach_mark;
 use crate::objects::{self, Loaded};
 use crate::parts;
-use crate::render::{PREFIX, Shared};
+use crate::render::Shared;
 use crate::spans::exporter::Settings;
 use crate::spans::shipper::Shipper;
 use crate::steps::world::{Places, World};
@@ -205,24 +205,11 @@ fn refuse(running: &[Running], mistakes: usize, is_strict: bool) -> Result<()> {
 fn shared_names(running: &[Running]) -> BTreeSet<String> {
     let mut configs: BTreeMap<&str, usize> = BTreeMap::new();
     for one in running {
-        let names: BTreeSet<&str> = metrics(&one.config).map(|metric| metric.name.as_str()).collect();
+        let names: BTreeSet<&str> = one.config.metrics().map(|metric| metric.name.as_str()).collect();
         names.into_iter().for_each(|name| *configs.entry(name).or_default() += 1);
     }
     let shared = configs.into_iter().filter(|(_, configs)| *configs > 1);
     shared.map(|(name, _)| format!("{PREFIX}{name}")).collect()
-}
-
-/// All metrics of a config, those of records too.
-pub fn metrics(config: &Config) -> impl Iterator<Item = &Metric> {
-    let histograms = config.histograms.iter().map(|histogram| &histogram.metric);
-    config.counters.iter().chain(&config.gauges).chain(histograms)
-}
-
-/// Name of the map that a metric is read from.
-pub fn map_of(metric: &Metric) -> &str {
-    match &metric.source {
-        Source::Map { map, .. } | Source::Perf { map, .. } | Source::Ring { map } => map,
-    }
 }
 
 fn programs(one: &Running) -> Result<Vec<Program>> {

@@ -18,6 +18,12 @@ use rustix::io::Errno;
 use crate::kernel::facts::possible_cpus;
 use crate::read::layout::Layouts;
 
+/// Takes the key of an entry, and the value of each CPU.
+pub type EachCpu<'f> = dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>) + 'f;
+
+/// Takes the key of an entry, the values of its batch, and the index of its value in them.
+type InBatch<'f> = dyn FnMut(&[u8], &mut [u64], usize) + 'f;
+
 /// A source of map contents: the kernel, or a test's fixture.
 pub trait MapSource {
     /// Calls `f` with the key and the value of every entry; per-CPU values are added up.
@@ -31,11 +37,7 @@ pub trait MapSource {
     ///
     /// # Errors
     /// As there.
-    fn for_each_cpu(
-        &self,
-        map: &str,
-        f: &mut dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>),
-    ) -> Result<()> {
+    fn for_each_cpu(&self, map: &str, f: &mut EachCpu<'_>) -> Result<()> {
         self.for_each(map, &mut |key, value| f(key, &mut std::iter::once(value)))
     }
 
@@ -217,11 +219,7 @@ impl MapSource for LiveMaps {
         self.get(map)?.for_each(f).with_context(|| format!("failed to read map `{map}`"))
     }
 
-    fn for_each_cpu(
-        &self,
-        map: &str,
-        f: &mut dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>),
-    ) -> Result<()> {
+    fn for_each_cpu(&self, map: &str, f: &mut EachCpu<'_>) -> Result<()> {
         let live = self.get(map)?;
         let each = |key: &[u8], values: &mut [u64], index: usize| {
             f(key, &mut live.copies(values, index));
@@ -273,7 +271,7 @@ impl LiveMap {
 
     /// A hash is read bucket by bucket, each under its lock: concurrent inserts and deletes neither
     /// hide entries nor repeat them.
-    fn visit_batched(&self, f: &mut dyn FnMut(&[u8], &mut [u64], usize)) -> Result<(), Errno> {
+    fn visit_batched(&self, f: &mut InBatch<'_>) -> Result<(), Errno> {
         let value_bytes = self.stride() * self.copies;
         let mut room = (BATCH_BYTES / (self.key_size + value_bytes)).clamp(1, self.capacity.max(1) as usize);
         let mut keys = vec![0u8; self.key_size * room];
@@ -350,7 +348,7 @@ impl LiveMap {
     }
 
     /// Reads one key at a time, and all keys before the first value.
-    fn visit_keys(&self, f: &mut dyn FnMut(&[u8], &mut [u64], usize)) -> Result<()> {
+    fn visit_keys(&self, f: &mut InBatch<'_>) -> Result<()> {
         // The limit ends the loop even if entries are added and deleted all the time.
         let (keys, _) = self.keys(self.capacity.saturating_mul(2))?;
         let mut value = vec![0u64; (self.stride() * self.copies).div_ceil(8)];

@@ -23,7 +23,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use yaml::{Tree, Wrong};
 
 pub use names::names;
-pub use together::check_together;
+pub use together::{PREFIX, check_together};
 #[cfg(test)]
 pub use types::Histogram;
 pub use types::{Buckets, CgroupIdMap, CgroupMapKind, Config, Decoder, Finding, Label, Metric, Source, Span};

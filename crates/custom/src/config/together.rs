@@ -29,6 +29,7 @@ const OWN: &[&str] = &[
     "mode",
     "scrape_duration_seconds",
     "scrapes_total",
+    "spans_sent_total",
 ];
 
 /// What all metrics of one name must share.

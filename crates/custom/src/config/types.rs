@@ -23,6 +23,14 @@ pub struct Config {
     pub cgroup_id_map: Option<CgroupIdMap>,
 }
 
+impl Config {
+    /// All metrics, those of records too.
+    pub fn metrics(&self) -> impl Iterator<Item = &Metric> {
+        let histograms = self.histograms.iter().map(|histogram| &histogram.metric);
+        self.counters.iter().chain(&self.gauges).chain(histograms)
+    }
+}
+
 /// A counter or gauge.
 #[derive(Clone, Debug, Default)]
 pub struct Metric {
@@ -38,6 +46,15 @@ pub struct Metric {
     pub max_age: Option<Duration>,
     /// Line of the file that declares it, from 1.
     pub line: u64,
+}
+
+impl Metric {
+    /// Name of the map that it is read from.
+    pub fn map(&self) -> &str {
+        match &self.source {
+            Source::Map { map, .. } | Source::Perf { map, .. } | Source::Ring { map } => map,
+        }
+    }
 }
 
 /// Where the values of a counter are.

@@ -10,14 +10,12 @@ use common::read::layout::{Field, number};
 use common::read::maps::MapSource;
 
 use super::buckets::{self, Bounds, Rows};
-use super::{Shared, Wrongs};
-use crate::config::{Buckets, Metric};
+use super::shared::Shared;
+use crate::config::{Buckets, Metric, PREFIX};
 use crate::steps::Stop;
 use crate::steps::cache::Cache;
 use crate::steps::labels::LabelSet;
-
-/// Prefix of all metrics.
-pub const PREFIX: &str = "ebpf_exporter_";
+use crate::wrongs::Wrongs;
 
 /// Name of the label that a per-CPU map fills with the number of the CPU.
 const CPU: &str = "cpu";

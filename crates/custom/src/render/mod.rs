@@ -3,9 +3,10 @@
 
 mod buckets;
 mod metric;
+mod shared;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -15,11 +16,12 @@ use common::read::live::Live;
 use common::read::maps::{Fill, MapSource};
 use common::read::part::Source;
 use common::read::self_metrics;
-use log::warn;
 
-pub use self::metric::{Bound, Kind, PREFIX};
+pub use self::metric::{Bound, Kind};
+pub use self::shared::Shared;
 use crate::events::Events;
 use crate::spans::shipper::{Counts, Shipper};
+use crate::wrongs::Wrongs;
 
 /// The label `config` of what all configs share.
 const PROCESS: &str = "custom";
@@ -74,39 +76,6 @@ impl Ages {
     }
 }
 
-/// Equal series of several configs: the first config's is shown. Prometheus refuses a scrape that has
-/// a series twice.
-#[derive(Debug, Default)]
-pub struct Shared {
-    /// Full names of the metrics that several configs have.
-    pub names: BTreeSet<String>,
-    claims: Mutex<Claims>,
-}
-
-#[derive(Debug, Default)]
-struct Claims {
-    scrape: u64,
-    owners: BTreeMap<(String, Labels), String>,
-}
-
-impl Shared {
-    /// Metrics of these names are in several configs.
-    pub fn new(names: BTreeSet<String>) -> Self {
-        Self { names, claims: Mutex::default() }
-    }
-
-    /// The config that has this series already in the scrape; None if it is `config`'s.
-    fn owner(&self, scrape: u64, metric: &str, labels: &Labels, config: &str) -> Option<String> {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        if claims.scrape != scrape {
-            *claims = Claims { scrape, owners: BTreeMap::new() };
-        }
-        let owner = claims.owners.entry((metric.to_owned(), labels.clone()));
-        let owner = owner.or_insert_with(|| config.to_owned());
-        (owner != config).then(|| owner.clone())
-    }
-}
-
 /// Reads the maps of one config.
 #[derive(Debug)]
 pub struct Reading {
@@ -123,31 +92,6 @@ pub struct Reading {
     wrongs: Wrongs,
     scrape: u64,
     fills: Vec<Fill>,
-}
-
-/// What could not be decoded or read, each counted once.
-#[derive(Debug, Default)]
-pub struct Wrongs {
-    seen: BTreeSet<String>,
-}
-
-impl Wrongs {
-    /// Maximum number to remember and to log; more are not counted.
-    const MOST: usize = 1024;
-
-    /// Counts and logs `what`, unless it was noted before.
-    pub fn note(&mut self, config: &str, what: String) {
-        if self.seen.len() >= Self::MOST || self.seen.contains(&what) {
-            return;
-        }
-        warn!("config {config}: {what}");
-        self.seen.insert(what);
-    }
-
-    /// How many there were.
-    pub fn count(&self) -> u64 {
-        self.seen.len() as u64
-    }
 }
 
 impl Reading {

@@ -3,14 +3,19 @@
 
 use common::exposition::encode::{Format, encode};
 
+use common::read::maps::EachCpu;
+
 use super::*;
-use crate::config::{Buckets, Decoder, Label, Metric};
+use crate::config::{Buckets, Decoder, Label, Metric, PREFIX};
 use crate::steps::labels::LabelSet;
 use crate::steps::world::{Needs, Places, World};
 
-/// Keys, and the value of each CPU.
+/// A key, and the value of each CPU.
+type Row = (Vec<u8>, Vec<Vec<u8>>);
+
+/// The rows of maps.
 #[derive(Default)]
-struct Made(BTreeMap<String, Vec<(Vec<u8>, Vec<Vec<u8>>)>>);
+struct Made(BTreeMap<String, Vec<Row>>);
 
 impl Made {
     fn row(mut self, map: &str, key: &[u8], values: &[u64]) -> Self {
@@ -25,11 +30,7 @@ impl MapSource for Made {
         self.for_each_cpu(map, &mut |key, values| values.take(1).for_each(|value| f(key, value)))
     }
 
-    fn for_each_cpu(
-        &self,
-        map: &str,
-        f: &mut dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>),
-    ) -> Result<()> {
+    fn for_each_cpu(&self, map: &str, f: &mut EachCpu<'_>) -> Result<()> {
         let rows = self.0.get(map).ok_or_else(|| anyhow::anyhow!("failed to read map `{map}`"))?;
         rows.iter().for_each(|(key, values)| f(key, &mut values.iter().map(Vec::as_slice)));
         Ok(())

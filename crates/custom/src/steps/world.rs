@@ -75,9 +75,7 @@ impl World {
         for config in configs {
             needs.kaddrs.extend(config.kaddrs.iter().cloned());
             needs.cgroups |= config.cgroup_id_map.is_some();
-            let metrics = config.counters.iter().chain(&config.gauges);
-            let metrics = metrics.chain(config.histograms.iter().map(|histogram| &histogram.metric));
-            let labels = metrics.flat_map(|metric| &metric.labels);
+            let labels = config.metrics().flat_map(|metric| &metric.labels);
             let labels = labels.chain(config.spans.iter().flat_map(|span| &span.labels));
             for decoder in labels.flat_map(|label: &Label| &label.decoders) {
                 match decoder.name.as_str() {

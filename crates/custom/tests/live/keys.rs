@@ -8,6 +8,9 @@ use std::thread;
 
 use crate::folder::{Folder, said, trigger};
 
+/// Metric, labels and value.
+type Row<'r> = (&'r str, &'r [(&'r str, &'r str)], f64);
+
 /// Values of `what` in keys.bpf.c.
 const FIXED: u64 = 0;
 const DEVICE: u64 = 1;
@@ -20,7 +23,7 @@ fn every_decoder_makes_the_text_of_ebpf_exporter() {
     let (log, exporter) = folder.start_and_read(&[]);
     trigger(FIXED, 0);
     let scrape = exporter.scrape();
-    let rows: &[(&str, &[(&str, &str)], f64)] = &[
+    let rows: &[Row] = &[
         ("u8", &[("key", "7")], 2.0),
         ("port", &[("port", "443")], 3.0),
         ("padded", &[("first", "5"), ("second", "70000")], 5.0),
