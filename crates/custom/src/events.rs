@@ -26,6 +26,7 @@ pub struct Events {
     counters: Mutex<Vec<Counter>>,
     wrongs: Mutex<Vec<String>>,
     lost: AtomicU64,
+    too_many: AtomicU64,
     has_perf: bool,
 }
 
@@ -95,7 +96,7 @@ impl Events {
         };
         if counter.series.len() >= SERIES && !counter.series.contains_key(&values) {
             drop(counters);
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.too_many.fetch_add(1, Ordering::Relaxed);
             return;
         }
         *counter.series.entry(values).or_default() += 1;
@@ -132,8 +133,10 @@ impl Events {
 
     /// Lost records, by reason.
     pub fn lost(&self) -> Vec<(&'static str, u64)> {
-        let lost = self.lost.load(Ordering::Relaxed);
-        if self.has_perf || lost > 0 { vec![("perf_buffer", lost)] } else { Vec::new() }
+        let perf = self.has_perf.then(|| ("perf_buffer", self.lost.load(Ordering::Relaxed)));
+        let has_counters = !self.counters().is_empty();
+        let series = has_counters.then(|| ("too_many_series", self.too_many.load(Ordering::Relaxed)));
+        perf.into_iter().chain(series).collect()
     }
 }
 

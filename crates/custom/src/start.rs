@@ -80,7 +80,12 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     }
     let (doors, signals) = exporter::begin(&flags)?;
     let (mut configs, mut mistakes) = read(own)?;
-    let world = World::new(&World::needs(&configs), &Places::default());
+    let needs = World::needs(&configs);
+    if needs.symbols {
+        // Symbols of modules that come later are read from /proc/kallsyms then.
+        spec.keeps.push(Capability::CAP_SYSLOG);
+    }
+    let world = World::new(&needs, &Places::default());
     configs.iter_mut().for_each(|config| mistakes += parts::check(config, &own.dir, &world));
     let spans = if configs.iter().any(|config| !config.spans.is_empty()) {
         Some(Arc::new(Shipper::start(Settings::from_env()?)?))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Histograms of all bucket types, on three kinds of maps. `value` is observed; `what` is the number
- * of times, so that a prime number of them is easily made.
+ * Histograms of all bucket types, on three kinds of maps. Every trigger observes `value` once: a
+ * loop here would be too long for the verifier of 6.1.
  */
 #include "trigger.bpf.h"
 
@@ -52,10 +52,7 @@ static __always_inline void hist_observe(u64 v)
 
 ON_TRIGGER(hist_triggered)
 {
-	u32 i;
-
-	for (i = 0; i < 100 && i < what; i++)
-		hist_observe(value);
+	hist_observe(value);
 	return 0;
 }
 

@@ -103,7 +103,8 @@ fn what_did_not_change_is_deleted_at_its_age() {
     assert!(shown("102").is_some(), "it changed since");
 }
 
-#[live::test]
+// Each entry is made by a program, which takes an emulator long.
+#[live::test(once)]
 fn no_family_is_missing_and_no_value_too_great_while_entries_come_and_go() {
     let folder = Folder::of(&["churn"]);
     let exporter = folder.start(&[]);

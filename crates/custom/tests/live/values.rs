@@ -28,9 +28,9 @@ fn histogram(scrape: &Exposition, name: &str, labels: &[(&str, &str)]) -> (BTree
 fn histograms_of_all_kinds_count_what_was_observed() {
     let folder = Folder::of(&["hist"]);
     let exporter = folder.start(&[]);
-    trigger(7, 0);
-    trigger(11, 3);
-    trigger(13, 1_000_000);
+    for (times, value) in [(7, 0), (11, 3), (13, 1_000_000)] {
+        (0..times).for_each(|_| trigger(0, value));
+    }
     let scrape = exporter.scrape();
     let name = "ebpf_exporter_hist_exp2_seconds";
     let (odd, sum, count) = histogram(&scrape, name, &[("operation", "odd")]);
