@@ -10,6 +10,8 @@ mod keys;
 mod odd;
 #[path = "live/records.rs"]
 mod records;
+#[path = "live/sections.rs"]
+mod sections;
 #[path = "live/values.rs"]
 mod values;
 
