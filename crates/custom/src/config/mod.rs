@@ -22,6 +22,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use yaml::{Tree, Wrong};
 
+pub use check::DECODERS;
 pub use names::names;
 pub use together::{PREFIX, check_together};
 #[cfg(test)]

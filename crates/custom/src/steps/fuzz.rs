@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::cache::Cache;
 use super::labels::LabelSet;
 use super::tests::Made;
-use super::{NAMES, Stop};
+use super::{DECODERS, Stop};
 use crate::config::{Decoder, Label};
 
 /// Pieces of patterns.
@@ -97,7 +97,7 @@ impl<'b> Choices<'b> {
         let words = |choices: &mut Self| {
             (0..choices.byte() % 4).map(|_| (choices.text(), choices.text())).collect::<BTreeMap<_, _>>()
         };
-        let name = NAMES[self.byte() % NAMES.len()];
+        let name = DECODERS[self.byte() % DECODERS.len()];
         Decoder {
             name: name.to_owned(),
             static_map: (name == "static_map" && !self.one_in(8)).then(|| words(self)),

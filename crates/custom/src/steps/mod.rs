@@ -23,36 +23,12 @@ pub mod world;
 
 use std::sync::Arc;
 
-use crate::config::Decoder;
+use crate::config::{DECODERS, Decoder};
 use pci::{Kind, Pci};
 // For the renderer, which is joined later.
 #[allow(unused_imports)]
 pub use step::{Step, Stop};
 use world::World;
-
-/// All decoders.
-const NAMES: [&str; 20] = [
-    "cgroup",
-    "container",
-    "dname",
-    "errno",
-    "hex",
-    "ifname",
-    "inet_ip",
-    "kstack",
-    "ksym",
-    "majorminor",
-    "pci_class",
-    "pci_device",
-    "pci_subclass",
-    "pci_vendor",
-    "regexp",
-    "static_map",
-    "string",
-    "syscall",
-    "syscall_name",
-    "uint",
-];
 
 /// The decoder that the file names.
 ///
@@ -81,6 +57,6 @@ pub fn by_name(spec: &Decoder, world: &World) -> Result<Box<dyn Step>, String> {
         "syscall" => Box::new(names::SyscallHandler),
         "syscall_name" => Box::new(names::SyscallName),
         "uint" => Box::new(text::Uint),
-        name => return Err(format!("there is no decoder `{name}`; known are {}", NAMES.join(", "))),
+        name => return Err(format!("there is no decoder `{name}`; known are {}", DECODERS.join(", "))),
     })
 }

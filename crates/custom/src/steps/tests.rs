@@ -325,7 +325,7 @@ fn pci_ids_have_names() {
 #[test]
 fn all_decoders_have_a_name_and_others_are_refused() {
     let made = Made::new("names");
-    for name in NAMES {
+    for name in DECODERS.iter().copied() {
         let regexps = Some(vec!["x".to_owned()]);
         assert!(by_name(&Decoder { regexps, ..named(name) }, &made.world).is_ok(), "{name}");
     }
@@ -418,7 +418,7 @@ fn long_and_odd_input_is_no_trouble() {
         "\u{1f980}".as_bytes(),
         &huge,
     ];
-    for name in NAMES {
+    for name in DECODERS.iter().copied() {
         let settings = Decoder {
             static_map: Some(BTreeMap::from([("|".to_owned(), "pipe".to_owned())])),
             regexps: Some(vec!["(?s)^.{0,1000}".to_owned()]),
