@@ -2,15 +2,21 @@
 //! Checks that the maps which a config names are in its object, and can be read as the config says.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 
 use anyhow::{Context, Result, ensure};
-use libbpf_rs::{AsRawLibbpf, MapType, OpenObject};
+use libbpf_rs::{AsRawLibbpf, OpenObject};
+use libbpf_sys::{
+    BPF_MAP_TYPE_CGRP_STORAGE, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+    BPF_MAP_TYPE_RINGBUF, bpf_map_type,
+};
 
 use crate::config::{CgroupMapKind, Config, Source};
 
-/// Kind of a map, and the bytes of its keys and values.
+/// Kind of a map, and the bytes of its keys and values. The kind is the kernel's number: not all have
+/// a name in libbpf-rs.
 struct Shape {
-    kind: MapType,
+    kind: bpf_map_type,
     key: u32,
     value: u32,
 }
@@ -27,9 +33,13 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
             (map.name().to_string_lossy().into_owned(), {
                 let raw = map.as_libbpf_object().as_ptr();
                 // SAFETY: the map lives as long as the object.
-                let (key, value) =
-                    unsafe { (libbpf_sys::bpf_map__key_size(raw), libbpf_sys::bpf_map__value_size(raw)) };
-                Shape { kind: map.map_type(), key, value }
+                unsafe {
+                    Shape {
+                        kind: libbpf_sys::bpf_map__type(raw),
+                        key: libbpf_sys::bpf_map__key_size(raw),
+                        value: libbpf_sys::bpf_map__value_size(raw),
+                    }
+                }
             })
         })
         .collect();
@@ -46,9 +56,14 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
             format!("no map `{name}`, which {}.yaml:{line} names; {there}", config.name)
         })
     };
-    let of_kind = |name: &str, line: u64, kind: MapType, word: &str| {
+    let of_kind = |name: &str, line: u64, kinds: &[bpf_map_type], word: &str| {
         let is = find(name, line)?.kind;
-        ensure!(is == kind, "map `{name}` is no {word} but {is:?}, see {}.yaml:{line}", config.name);
+        ensure!(
+            kinds.contains(&is),
+            "map `{name}` is no {word} but of type {}, see {}.yaml:{line}",
+            type_name(is),
+            config.name
+        );
         Ok(())
     };
     let histograms = config.histograms.iter().map(|histogram| &histogram.metric);
@@ -66,32 +81,20 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
                 );
             }
             Source::Perf { map, .. } => {
-                of_kind(map, metric.line, MapType::PerfEventArray, "perf event array")?;
+                of_kind(map, metric.line, &[BPF_MAP_TYPE_PERF_EVENT_ARRAY], "perf event array")?;
             }
-            Source::Ring { map } => of_kind(map, metric.line, MapType::RingBuf, "ring buffer")?,
+            Source::Ring { map } => of_kind(map, metric.line, &[BPF_MAP_TYPE_RINGBUF], "ring buffer")?,
         }
     }
     for span in &config.spans {
-        of_kind(&span.ringbuf, span.line, MapType::RingBuf, "ring buffer")?;
+        of_kind(&span.ringbuf, span.line, &[BPF_MAP_TYPE_RINGBUF], "ring buffer")?;
     }
     let Some(groups) = &config.cgroup_id_map else { return Ok(()) };
-    let (kind, word, key) = match groups.kind {
-        CgroupMapKind::Hash => (None, "hash", 8),
-        CgroupMapKind::CgrpStorage => (Some(MapType::CGrpStorage), "cgroup storage", 4),
+    let (kinds, word, key): (&[bpf_map_type], _, _) = match groups.kind {
+        CgroupMapKind::Hash => (&[BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH], "hash", 8),
+        CgroupMapKind::CgrpStorage => (&[BPF_MAP_TYPE_CGRP_STORAGE], "cgroup storage", 4),
     };
-    match kind {
-        Some(kind) => of_kind(&groups.map, groups.line, kind, word)?,
-        None => {
-            let is = find(&groups.map, groups.line)?.kind;
-            ensure!(
-                matches!(is, MapType::Hash | MapType::LruHash),
-                "map `{}` is no {word} but {is:?}, see {}.yaml:{}",
-                groups.map,
-                config.name,
-                groups.line
-            );
-        }
-    }
+    of_kind(&groups.map, groups.line, kinds, word)?;
     let shape = find(&groups.map, groups.line)?;
     ensure!(
         (shape.key, shape.value) == (key, 8),
@@ -104,4 +107,15 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
         groups.line
     );
     Ok(())
+}
+
+/// What libbpf calls a type of map, such as `hash`; its number if libbpf does not know it.
+fn type_name(kind: bpf_map_type) -> String {
+    // SAFETY: libbpf returns a static string, or null.
+    let name = unsafe { libbpf_sys::libbpf_bpf_map_type_str(kind) };
+    if name.is_null() {
+        return kind.to_string();
+    }
+    // SAFETY: it ends with NUL.
+    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::time::Duration;
 
+use libbpf_rs::MapType;
 use live::cgroup::{self, Group};
 use live::exporter::{Exporter, until};
 use live::exposition::Exposition;
@@ -131,17 +132,17 @@ fn inside(group: &str, work: impl FnOnce()) {
     join(&own).unwrap();
 }
 
-#[live::test(cgroup2)]
-fn groups_whose_path_matches_are_in_the_map() {
-    let folder = Folder::of(&["cgroup_map"]);
+/// The metrics of a config count triggers in groups that its map holds and in others.
+fn groups_are_told_apart(config: &str) {
+    let folder = Folder::of(&[config]);
     let before = Group::new("custom-test-1");
     let exporter = folder.start(&[]);
     let root = cgroup::root().unwrap();
     let counted = |name: &str| {
         let path = format!("{}/{name}", root.display());
-        exporter.scrape().get("ebpf_exporter_cgroup_map_total", &[("cgroup", &path)])
+        exporter.scrape().get(&format!("ebpf_exporter_{config}_total"), &[("cgroup", &path)])
     };
-    let others = || exporter.scrape().get("ebpf_exporter_cgroup_map_others_total", &[]).unwrap();
+    let others = || exporter.scrape().get(&format!("ebpf_exporter_{config}_others_total"), &[]).unwrap();
     inside("custom-test-1", || trigger(0, 0));
     assert_eq!((counted("custom-test-1"), others()), (Some(19.0), 0.0));
     let _other = Group::new("custom-other-1");
@@ -154,4 +155,20 @@ fn groups_whose_path_matches_are_in_the_map() {
     });
     drop(before);
     assert_eq!(counted("custom-test-1"), Some(19.0), "a group that is gone keeps its name for a while");
+}
+
+#[live::test(cgroup2)]
+fn groups_whose_path_matches_are_in_the_map() {
+    groups_are_told_apart("cgroup_map");
+}
+
+#[live::test(cgroup2)]
+fn groups_whose_path_matches_have_storage() {
+    // Since Linux 6.2.
+    if MapType::CGrpStorage.is_supported().unwrap() {
+        return groups_are_told_apart("cgroup_storage");
+    }
+    let refused = Folder::of(&["cgroup_storage"]).run(&[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("cgroup_storage_ids"), "{}", said(&refused));
 }
