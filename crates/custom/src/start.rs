@@ -63,7 +63,7 @@ struct Running {
 /// Runs the exporter that `spec` describes.
 ///
 /// # Errors
-/// When a config has a mistake that hides all of it, an object cannot be loaded, or an address is in use.
+/// When a config has a mistake that hides all of it, no object can be loaded, or an address is in use.
 pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     let Cli { common, own } = cli;
     let mut flags = common.clone();
@@ -96,6 +96,11 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     for config in configs {
         running.push(attach(&own.dir, config, &flags, &world)?);
     }
+    if running.iter().all(|one| one.loaded.object.is_err())
+        && let Some(Running { config, loaded: Loaded { object: Err(why), .. } }) = running.first()
+    {
+        bail!("config {}: the object cannot be loaded: {why}", config.name);
+    }
     post_attach_mark();
     let plan = plan(&mut spec, &running);
     let groups = running.iter().filter_map(|one| Groups::of(&one.config, &one.loaded, &world).transpose());
@@ -103,22 +108,30 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     let shared = Arc::new(Shared::new(shared_names(&running)));
     let mut buffers = Buffers::default();
     let mut made = Vec::new();
+    // One config shows what became of the spans of all.
+    let mut shown = spans.clone();
     for one in &running {
-        let context = || format!("config {}", one.config.name);
-        let mut opened =
-            parts::Opened { world: &world, buffers: &mut buffers, pages: own.perf_pages, spans: &spans };
-        let (mut reading, live, wrong) =
-            parts::reading(&one.config, &one.loaded.object, &shared, &mut opened).with_context(context)?;
-        if made.is_empty() {
-            reading.spans.clone_from(&spans);
-        }
-        mistakes += wrong;
         let spec = Spec { name: one.config.name.clone().into(), ..Spec::default() };
         let mut part = Part::new(&spec);
-        part.live = live;
         part.bare_run_time = true;
         part.programs = programs(one)?;
-        part.source = Some(Box::new(reading));
+        match &one.loaded.object {
+            Ok(object) => {
+                let mut opened = parts::Opened {
+                    world: &world,
+                    buffers: &mut buffers,
+                    pages: own.perf_pages,
+                    spans: &spans,
+                };
+                let (mut reading, live, wrong) = parts::reading(&one.config, object, &shared, &mut opened)
+                    .with_context(|| format!("config {}", one.config.name))?;
+                mistakes += wrong;
+                reading.spans = shown.take();
+                part.live = live;
+                part.source = Some(Box::new(reading));
+            }
+            Err(why) => warn!("config {} is left out: the object cannot be loaded: {why}", one.config.name),
+        }
         made.push(part);
     }
     if own.strict || flags.check {
@@ -230,11 +243,11 @@ fn programs(one: &Running) -> Result<Vec<Program>> {
 struct Groups(Arc<AtomicBool>);
 
 impl Groups {
-    /// Starts the thread; None if the config has no such map.
+    /// Starts the thread; None if there is no such map.
     fn of(config: &Config, loaded: &Loaded, world: &World) -> Result<Option<Self>> {
-        let Some(spec) = &config.cgroup_id_map else { return Ok(None) };
+        let (Some(spec), Ok(object)) = (&config.cgroup_id_map, &loaded.object) else { return Ok(None) };
         let mount = cgroups::mount().context("cgroup_id_map: no cgroup2 file system is mounted")?;
-        let mut watch = Watch::new(spec, &loaded.object, mount, world.cgroups())?;
+        let mut watch = Watch::new(spec, object, mount, world.cgroups())?;
         let ended = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&ended);
         let run = move || {

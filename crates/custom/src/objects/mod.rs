@@ -30,8 +30,9 @@ use section::{Sampling, Section};
 pub struct Loaded {
     /// Its programs. Those that the file marks with `?` are left out.
     pub programs: Vec<Program>,
-    /// Its maps.
-    pub object: Object,
+    /// Its maps; or why the kernel refused the object as a whole, such as for a map of a type that it
+    /// does not have.
+    pub object: Result<Object, String>,
     hooks: Hooks,
 }
 
@@ -50,13 +51,12 @@ pub struct Program {
     pub links: Vec<Arc<Link>>,
 }
 
-/// Loads the object of a config. Programs that the kernel refuses are left out, see
-/// [`Program::loaded`]. `btf` replaces the kernel's own BTF; `symbols` returns the address of a kernel
+/// Loads the object of a config. What the kernel refuses is left out: see [`Program::loaded`] and
+/// [`Loaded::object`]. `btf` replaces the kernel's own BTF; `symbols` returns the address of a kernel
 /// symbol, 0 if it is hidden.
 ///
 /// # Errors
-/// When the file is no BPF object, does not have what the config names, or cannot be loaded even
-/// without programs. The error names the file.
+/// When the file is no BPF object or does not have what the config names. The error names the file.
 pub fn load(
     path: &Path,
     config: &Config,
@@ -71,12 +71,16 @@ pub fn load(
     let hooks = hook::hooks(&open);
     let mut refused = Refused::new();
     let mut wanted = BTreeSet::new();
+    let mut programs = Vec::new();
     for program in open.progs().filter(|program| program.autoload()) {
         let name = program.name().to_string_lossy().into_owned();
-        match Section::parse(&program.section().to_string_lossy()) {
-            Ok(_) => drop(wanted.insert(name)),
-            Err(why) => drop(refused.insert(name, why)),
+        let section = program.section().to_string_lossy().into_owned();
+        match Section::parse(&section) {
+            Ok(_) => drop(wanted.insert(name.clone())),
+            Err(why) => drop(refused.insert(name.clone(), why)),
         }
+        let attached = Err("not attached yet".to_owned());
+        programs.push(Program { name, section, loaded: None, attached, links: Vec::new() });
     }
     drop(open);
     let prepared = |programs: &BTreeSet<&str>| -> Result<OpenObject> {
@@ -92,29 +96,32 @@ pub fn load(
     let object = loop {
         let some = wanted.iter().map(String::as_str).filter(|name| !refused.contains_key(*name)).collect();
         let error = match prepared(&some)?.load() {
-            Ok(object) => break object,
+            Ok(object) => break Ok(object),
             Err(error) => error,
         };
         let alone = |programs: &BTreeSet<&str>| Ok(prepared(programs)?.load().err());
         match together::why_not_loaded(&error, &some, alone)? {
-            WhyNot::Programs(programs) => refused.extend(programs),
-            WhyNot::Object(why) => bail!("{}: cannot be loaded: {why}", at()),
+            WhyNot::Programs(programs) => {
+                let explain = |(name, why): (String, String)| (name, Obstacles::now().explain(&why));
+                refused.extend(programs.into_iter().map(explain));
+            }
+            WhyNot::Object(why) => {
+                refused.extend(wanted.iter().map(|name| (name.clone(), why.clone())));
+                break Err(why);
+            }
         }
     };
-    let mut programs = Vec::new();
-    for program in object.progs() {
-        let name = program.name().to_string_lossy().into_owned();
-        let section = program.section().to_string_lossy().into_owned();
-        let (loaded, why) = match refused.get(&name) {
-            Some(why) => (None, Obstacles::now().explain(why)),
-            None if wanted.contains(&name) => {
-                let fd =
-                    program.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
-                (Some(fd), "not attached yet".to_owned())
-            }
-            None => continue,
-        };
-        programs.push(Program { name, section, loaded, attached: Err(why), links: Vec::new() });
+    for program in &mut programs {
+        if let Some(why) = refused.remove(&program.name) {
+            program.attached = Err(why);
+            continue;
+        }
+        // Names are those of functions, so there is one with this name.
+        let named = |found: &libbpf_rs::Program<'_>| found.name().to_string_lossy() == program.name;
+        if let Some(found) = object.iter().flat_map(|object| object.progs()).find(named) {
+            let fd = found.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
+            program.loaded = Some(fd);
+        }
     }
     Ok(Loaded { programs, object, hooks })
 }
@@ -171,10 +178,10 @@ fn addresses(
 impl Loaded {
     /// Attaches each loaded program on its own, in their order in the file: see [`Program::attached`].
     pub fn attach(&mut self) {
-        for program in &mut self.programs {
-            // Names are those of functions, so there is one with this name.
-            let found = self.object.progs_mut().find(|other| other.name().to_string_lossy() == program.name);
-            let Some(found) = found.filter(|_| program.loaded.is_some()) else { continue };
+        let Ok(object) = &mut self.object else { return };
+        for program in self.programs.iter_mut().filter(|program| program.loaded.is_some()) {
+            let found = object.progs_mut().find(|other| other.name().to_string_lossy() == program.name);
+            let Some(found) = found else { continue };
             program.attached = match attach(&found, &program.section, self.hooks.get(&program.name)) {
                 Ok(links) => {
                     program.links = links.into_iter().map(Arc::new).collect();

@@ -41,6 +41,28 @@ fn a_missing_hook_costs_that_program_only() {
 }
 
 #[live::test]
+fn a_map_that_the_kernel_does_not_have_costs_that_config_only() {
+    let folder = Folder::of(&["odd_kind", "bytes"]);
+    let (log, exporter) = folder.start_and_read(&[]);
+    trigger(0, 0);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.labels("ebpf_exporter_bytes_total").len(), 1, "the other config runs");
+    assert!(scrape.labels("ebpf_exporter_odd_kind_total").is_empty());
+    let labels = &[("config", "odd_kind"), ("program", "odd_kind_triggered")];
+    assert_eq!(scrape.get("ebpf_exporter_ebpf_program_attached", labels), Some(0.0));
+    assert!(log.contains("config odd_kind is left out") && log.contains("odd_kind_unknown"), "{log}");
+    drop(exporter);
+    let strict = folder.run(&["--config.strict", "--check"]);
+    let words = said(&strict);
+    assert_eq!(strict.status.code(), Some(1), "{words}");
+    assert!(words.contains("odd_kind:odd_kind_triggered"), "{words}");
+    // Where nothing is left, it does not run.
+    let alone = folder.run(&["--config.names=odd_kind"]);
+    assert_eq!(alone.status.code(), Some(1), "{}", said(&alone));
+    assert!(said(&alone).contains("config odd_kind: the object cannot be loaded"), "{}", said(&alone));
+}
+
+#[live::test]
 fn types_do_not_matter_and_names_are_free() {
     let folder = Folder::of(&["odd_maps", "odd_twin"]);
     let exporter = folder.start(&[]);
