@@ -38,8 +38,9 @@ pub struct View {
     full_keys: bool,
     /// Whether to enter other network namespaces than that of this process.
     everywhere: bool,
-    /// Whether the programs use a layout table that is not yet verified.
+    /// Whether the programs use a layout table that is not yet verified, and whether the log says so.
     unproven: bool,
+    waits: bool,
     /// Labels by map.
     pub rosters: Rosters,
     spaces: Vec<(Namespace, Vec<Device>)>,
@@ -203,6 +204,15 @@ impl View {
         if self.unproven {
             self.rosters.clear();
             self.birthdates.clear();
+            if !std::mem::replace(&mut self.waits, true) {
+                log::warn!(
+                    "the module wireguard has no BTF, and member offsets come from a table: metrics of \
+                     programs are absent until one of them sees a peer that netlink lists, in a network \
+                     namespace that has a name or is the exporter's"
+                );
+            }
+        } else if std::mem::take(&mut self.waits) {
+            log::info!("the table of member offsets is right: metrics of programs are shown from now on");
         }
         Ok(())
     }
