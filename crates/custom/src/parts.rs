@@ -93,8 +93,9 @@ pub fn reading(
         if let Some(age) = metric.max_age {
             entry.max_age = Some(Ages::new(age));
         }
-        let bound = Bound::new(&metric, kind, labels, value, is_percpu);
-        let (needed, has) = (bound.key_size(), found.key_size() as usize);
+        let has = found.key_size() as usize;
+        let bound = Bound::new(&metric, kind, labels, value, has, is_percpu);
+        let needed = bound.key_size();
         if needed != has {
             warn!(
                 "{}.yaml:{}: the labels of metric {} take {needed} bytes, and the keys of map `{map}` have \

@@ -84,16 +84,26 @@ struct Series {
 }
 
 impl Bound {
-    /// The metric of a config, whose `value` is at a place in the map's values.
-    pub fn new(metric: &Metric, kind: Kind, labels: LabelSet, value: Field, is_percpu: bool) -> Self {
+    /// The metric of a config, whose `value` is at a place in the map's values. `key_size` is that of
+    /// the map.
+    pub fn new(
+        metric: &Metric,
+        kind: Kind,
+        labels: LabelSet,
+        value: Field,
+        key_size: usize,
+        is_percpu: bool,
+    ) -> Self {
         let names: Vec<String> = metric.labels.iter().map(|label| label.name.clone()).collect();
         let last = names.len().checked_sub(1);
         let is_cpu = |at: Option<usize>| at.is_some_and(|at| names[at] == CPU);
         let is_histogram = matches!(kind, Kind::Histogram(_));
+        // Before the bucket, `cpu` may also be a member of the key itself, as in ebpf_exporter.
+        let is_added = labels.size() == key_size + size_of::<u16>();
         let (cpu, bucket) = match last {
             Some(0) if is_percpu && is_cpu(last) => (Cpu::Only, None),
             Some(last) if is_percpu && is_cpu(Some(last)) => (Cpu::Last, last.checked_sub(1)),
-            Some(last) if is_percpu && is_histogram && is_cpu(last.checked_sub(1)) => {
+            Some(last) if is_percpu && is_histogram && is_added && is_cpu(last.checked_sub(1)) => {
                 let bytes = metric.labels[last].size + metric.labels[last].padding;
                 (Cpu::BeforeLast(bytes as usize), Some(last))
             }

@@ -46,11 +46,18 @@ fn uint(name: &str, size: u64) -> Label {
     Label { name: name.to_owned(), size, decoders, ..Label::default() }
 }
 
+/// A metric of a map whose key does not have the label `cpu`.
 fn bound(name: &str, labels: &[Label], kind: Kind, is_percpu: bool) -> Bound {
+    let of_key = labels.iter().filter(|label| !is_percpu || label.name != "cpu");
+    let key_size: u64 = of_key.map(|label| label.size + label.padding).sum();
+    bound_to_key(name, labels, kind, key_size, is_percpu)
+}
+
+fn bound_to_key(name: &str, labels: &[Label], kind: Kind, key_size: u64, is_percpu: bool) -> Bound {
     let metric = Metric { name: name.to_owned(), labels: labels.to_vec(), ..Metric::default() };
     let world = World::new(&Needs::default(), &Places::default());
     let set = LabelSet::new(labels, &world).expect("right");
-    Bound::new(&metric, kind, set, WHOLE, is_percpu)
+    Bound::new(&metric, kind, set, WHOLE, key_size as usize, is_percpu)
 }
 
 fn map(name: &str, is_percpu: bool, metrics: Vec<Bound>) -> MapOf {
@@ -136,6 +143,24 @@ fn histograms_may_have_a_label_cpu_before_or_after_the_bucket() {
         summed,
         ["h_bucket{le=\"1\"} 7", "h_bucket{le=\"2\"} 8", "h_bucket{le=\"+Inf\"} 8", "h_sum 110", "h_count 8"]
     );
+}
+
+#[test]
+fn a_label_cpu_before_the_bucket_may_be_a_member_of_the_key() {
+    let made = Made::default().row("m", &[7, 0, 0], &[3, 4]).row("m", &[7, 0, 1], &[1, 0]);
+    let kind = Kind::histogram(&Buckets::Exp2 { min: 0, max: 1 }, 1.0);
+    let metric = bound_to_key("h", &[uint("cpu", 2), uint("bucket", 1)], kind, 3, true);
+    assert_eq!(metric.key_size(), 3);
+    let (shown, errors) = once(&made, metric, true);
+    assert_eq!(
+        shown[..3],
+        [
+            "h_bucket{cpu=\"7\",le=\"1\"} 7",
+            "h_bucket{cpu=\"7\",le=\"2\"} 8",
+            "h_bucket{cpu=\"7\",le=\"+Inf\"} 8"
+        ]
+    );
+    assert_eq!(errors, 0);
 }
 
 #[test]
