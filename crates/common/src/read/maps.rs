@@ -262,6 +262,11 @@ impl LiveMap {
     /// Calls `f` with the key of every entry, with the values of a batch, and with the index of the
     /// entry's value in it.
     fn visit(&self, mut f: impl FnMut(&[u8], &mut [u64], usize)) -> Result<()> {
+        // A batch of a trie goes on from a key. Where that was deleted meanwhile, it begins again, and
+        // returns entries twice (kernel/bpf/lpm_trie.c: `trie_get_next_key`).
+        if self.kind == MapType::LpmTrie {
+            return self.visit_keys(&mut f);
+        }
         match self.visit_batched(&mut f) {
             // Per-CPU arrays support batches since 5.13. Some map types do not support them at all.
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTSUP_524) => self.visit_keys(&mut f),
