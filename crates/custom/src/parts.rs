@@ -152,31 +152,40 @@ fn records(config: &Config, object: &Object, opened: &mut Opened<'_>) -> Result<
     let sources: Vec<(String, bool)> =
         counters.iter().map(|(metric, _, flush)| (metric.map().to_owned(), flush.is_some())).collect();
     let events = Arc::new(Events::new(counters, has_perf));
+    // A map has one buffer, whose records go to all that name the map: of two buffers, one would get
+    // nothing.
+    let (mut perf, mut rings) =
+        (BTreeMap::<String, Vec<Taker>>::new(), BTreeMap::<String, Vec<Taker>>::new());
     for (at, (map, is_perf)) in sources.into_iter().enumerate() {
-        let map = map_named(object, &map)?;
         let counted = Arc::clone(&events);
-        let take: Taker = Box::new(move |record| counted.count(at, record));
-        if is_perf {
-            let losing = Arc::clone(&events);
-            opened.buffers.perf(&map, opened.pages, take, move |records| losing.lose(records))?;
-        } else {
-            opened.buffers.ring(&map, take)?;
-        }
+        let takers = if is_perf { &mut perf } else { &mut rings };
+        takers.entry(map).or_default().push(Box::new(move |record| counted.count(at, record)));
     }
     for span in &config.spans {
         let Some(spans) = opened.spans else { continue };
         let labels = labels(&span.labels, opened.world)?;
-        let map = map_named(object, &span.ringbuf)?;
         let (spans, noting) = (Arc::clone(spans), Arc::clone(&events));
         let (name, span) = (config.name.clone(), span.clone());
-        let take: Taker = Box::new(move |record| match span_of(&name, &span, &labels, record) {
+        let takers = rings.entry(span.ringbuf.clone()).or_default();
+        takers.push(Box::new(move |record| match span_of(&name, &span, &labels, record) {
             Ok(data) => spans.offer(data),
             Err(Stop::Skip) => {}
             Err(Stop::Wrong(why)) => noting.note(format!("ring buffer {}: {why}", span.ringbuf)),
-        });
-        opened.buffers.ring(&map, take)?;
+        }));
+    }
+    for (map, takers) in perf {
+        let losing = Arc::clone(&events);
+        let lose = move |records| losing.lose(records);
+        opened.buffers.perf(&map_named(object, &map)?, opened.pages, all(takers), lose)?;
+    }
+    for (map, takers) in rings {
+        opened.buffers.ring(&map_named(object, &map)?, all(takers))?;
     }
     Ok(Some(events))
+}
+
+fn all(mut takers: Vec<Taker>) -> Taker {
+    Box::new(move |record| takers.iter_mut().for_each(|take| take(record)))
 }
 
 fn span_of(config: &str, span: &Span, labels: &LabelSet, record: &[u8]) -> Result<SpanData, Stop> {
