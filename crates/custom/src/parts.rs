@@ -81,7 +81,11 @@ pub fn reading(
         let labels = labels(&metric.labels, opened.world)?;
         let found = map_named(object, map)?;
         let is_percpu = found.map_type().is_percpu();
-        let value = member.as_ref().map_or(Ok(WHOLE), |member| member_of(object, map, member))?;
+        let value = match member {
+            Some(member) => member_of(object, map, member)?,
+            None if matches!(kind, Kind::Gauge) => whole_of(object, map),
+            None => WHOLE,
+        };
         let entry = maps.entry(map.clone()).or_insert_with(|| MapOf {
             map: map.clone(),
             is_hash: found.map_type().is_hash_map(),
@@ -129,7 +133,14 @@ fn map_named<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::Map<'o>> {
 
 fn member_of(object: &Object, map: &str, member: &str) -> Result<Field> {
     let layout = layout::value_of(object, map).and_then(|layout| layout.field(member));
-    layout.with_context(|| format!("map `{map}`, member `{member}`"))
+    let field = layout.with_context(|| format!("map `{map}`, member `{member}`"))?;
+    Ok(field)
+}
+
+/// The whole value, with its sign if the object tells the type.
+fn whole_of(object: &Object, map: &str) -> Field {
+    let layout = layout::value_of(object, map).and_then(|layout| layout.field(""));
+    layout.ok().filter(|field| (field.width, field.length) == (8, 1)).unwrap_or(WHOLE)
 }
 
 /// Opens the buffers of a config; None if it has none.

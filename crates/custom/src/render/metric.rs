@@ -65,7 +65,7 @@ pub struct Bound {
     bucket: Option<usize>,
     labels: LabelSet,
     cache: Cache,
-    value: Field,
+    pub(super) value: Field,
     cpu: Cpu,
     /// Rows of this scrape: by label values without the bucket.
     series: BTreeMap<Vec<String>, Series>,
@@ -152,7 +152,7 @@ impl Bound {
     /// Adds a row: its key, and one value or that of each CPU.
     pub fn add(&mut self, key: &[u8], values: &[&[u8]]) {
         let value = self.value;
-        let at = |bytes: &[u8]| number(value.bytes(bytes));
+        let at = |bytes: &[u8]| widened(value, bytes);
         match self.cpu {
             Cpu::Sum => {
                 self.add_one(key, values.iter().fold(0, |sum, value| u64::wrapping_add(sum, at(value))))
@@ -217,6 +217,7 @@ impl Bound {
         families: &mut Families,
     ) {
         self.cache.end();
+        let is_signed = self.value.is_signed;
         let Self { name, help, kind, names, bucket, series, .. } = self;
         let mut say = |what: String| wrongs.note(config, format!("metric {name}: {what}"));
         self.wrongs.drain(..).for_each(&mut say);
@@ -261,6 +262,9 @@ impl Bound {
             }
             let value = match kind {
                 Kind::Histogram(bounds) => bounds.histogram(&series.rows),
+                Kind::Gauge if is_signed && series.total.cast_signed() < 0 => {
+                    Value::Float(series.total.cast_signed() as f64)
+                }
                 _ => Value::Integer(series.total),
             };
             family.samples.push(Sample { labels, value });
@@ -292,6 +296,16 @@ impl Bound {
         text.push_str("```\n\n");
         Ok(text)
     }
+}
+
+/// A number of a value. A negative one is that of 64 bits.
+fn widened(place: Field, value: &[u8]) -> u64 {
+    let number = number(place.bytes(value));
+    let unused = 64 - 8 * place.width.min(8) as u32;
+    if place.is_signed && unused < 64 {
+        return (number << unused).cast_signed().wrapping_shr(unused).cast_unsigned();
+    }
+    number
 }
 
 fn not_zero(key: &[u8]) -> Wrong {

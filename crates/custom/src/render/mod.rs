@@ -200,7 +200,7 @@ impl Source for Reading {
 }
 
 /// Where a value is: all of the 8 bytes, or a member.
-pub const WHOLE: Field = Field { offset: 0, width: 8, length: 1 };
+pub const WHOLE: Field = Field { offset: 0, width: 8, length: 1, is_signed: false };
 
 #[cfg(test)]
 mod tests;

@@ -146,6 +146,20 @@ fn histograms_may_have_a_label_cpu_before_or_after_the_bucket() {
 }
 
 #[test]
+fn gauges_of_signed_numbers_go_below_zero() {
+    let made = Made::default().row("m", &[1], &[7u64.wrapping_sub(9)]).row("m", &[2], &[0xffff_fffe]);
+    let metric = |kind, width, is_signed| {
+        let mut metric = bound("x", &[uint("a", 1)], kind, false);
+        metric.value = Field { width, is_signed, ..WHOLE };
+        once(&made, metric, false).0
+    };
+    assert_eq!(metric(Kind::Gauge, 8, true), ["x{a=\"1\"} -2", "x{a=\"2\"} 4294967294"]);
+    assert_eq!(metric(Kind::Gauge, 4, true), ["x{a=\"1\"} -2", "x{a=\"2\"} -2"]);
+    assert_eq!(metric(Kind::Gauge, 8, false), ["x{a=\"1\"} 18446744073709551614", "x{a=\"2\"} 4294967294"]);
+    assert_eq!(metric(Kind::Counter, 4, false), ["x{a=\"1\"} 4294967294", "x{a=\"2\"} 4294967294"]);
+}
+
+#[test]
 fn a_label_cpu_before_the_bucket_may_be_a_member_of_the_key() {
     let made = Made::default().row("m", &[7, 0, 0], &[3, 4]).row("m", &[7, 0, 1], &[1, 0]);
     let kind = Kind::histogram(&Buckets::Exp2 { min: 0, max: 1 }, 1.0);

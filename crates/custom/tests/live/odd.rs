@@ -85,6 +85,18 @@ fn a_value_may_be_a_member() {
 }
 
 #[live::test]
+fn gauges_of_signed_members_go_below_zero() {
+    let folder = Folder::of(&["members"]);
+    let exporter = folder.start(&[]);
+    trigger(0, 0);
+    let scrape = exporter.scrape();
+    for (name, value) in [("level", -17.0), ("balance", -5.0), ("offset", -7.0)] {
+        let name = format!("ebpf_exporter_members_{name}");
+        assert_eq!(scrape.get(&name, &[("key", "0")]), Some(value), "{name}");
+    }
+}
+
+#[live::test]
 fn what_did_not_change_is_deleted_at_its_age() {
     let folder = Folder::of(&["churn"]);
     let yaml = String::from_utf8(bytes("churn.yaml")).unwrap();
