@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use common::read::layout::{self, Field};
 use common::read::live::Live;
 use common::read::maps::LiveMaps;
@@ -134,6 +134,10 @@ fn map_named<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::Map<'o>> {
 fn member_of(object: &Object, map: &str, member: &str) -> Result<Field> {
     let layout = layout::value_of(object, map).and_then(|layout| layout.field(member));
     let field = layout.with_context(|| format!("map `{map}`, member `{member}`"))?;
+    if field.length != 1 || field.width > size_of::<u64>() {
+        let (length, bits) = (field.length, 8 * field.width);
+        bail!("map `{map}`, member `{member}`: it is {length} numbers of {bits} bits, not one of up to 64");
+    }
     Ok(field)
 }
 

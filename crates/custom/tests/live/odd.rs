@@ -97,6 +97,17 @@ fn gauges_of_signed_members_go_below_zero() {
 }
 
 #[live::test]
+fn a_member_that_is_an_array_is_refused() {
+    let folder = Folder::of(&["members"]);
+    let yaml = String::from_utf8(bytes("members.yaml")).unwrap();
+    folder.write("members.yaml", yaml.replace("member: offset", "member: slots").as_bytes());
+    let refused = folder.run(&["--check"]);
+    let words = said(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{words}");
+    assert!(words.contains("member `slots`: it is 4 numbers of 32 bits"), "{words}");
+}
+
+#[live::test]
 fn what_did_not_change_is_deleted_at_its_age() {
     let folder = Folder::of(&["churn"]);
     let yaml = String::from_utf8(bytes("churn.yaml")).unwrap();
