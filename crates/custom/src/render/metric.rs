@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One metric of a map: rows in, samples out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -205,6 +206,23 @@ impl Bound {
             }
             None => series.wrong = Some(format!("bucket {text:?} is no number")),
         }
+    }
+
+    /// Label values of the series that a key belongs to, of the first CPU if each has one; None if it
+    /// belongs to none.
+    pub fn series_of(&mut self, key: &[u8]) -> Option<Vec<String>> {
+        if self.names.is_empty() {
+            return Some(Vec::new());
+        }
+        let key = match self.cpu {
+            Cpu::Sum => Cow::Borrowed(key),
+            cpu => Cow::Owned(with_cpu(cpu, key, 0)?),
+        };
+        let mut values = self.cache.labels(&self.labels, &key).ok()?.to_vec();
+        if let Some(bucket) = self.bucket {
+            values.remove(bucket);
+        }
+        Some(values)
     }
 
     /// Ends a scrape: adds the family.

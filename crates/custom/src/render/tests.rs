@@ -215,8 +215,8 @@ fn values_that_do_not_change_grow_old() {
     let mut ages = Ages::new(Duration::from_secs(10));
     let start = Instant::now();
     let mut look = |seconds, key: &[u8], value: &[u8]| {
-        let old = ages.is_old(key, value, start + Duration::from_secs(seconds));
-        ages.end();
+        let old = ages.is_old(key, &[value], start + Duration::from_secs(seconds));
+        assert_eq!(ages.end(&mut []).len(), usize::from(old));
         old
     };
     assert!(!look(0, b"k", b"1"));
@@ -225,4 +225,68 @@ fn values_that_do_not_change_grow_old() {
     assert!(!look(21, b"k", b"2"));
     assert!(look(22, b"k", b"2"));
     assert!(!look(23, b"k", b"2"), "a new entry of the same key");
+}
+
+/// Looks at the map at these ages in seconds, and returns what is shown and how many keys are to go.
+fn grow_old(looks: &[(u64, &Made)], metrics: Vec<Bound>) -> Vec<(Vec<String>, usize)> {
+    let mut all = map("m", false, metrics);
+    let mut ages = Ages::new(Duration::from_secs(10));
+    let start = Instant::now();
+    let look = |(seconds, made): &(u64, &Made)| {
+        let now = start + Duration::from_secs(*seconds);
+        all.metrics.iter_mut().for_each(Bound::begin);
+        for (key, values) in &made.0["m"] {
+            let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+            if !ages.is_old(key, &values, now) {
+                all.metrics.iter_mut().for_each(|metric| metric.add(key, &values));
+            }
+        }
+        let gone = ages.end(&mut all.metrics).len();
+        let mut families = Families::default();
+        let (shared, mut wrongs) = (Shared::default(), Wrongs::default());
+        all.metrics
+            .iter_mut()
+            .for_each(|metric| metric.end("c", &shared, *seconds, &mut wrongs, &mut families));
+        (lines(families), gone)
+    };
+    looks.iter().map(look).collect()
+}
+
+#[test]
+fn a_series_of_several_keys_ends_as_a_whole() {
+    let first = Made::default().row("m", &[1, 0], &[3]).row("m", &[1, 9], &[4]).row("m", &[2, 0], &[5]);
+    let later = Made::default().row("m", &[1, 0], &[3]).row("m", &[1, 9], &[6]).row("m", &[2, 0], &[5]);
+    let label = || Label { padding: 1, ..uint("a", 1) };
+    let one = bound("x", &[label()], Kind::Counter, false);
+    let last = Made::default().row("m", &[1, 0], &[3]).row("m", &[1, 9], &[6]);
+    let shown = grow_old(&[(0, &first), (5, &later), (10, &later), (15, &last)], vec![one]);
+    assert_eq!(shown[2], (vec!["x{a=\"1\"} 9".to_owned()], 1), "the key that is old counts on");
+    assert_eq!(shown[3], (Vec::new(), 2));
+}
+
+#[test]
+fn the_buckets_of_a_histogram_end_together() {
+    let first = Made::default().row("m", &[0], &[3]).row("m", &[1], &[4]);
+    let later = Made::default().row("m", &[0], &[8]).row("m", &[1], &[4]);
+    let kind = Kind::histogram(&Buckets::Exp2 { min: 0, max: 1 }, 1.0);
+    let metric = bound("h", &[uint("bucket", 1)], kind, false);
+    let shown = grow_old(&[(0, &first), (9, &later), (11, &later), (19, &later)], vec![metric]);
+    assert_eq!((&shown[2].0[4], shown[2].1), (&"h_count 12".to_owned(), 0));
+    assert_eq!(shown[3], (Vec::new(), 2));
+}
+
+#[test]
+fn keys_that_metrics_share_end_when_no_series_of_them_is_left() {
+    let first = Made::default().row("m", &[1, 1], &[3]).row("m", &[1, 2], &[4]).row("m", &[3, 2], &[5]);
+    let later = Made::default().row("m", &[1, 1], &[9]).row("m", &[1, 2], &[4]).row("m", &[3, 2], &[5]);
+    let of_first = bound("x", &[Label { padding: 1, ..uint("a", 1) }], Kind::Counter, false);
+    let of_both = bound("y", &[uint("a", 1), uint("b", 1)], Kind::Counter, false);
+    let second =
+        Label { decoders: vec![Decoder { name: "hex".to_owned(), ..Decoder::default() }], ..uint("b", 2) };
+    let all = bound("z", &[second], Kind::Counter, false);
+    let shown = grow_old(&[(0, &first), (5, &later), (11, &later)], vec![of_first, of_both, all]);
+    // [1, 2] lives on with [1, 1]; [3, 2] shares nothing with them.
+    assert_eq!(shown[2].1, 1);
+    assert_eq!(shown[2].0.first().map(String::as_str), Some("x{a=\"1\"} 13"));
+    assert!(shown[2].0.contains(&"y{a=\"1\",b=\"2\"} 4".to_owned()), "{:?}", shown[2].0);
 }
