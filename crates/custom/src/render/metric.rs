@@ -268,7 +268,12 @@ impl Bound {
                 continue;
             }
             let mut labels = Labels::none();
-            names.iter().zip(&values).for_each(|(name, value)| labels.push(name, value));
+            let mut pairs: Vec<(&&str, &String)> = names.iter().zip(&values).collect();
+            if shared.names.contains(name) {
+                // Keys of another map may have the same labels in another order.
+                pairs.sort();
+            }
+            pairs.into_iter().for_each(|(name, value)| labels.push(name, value));
             if shared.names.contains(name)
                 && let Some(other) = shared.owner(scrape, name, &labels, config)
             {

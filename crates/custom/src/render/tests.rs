@@ -211,6 +211,21 @@ fn of_equal_series_of_two_configs_the_first_is_shown() {
 }
 
 #[test]
+fn series_are_equal_whatever_the_order_of_their_labels() {
+    let shared = Arc::new(Shared::new([format!("{PREFIX}x")].into()));
+    let config = |name, labels: &[Label]| {
+        reading(name, vec![map("m", false, vec![bound("x", labels, Kind::Counter, false)])], &shared)
+    };
+    let mut first = config("one", &[uint("a", 1), uint("b", 1)]);
+    let mut second = config("two", &[uint("b", 1), uint("a", 1)]);
+    let mut families = Families::default();
+    first.read(&Made::default().row("m", &[1, 2], &[3]), &mut families);
+    second.read(&Made::default().row("m", &[2, 1], &[4]).row("m", &[1, 2], &[5]), &mut families);
+    assert_eq!(lines(families), ["x{a=\"1\",b=\"2\"} 3", "x{a=\"2\",b=\"1\"} 5"]);
+    assert_eq!(second.decoder_errors(), 1);
+}
+
+#[test]
 fn values_that_do_not_change_grow_old() {
     let mut ages = Ages::new(Duration::from_secs(10));
     let start = Instant::now();

@@ -159,6 +159,10 @@ fn what_ends_the_process_at_start_is_an_error() {
                 .to_owned(),
         ),
         (
+            "metrics: {counters: [{name: a, help: A}, {name: a, help: A}]}",
+            "ebpf_exporter_a is read from map `a` in demo.yaml:1 already: remove one".to_owned(),
+        ),
+        (
             "metrics: {counters: [{name: a, help: A}], gauges: [{name: a, help: A}]}",
             "ebpf_exporter_a is a gauge, and a counter in demo.yaml:1: make them the same, or rename one"
                 .to_owned(),
