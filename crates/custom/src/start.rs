@@ -160,7 +160,7 @@ fn read(own: &Flags) -> Result<(Vec<Config>, usize)> {
 
 fn attach(dir: &Path, config: Config, flags: &Common, world: &World) -> Result<Running> {
     let path = dir.join(format!("{}.bpf.o", config.name));
-    let symbols = |name: &str| world.address(name).ok();
+    let symbols = |name: &str| world.address(name);
     let mut loaded = objects::load(&path, &config, flags.btf.as_deref(), &symbols)
         .with_context(|| format!("config {}", config.name))?;
     loaded.attach();
