@@ -99,6 +99,15 @@ pub fn reading(
         }
         let has = found.key_size() as usize;
         let bound = Bound::new(&metric, kind, labels, value, has, is_percpu);
+        if bound.lacks_bucket() {
+            warn!(
+                "{}.yaml:{}: the only label of histogram {} is `cpu`, and none is the number of the bucket; the \
+                 metric is left out",
+                config.name, metric.line, metric.name
+            );
+            mistakes += 1;
+            continue;
+        }
         let needed = bound.key_size();
         if needed != has {
             warn!(

@@ -127,6 +127,11 @@ impl Bound {
         }
     }
 
+    /// Whether it is a histogram whose only label is the number of the CPU.
+    pub fn lacks_bucket(&self) -> bool {
+        matches!(self.kind, Kind::Histogram(_)) && self.bucket.is_none()
+    }
+
     /// Bytes of the keys that the labels fit.
     pub fn key_size(&self) -> usize {
         match self.cpu {

@@ -178,6 +178,14 @@ fn a_label_cpu_before_the_bucket_may_be_a_member_of_the_key() {
 }
 
 #[test]
+fn a_histogram_needs_a_label_for_the_bucket() {
+    let kind = || Kind::histogram(&Buckets::Exp2 { min: 0, max: 1 }, 1.0);
+    assert!(bound("h", &[uint("cpu", 2)], kind(), true).lacks_bucket());
+    assert!(!bound("h", &[uint("cpu", 2)], kind(), false).lacks_bucket(), "there it is the bucket");
+    assert!(!bound("h", &[uint("bucket", 1), uint("cpu", 2)], kind(), true).lacks_bucket());
+}
+
+#[test]
 fn a_map_that_cannot_be_read_costs_its_own_metrics_and_is_counted_once() {
     let metrics = || bound("x", &[uint("a", 1)], Kind::Counter, false);
     let maps = vec![map("gone", false, vec![metrics()]), map("m", false, vec![metrics()])];
