@@ -70,7 +70,7 @@ pub struct Bound {
     cpu: Cpu,
     /// Rows of this scrape: by label values without the bucket.
     series: BTreeMap<Vec<String>, Series>,
-    wrongs: Vec<Wrong>,
+    pub(super) wrongs: Vec<Wrong>,
     /// Why the whole family is left out of this scrape.
     without: Option<Wrong>,
     is_discarded: bool,
@@ -188,7 +188,10 @@ impl Bound {
             Ok(decoded) => decoded,
             Err(Stop::Skip) => return,
             Err(Stop::Wrong(why)) => {
-                self.wrongs.push(why);
+                // No more are counted, and there may be one for each of a million keys.
+                if self.wrongs.len() < Wrongs::MOST {
+                    self.wrongs.push(why);
+                }
                 return;
             }
         };

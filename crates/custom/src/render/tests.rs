@@ -178,6 +178,18 @@ fn a_label_cpu_before_the_bucket_may_be_a_member_of_the_key() {
 }
 
 #[test]
+fn keys_that_cannot_be_decoded_are_not_all_remembered() {
+    let numbers = 0..5000u64;
+    let made = numbers.fold(Made::default(), |made, n| made.row("m", &n.to_ne_bytes(), &[1]));
+    let raw =
+        Label { decoders: vec![Decoder { name: "errno".to_owned(), ..Decoder::default() }], ..uint("a", 8) };
+    let mut metric = bound("x", &[raw], Kind::Counter, false);
+    made.for_each("m", &mut |key, value| metric.add(key, &[value])).expect("read");
+    assert_eq!(metric.wrongs.len(), Wrongs::MOST);
+    assert_eq!(once(&made, metric, false), (Vec::new(), Wrongs::MOST as u64));
+}
+
+#[test]
 fn a_histogram_needs_a_label_for_the_bucket() {
     let kind = || Kind::histogram(&Buckets::Exp2 { min: 0, max: 1 }, 1.0);
     assert!(bound("h", &[uint("cpu", 2)], kind(), true).lacks_bucket());
