@@ -302,27 +302,40 @@ impl Bound {
         }
     }
 
-    /// The map's rows as text, in the form of ebpf_exporter's page /maps.
+    /// The map's rows as text, in the form of ebpf_exporter's page /maps: for a map per CPU, a row for
+    /// each CPU.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn dump(&mut self, map: &str, source: &dyn MapSource) -> Result<String> {
         let mut text = format!("### Map: {map}\n\n```\n");
-        let (value, labels) = (self.value, &self.labels);
-        source.for_each(map, &mut |key, bytes| {
-            let shown: Vec<String> = key.iter().map(|byte| format!("0x{byte:x}")).collect();
-            let decoded = match labels.decode(key) {
-                Ok(decoded) => decoded.join(" "),
-                Err(Stop::Skip) => "skipped".to_owned(),
-                Err(Stop::Wrong(why)) => why,
-            };
-            // Writing to a String cannot fail.
-            let _ = writeln!(
-                text,
-                "[]byte{{{}}} (labels: [{decoded}]) -> {}",
-                shown.join(", "),
-                number(value.bytes(bytes))
-            );
+        let (value, cpu, labels) = (self.value, self.cpu, &self.labels);
+        source.for_each_cpu(map, &mut |key, values| {
+            for (number, bytes) in values.enumerate() {
+                let key = match cpu {
+                    Cpu::Sum => Cow::Borrowed(key),
+                    cpu => with_cpu(cpu, key, number as u16).map_or(Cow::Borrowed(key), Cow::Owned),
+                };
+                let shown: Vec<String> = key.iter().map(|byte| format!("0x{byte:x}")).collect();
+                let decoded = match labels.decode(&key) {
+                    Ok(decoded) => decoded.join(" "),
+                    Err(Stop::Skip) => "skipped".to_owned(),
+                    Err(Stop::Wrong(why)) => why,
+                };
+                let number = widened(value, bytes);
+                // Writing to a String cannot fail.
+                let _ = match value.is_signed {
+                    true => writeln!(
+                        text,
+                        "[]byte{{{}}} (labels: [{decoded}]) -> {}",
+                        shown.join(", "),
+                        number.cast_signed()
+                    ),
+                    false => {
+                        writeln!(text, "[]byte{{{}}} (labels: [{decoded}]) -> {number}", shown.join(", "))
+                    }
+                };
+            }
         })?;
         text.push_str("```\n\n");
         Ok(text)

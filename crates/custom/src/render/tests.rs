@@ -190,6 +190,21 @@ fn keys_that_cannot_be_decoded_are_not_all_remembered() {
 }
 
 #[test]
+fn a_dump_has_a_row_for_each_cpu() {
+    let made = Made::default().row("m", &[5], &[3, 4]);
+    let dump = |labels: &[Label]| {
+        let text = bound("x", labels, Kind::Counter, true).dump("m", &made).expect("read");
+        let rows = text.lines().filter(|line| line.starts_with('[')).map(ToOwned::to_owned);
+        rows.collect::<Vec<String>>()
+    };
+    assert_eq!(dump(&[uint("a", 1)]), ["[]byte{0x5} (labels: [5]) -> 3", "[]byte{0x5} (labels: [5]) -> 4"]);
+    let cpu = u16::to_ne_bytes(1).map(|byte| format!("0x{byte:x}")).join(", ");
+    let rows = dump(&[uint("a", 1), uint("cpu", 2)]);
+    assert_eq!(rows[0], "[]byte{0x5, 0x0, 0x0} (labels: [5 0]) -> 3");
+    assert_eq!(rows[1], format!("[]byte{{0x5, {cpu}}} (labels: [5 1]) -> 4"));
+}
+
+#[test]
 fn a_histogram_needs_a_label_for_the_bucket() {
     let kind = || Kind::histogram(&Buckets::Exp2 { min: 0, max: 1 }, 1.0);
     assert!(bound("h", &[uint("cpu", 2)], kind(), true).lacks_bucket());
