@@ -53,7 +53,7 @@ fn read<'c>(config: &'c Config, metric: &'c Metric) -> Read<'c> {
 }
 
 /// Checks that metrics of one name have one type, help text and set of labels, and that none has the name
-/// of a metric of the exporter itself. Two maps may so fill one family.
+/// of a metric of the exporter itself, or of a series of a histogram. Two maps may so fill one family.
 ///
 /// # Errors
 /// When one differs; names both places.
@@ -95,6 +95,14 @@ pub fn check(configs: &[Config], place: impl Fn(&Config, u64) -> String) -> Resu
                 continue;
             };
             bail!("{}: {PREFIX}{name} {difference}: make them the same, or rename one", family.place);
+        }
+    }
+    for (name, histogram) in families.iter().filter(|(_, family)| family.kind == "histogram") {
+        for suffix in ["_bucket", "_sum", "_count"] {
+            if let Some(other) = families.get(format!("{name}{suffix}").as_str()) {
+                let of = format!("one of the series of histogram {PREFIX}{name} in {}", histogram.place);
+                bail!("{}: {PREFIX}{name}{suffix} is {of}: rename one", other.place);
+            }
         }
     }
     Ok(())

@@ -354,6 +354,16 @@ fn metrics_of_several_configs_agree() {
         one("y", "histograms", &format!("{linear}, {b}")),
     ];
     assert_eq!(check(&histograms), Ok(()));
+    let named = |name: &str| config("y", &format!("metrics: {{counters: [{{name: {name}, help: A}}]}}"));
+    let histogram = || one("x", "histograms", &format!("{exp2}, {slot}"));
+    for suffix in ["_bucket", "_sum", "_count"] {
+        let expected = format!(
+            "y.yaml:1: ebpf_exporter_a{suffix} is one of the series of histogram ebpf_exporter_a in x.yaml:3: \
+             rename one"
+        );
+        assert_eq!(check(&[named(&format!("a{suffix}")), histogram()]), Err(expected));
+    }
+    assert_eq!(check(&[named("a_total"), named("b_count"), histogram()]), Ok(()));
     let own = one("x", "counters", "");
     let own = Config {
         counters: vec![super::super::Metric { name: "mode".into(), ..own.counters[0].clone() }],
