@@ -86,17 +86,6 @@ pub fn reading(
             None if matches!(kind, Kind::Gauge) => whole_of(object, map),
             None => WHOLE,
         };
-        let entry = maps.entry(map.clone()).or_insert_with(|| MapOf {
-            map: map.clone(),
-            is_hash: found.map_type().is_hash_map(),
-            capacity: found.max_entries().into(),
-            is_percpu,
-            metrics: Vec::new(),
-            max_age: None,
-        });
-        if let Some(age) = metric.max_age {
-            entry.max_age = Some(Ages::new(age));
-        }
         let has = found.key_size() as usize;
         let bound = Bound::new(&metric, kind, labels, value, has, is_percpu);
         if bound.lacks_bucket() {
@@ -117,6 +106,17 @@ pub fn reading(
             );
             mistakes += 1;
             continue;
+        }
+        let entry = maps.entry(map.clone()).or_insert_with(|| MapOf {
+            map: map.clone(),
+            is_hash: found.map_type().is_hash_map(),
+            capacity: found.max_entries().into(),
+            is_percpu,
+            metrics: Vec::new(),
+            max_age: None,
+        });
+        if let Some(age) = metric.max_age {
+            entry.max_age = Some(Ages::new(age));
         }
         entry.metrics.push(bound);
     }

@@ -126,6 +126,21 @@ fn what_did_not_change_is_deleted_at_its_age() {
     assert!(shown("102").is_some(), "it changed since");
 }
 
+#[live::test]
+fn a_map_whose_metric_is_left_out_is_left_alone() {
+    let folder = Folder::of(&["churn"]);
+    let yaml = String::from_utf8(bytes("churn.yaml")).unwrap();
+    let aged = yaml.replacen("name: churn_total", "max_age: 1ms\n      name: churn_total", 1);
+    folder.write("churn.yaml", aged.replacen("size: 8", "size: 4", 1).as_bytes());
+    let (log, exporter) = folder.start_and_read(&[]);
+    assert!(log.contains("the keys of map `churn_total` have 8"), "{log}");
+    trigger(3, 100);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.get("ebpf_exporter_churn_made_total", &[]), Some(3.0));
+    let read = scrape.labels("ebpf_exporter_map_entries");
+    assert!(read.is_empty(), "it is read, so its keys grow old: {read:?}");
+}
+
 // Each entry is made by a program, which takes an emulator long.
 #[live::test(once)]
 fn no_family_is_missing_and_no_value_too_great_while_entries_come_and_go() {
