@@ -36,7 +36,7 @@ fn main() {
         map.update_percpu(&key, &values, MapFlags::ANY).unwrap();
     }
 
-    let field = |width, length| Field { offset: 0, width, length };
+    let field = |width, length| Field { offset: 0, width, length, is_signed: false };
     let layout = |name: &str, size, field| Layout { size, fields: [(name.to_owned(), field)].into() };
     let key = layout("disk", 40, field(1, 40));
     let layouts: Layouts =

@@ -146,7 +146,9 @@ impl Counter {
             && flush.next <= now
         {
             self.series.clear();
-            flush.next = now + flush.interval;
+            // Nothing may have looked at it for a while: the times stay those since the start.
+            let late = now.duration_since(flush.next).as_nanos() % flush.interval.as_nanos().max(1);
+            flush.next = now + flush.interval - Duration::from_nanos(late as u64);
         }
     }
 }
@@ -301,5 +303,29 @@ impl Drop for Reader {
             // The thread does not panic; if it did, there is nothing left to do for it.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::world::{Needs, Places, World};
+
+    #[test]
+    fn series_are_forgotten_at_multiples_of_the_interval() {
+        let world = World::new(&Needs::default(), &Places::default());
+        let labels = LabelSet::new(&[], &world).expect("right");
+        let interval = Duration::from_secs(10);
+        let events = Events::new(vec![(&Metric::default(), labels, Some(interval))], true);
+        let mut counters = events.counters();
+        let counter = &mut counters[0];
+        let start = counter.flush.as_ref().expect("it has one").next - interval;
+        let mut forgotten_at = |seconds| {
+            counter.series.insert(Vec::new(), 1);
+            counter.flush_if_due(start + Duration::from_secs(seconds));
+            counter.series.is_empty()
+        };
+        let looks = [9, 10, 19, 26, 29, 30, 57, 59, 60];
+        assert_eq!(looks.map(&mut forgotten_at), [false, true, false, true, false, true, true, false, true]);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use common::read::layout::{self, Field};
 use common::read::live::Live;
 use common::read::maps::LiveMaps;
@@ -81,7 +81,32 @@ pub fn reading(
         let labels = labels(&metric.labels, opened.world)?;
         let found = map_named(object, map)?;
         let is_percpu = found.map_type().is_percpu();
-        let value = member.as_ref().map_or(Ok(WHOLE), |member| member_of(object, map, member))?;
+        let value = match member {
+            Some(member) => member_of(object, map, member)?,
+            None if matches!(kind, Kind::Gauge) => whole_of(object, map),
+            None => WHOLE,
+        };
+        let has = found.key_size() as usize;
+        let bound = Bound::new(&metric, kind, labels, value, has, is_percpu);
+        if bound.lacks_bucket() {
+            warn!(
+                "{}.yaml:{}: the only label of histogram {} is `cpu`, and none is the number of the bucket; the \
+                 metric is left out",
+                config.name, metric.line, metric.name
+            );
+            mistakes += 1;
+            continue;
+        }
+        let needed = bound.key_size();
+        if needed != has {
+            warn!(
+                "{}.yaml:{}: the labels of metric {} take {needed} bytes, and the keys of map `{map}` have \
+                 {has}; the metric is left out",
+                config.name, metric.line, metric.name
+            );
+            mistakes += 1;
+            continue;
+        }
         let entry = maps.entry(map.clone()).or_insert_with(|| MapOf {
             map: map.clone(),
             is_hash: found.map_type().is_hash_map(),
@@ -92,17 +117,6 @@ pub fn reading(
         });
         if let Some(age) = metric.max_age {
             entry.max_age = Some(Ages::new(age));
-        }
-        let bound = Bound::new(&metric, kind, labels, value, is_percpu);
-        let (needed, has) = (bound.key_size(), found.key_size() as usize);
-        if needed != has {
-            warn!(
-                "{}.yaml:{}: the labels of metric {} take {needed} bytes, and the keys of map `{map}` have \
-                 {has}; the metric is left out",
-                config.name, metric.line, metric.name
-            );
-            mistakes += 1;
-            continue;
         }
         entry.metrics.push(bound);
     }
@@ -128,7 +142,18 @@ fn map_named<'o>(object: &'o Object, name: &str) -> Result<libbpf_rs::Map<'o>> {
 
 fn member_of(object: &Object, map: &str, member: &str) -> Result<Field> {
     let layout = layout::value_of(object, map).and_then(|layout| layout.field(member));
-    layout.with_context(|| format!("map `{map}`, member `{member}`"))
+    let field = layout.with_context(|| format!("map `{map}`, member `{member}`"))?;
+    if field.length != 1 || field.width > size_of::<u64>() {
+        let (length, bits) = (field.length, 8 * field.width);
+        bail!("map `{map}`, member `{member}`: it is {length} numbers of {bits} bits, not one of up to 64");
+    }
+    Ok(field)
+}
+
+/// The whole value, with its sign if the object tells the type.
+fn whole_of(object: &Object, map: &str) -> Field {
+    let layout = layout::value_of(object, map).and_then(|layout| layout.field(""));
+    layout.ok().filter(|field| (field.width, field.length) == (8, 1)).unwrap_or(WHOLE)
 }
 
 /// Opens the buffers of a config; None if it has none.
@@ -151,31 +176,40 @@ fn records(config: &Config, object: &Object, opened: &mut Opened<'_>) -> Result<
     let sources: Vec<(String, bool)> =
         counters.iter().map(|(metric, _, flush)| (metric.map().to_owned(), flush.is_some())).collect();
     let events = Arc::new(Events::new(counters, has_perf));
+    // A map has one buffer, whose records go to all that name the map: of two buffers, one would get
+    // nothing.
+    let (mut perf, mut rings) =
+        (BTreeMap::<String, Vec<Taker>>::new(), BTreeMap::<String, Vec<Taker>>::new());
     for (at, (map, is_perf)) in sources.into_iter().enumerate() {
-        let map = map_named(object, &map)?;
         let counted = Arc::clone(&events);
-        let take: Taker = Box::new(move |record| counted.count(at, record));
-        if is_perf {
-            let losing = Arc::clone(&events);
-            opened.buffers.perf(&map, opened.pages, take, move |records| losing.lose(records))?;
-        } else {
-            opened.buffers.ring(&map, take)?;
-        }
+        let takers = if is_perf { &mut perf } else { &mut rings };
+        takers.entry(map).or_default().push(Box::new(move |record| counted.count(at, record)));
     }
     for span in &config.spans {
         let Some(spans) = opened.spans else { continue };
         let labels = labels(&span.labels, opened.world)?;
-        let map = map_named(object, &span.ringbuf)?;
         let (spans, noting) = (Arc::clone(spans), Arc::clone(&events));
         let (name, span) = (config.name.clone(), span.clone());
-        let take: Taker = Box::new(move |record| match span_of(&name, &span, &labels, record) {
+        let takers = rings.entry(span.ringbuf.clone()).or_default();
+        takers.push(Box::new(move |record| match span_of(&name, &span, &labels, record) {
             Ok(data) => spans.offer(data),
             Err(Stop::Skip) => {}
             Err(Stop::Wrong(why)) => noting.note(format!("ring buffer {}: {why}", span.ringbuf)),
-        });
-        opened.buffers.ring(&map, take)?;
+        }));
+    }
+    for (map, takers) in perf {
+        let losing = Arc::clone(&events);
+        let lose = move |records| losing.lose(records);
+        opened.buffers.perf(&map_named(object, &map)?, opened.pages, all(takers), lose)?;
+    }
+    for (map, takers) in rings {
+        opened.buffers.ring(&map_named(object, &map)?, all(takers))?;
     }
     Ok(Some(events))
+}
+
+fn all(mut takers: Vec<Taker>) -> Taker {
+    Box::new(move |record| takers.iter_mut().for_each(|take| take(record)))
 }
 
 fn span_of(config: &str, span: &Span, labels: &LabelSet, record: &[u8]) -> Result<SpanData, Stop> {

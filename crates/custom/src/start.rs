@@ -173,7 +173,7 @@ fn read(own: &Flags) -> Result<(Vec<Config>, usize)> {
 
 fn attach(dir: &Path, config: Config, flags: &Common, world: &World) -> Result<Running> {
     let path = dir.join(format!("{}.bpf.o", config.name));
-    let symbols = |name: &str| world.address(name).ok();
+    let symbols = |name: &str| world.address(name);
     let mut loaded = objects::load(&path, &config, flags.btf.as_deref(), &symbols)
         .with_context(|| format!("config {}", config.name))?;
     loaded.attach();
@@ -219,14 +219,13 @@ fn refuse(running: &[Running], mistakes: usize, is_strict: bool) -> Result<()> {
     Ok(())
 }
 
-/// Full names of the metrics that several configs have.
+/// Full names of the metrics that occur several times, in one config or in several.
 fn shared_names(running: &[Running]) -> BTreeSet<String> {
-    let mut configs: BTreeMap<&str, usize> = BTreeMap::new();
-    for one in running {
-        let names: BTreeSet<&str> = one.config.metrics().map(|metric| metric.name.as_str()).collect();
-        names.into_iter().for_each(|name| *configs.entry(name).or_default() += 1);
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    for metric in running.iter().flat_map(|one| one.config.metrics()) {
+        *times.entry(&metric.name).or_default() += 1;
     }
-    let shared = configs.into_iter().filter(|(_, configs)| *configs > 1);
+    let shared = times.into_iter().filter(|(_, times)| *times > 1);
     shared.map(|(name, _)| format!("{PREFIX}{name}")).collect()
 }
 

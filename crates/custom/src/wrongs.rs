@@ -13,7 +13,7 @@ pub struct Wrongs {
 
 impl Wrongs {
     /// Maximum number to remember and to log; more are not counted.
-    const MOST: usize = 1024;
+    pub const MOST: usize = 1024;
 
     /// Counts and logs `what`, unless it was noted before.
     pub fn note(&mut self, config: &str, what: String) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use anyhow::{Context, Result, bail};
-use libbpf_rs::btf::types::{Array, Enum, Int, MemberAttr, Struct};
+use libbpf_rs::btf::types::{Array, Enum, Int, IntEncoding, MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
 use libbpf_rs::{AsRawLibbpf, HasSize, MapCore, Object, OpenObject};
 
@@ -40,6 +40,8 @@ pub struct Field {
     pub width: usize,
     /// Number of elements.
     pub length: usize,
+    /// Whether the numbers may be negative.
+    pub is_signed: bool,
 }
 
 /// A member's contents.
@@ -223,24 +225,25 @@ fn take_apart(
         }
         return Ok(structure.size());
     }
-    let (width, length) = match ty.kind() {
+    let ((width, is_signed), length) = match ty.kind() {
         BtfKind::Array => {
             let array = Array::try_from(ty).map_err(|_| anyhow::anyhow!("`{path}`: not an array"))?;
             (scalar(array.contained_type(), path)?, array.capacity())
         }
         _ => (scalar(ty, path)?, 1),
     };
-    fields.insert(path.to_owned(), Field { offset, width, length });
+    fields.insert(path.to_owned(), Field { offset, width, length, is_signed });
     Ok(width * length)
 }
 
-fn scalar(ty: BtfType<'_>, path: &str) -> Result<usize> {
+/// Bytes of a number, and whether it may be negative.
+fn scalar(ty: BtfType<'_>, path: &str) -> Result<(usize, bool)> {
     let ty = ty.skip_mods_and_typedefs();
     if let Ok(int) = Int::try_from(ty) {
-        return Ok(int.bits.div_ceil(8).into());
+        return Ok((int.bits.div_ceil(8).into(), matches!(int.encoding, IntEncoding::Signed)));
     }
     if let Ok(kind) = Enum::try_from(ty) {
-        return Ok(kind.size());
+        return Ok((kind.size(), kind.is_signed()));
     }
     let name = ty.name().unwrap_or(OsStr::new("?")).to_string_lossy();
     bail!("`{path}`: a {:?} `{name}` is neither a number nor an array of numbers", ty.kind())

@@ -252,7 +252,7 @@ impl LiveMap {
 
     /// Bytes of one CPU's value as the kernel copies it.
     fn stride(&self) -> usize {
-        if self.copies == 1 { self.value_size } else { self.value_size.next_multiple_of(8) }
+        if self.kind.is_percpu() { self.value_size.next_multiple_of(8) } else { self.value_size }
     }
 
     fn for_each(&self, f: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
@@ -262,6 +262,11 @@ impl LiveMap {
     /// Calls `f` with the key of every entry, with the values of a batch, and with the index of the
     /// entry's value in it.
     fn visit(&self, mut f: impl FnMut(&[u8], &mut [u64], usize)) -> Result<()> {
+        // A batch of a trie goes on from a key. Where that was deleted meanwhile, it begins again, and
+        // returns entries twice (kernel/bpf/lpm_trie.c: `trie_get_next_key`).
+        if self.kind == MapType::LpmTrie {
+            return self.visit_keys(&mut f);
+        }
         match self.visit_batched(&mut f) {
             // Per-CPU arrays support batches since 5.13. Some map types do not support them at all.
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTSUP_524) => self.visit_keys(&mut f),
@@ -426,4 +431,24 @@ trait Enotsupp {
 
 impl Enotsupp for Errno {
     const NOTSUP_524: Errno = Errno::from_raw_os_error(524);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    /// The kernel rounds the value of each CPU up also where there is only one (kernel/bpf/syscall.c:
+    /// `bpf_map_value_size`).
+    #[test]
+    fn values_of_a_single_cpu_take_the_room_that_the_kernel_fills() {
+        let map = |kind, copies| {
+            let fd = File::open("/dev/null").expect("a descriptor").into();
+            LiveMap { fd, kind, key_size: 4, value_size: 12, capacity: 1, copies }
+        };
+        assert_eq!(map(MapType::PercpuHash, 1).stride(), 16);
+        assert_eq!(map(MapType::PercpuArray, 4).stride(), 16);
+        assert_eq!(map(MapType::Hash, 1).stride(), 12);
+    }
 }

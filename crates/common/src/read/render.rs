@@ -241,7 +241,7 @@ mod tests {
 
     /// A map with a counter for each name of 16 bytes and error number.
     fn renderer() -> (Renderer, Fixture) {
-        let field = |offset, width, length| Field { offset, width, length };
+        let field = |offset, width, length| Field { offset, width, length, is_signed: false };
         let layout = |size, fields: &[(&str, Field)]| Layout {
             size,
             fields: fields.iter().map(|(name, field)| ((*name).to_owned(), *field)).collect(),

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 
 use super::check::of_series;
-use super::types::{Config, Metric};
+use super::types::{Config, Metric, Source};
 
 /// Prefix of the names of all metrics.
 pub const PREFIX: &str = "ebpf_exporter_";
@@ -41,8 +41,19 @@ struct Family<'c> {
     place: String,
 }
 
+/// Config, metric, and the map and member that it is read from.
+type Read<'c> = (&'c str, &'c str, &'c str, Option<&'c str>);
+
+fn read<'c>(config: &'c Config, metric: &'c Metric) -> Read<'c> {
+    let member = match &metric.source {
+        Source::Map { member, .. } => member.as_deref(),
+        _ => None,
+    };
+    (&config.name, &metric.name, metric.map(), member)
+}
+
 /// Checks that metrics of one name have one type, help text and set of labels, and that none has the name
-/// of a metric of the exporter itself. Two maps may so fill one family.
+/// of a metric of the exporter itself, or of a series of a histogram. Two maps may so fill one family.
 ///
 /// # Errors
 /// When one differs; names both places.
@@ -53,6 +64,7 @@ pub fn check_together(configs: &[Config]) -> Result<()> {
 /// As [`check_together`], with the text of a line's place in messages.
 pub fn check(configs: &[Config], place: impl Fn(&Config, u64) -> String) -> Result<()> {
     let mut families: BTreeMap<&str, Family> = BTreeMap::new();
+    let mut places: BTreeMap<Read<'_>, String> = BTreeMap::new();
     for config in configs {
         for (kind, metric, labels) in metrics(config) {
             let place = place(config, metric.line);
@@ -60,6 +72,7 @@ pub fn check(configs: &[Config], place: impl Fn(&Config, u64) -> String) -> Resu
             if OWN.contains(&name.as_str()) {
                 bail!("{place}: {PREFIX}{name} is a metric of the exporter itself: choose another name");
             }
+            let twice = places.insert(read(config, metric), place.clone());
             let family = Family { kind, help: &metric.help, labels, place };
             let Some(first) = families.get(name.as_str()) else {
                 families.insert(name, family);
@@ -72,10 +85,24 @@ pub fn check(configs: &[Config], place: impl Fn(&Config, u64) -> String) -> Resu
                 format!("has {these}, and {those} in {}", first.place)
             } else if first.help != family.help {
                 format!("has another help text in {}", first.place)
+            } else if let Some(first) = twice {
+                let map = metric.map();
+                bail!(
+                    "{}: {PREFIX}{name} is read from map `{map}` in {first} already: remove one",
+                    family.place
+                );
             } else {
                 continue;
             };
             bail!("{}: {PREFIX}{name} {difference}: make them the same, or rename one", family.place);
+        }
+    }
+    for (name, histogram) in families.iter().filter(|(_, family)| family.kind == "histogram") {
+        for suffix in ["_bucket", "_sum", "_count"] {
+            if let Some(other) = families.get(format!("{name}{suffix}").as_str()) {
+                let of = format!("one of the series of histogram {PREFIX}{name} in {}", histogram.place);
+                bail!("{}: {PREFIX}{name}{suffix} is {of}: rename one", other.place);
+            }
         }
     }
     Ok(())

@@ -70,7 +70,16 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
     for metric in config.counters.iter().chain(&config.gauges).chain(histograms) {
         match &metric.source {
             Source::Map { map, member } => {
-                let size = find(map, metric.line)?.value;
+                let Shape { kind, value: size, .. } = find(map, metric.line)?;
+                let size = *size;
+                ensure!(
+                    metric.max_age.is_none() || kind.is_hash_map() || *kind == MapType::LpmTrie,
+                    "entries of map `{map}`, which is of type {kind:?}, cannot be deleted: remove `max_age` of \
+                     metric {} at {}.yaml:{}",
+                    metric.name,
+                    config.name,
+                    metric.line
+                );
                 ensure!(
                     size == 8 || member.is_some(),
                     "values of map `{map}` have {size} bytes, not 8: metric {} at {}.yaml:{} needs a u64, \

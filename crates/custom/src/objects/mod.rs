@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use common::kernel::globals::{self, Variable};
 use common::kernel::hook::{self, Hook, Hooks};
 use common::kernel::probes::{self, Refused};
@@ -53,7 +53,7 @@ pub struct Program {
 
 /// Loads the object of a config. What the kernel refuses is left out: see [`Program::loaded`] and
 /// [`Loaded::object`]. `btf` replaces the kernel's own BTF; `symbols` returns the address of a kernel
-/// symbol, 0 if it is hidden.
+/// symbol, or why it is not known.
 ///
 /// # Errors
 /// When the file is no BPF object or does not have what the config names. The error names the file.
@@ -61,7 +61,7 @@ pub fn load(
     path: &Path,
     config: &Config,
     btf: Option<&Path>,
-    symbols: &dyn Fn(&str) -> Option<u64>,
+    symbols: &dyn Fn(&str) -> Result<u64, String>,
 ) -> Result<Loaded> {
     let file = ObjectFile::read(path)?;
     let at = || file.path().display().to_string();
@@ -145,7 +145,7 @@ fn addresses(
     open: &OpenObject,
     file: &ObjectFile,
     config: &Config,
-    symbols: &dyn Fn(&str) -> Option<u64>,
+    symbols: &dyn Fn(&str) -> Result<u64, String>,
 ) -> Result<Vec<(Variable, u64)>> {
     if config.kaddrs.is_empty() {
         return Ok(Vec::new());
@@ -160,17 +160,8 @@ fn addresses(
         if variable.size < size_of::<u64>() {
             bail!("kaddrs: variable `{name}` has {} bytes, not 8: declare it as u64", variable.size);
         }
-        match symbols(symbol) {
-            Some(0) => bail!(
-                "kaddrs: the address of `{symbol}` is hidden from this process: add CAP_SYSLOG, and set \
-                 kernel.kptr_restrict to 0 or 1"
-            ),
-            Some(address) => Ok((variable, address)),
-            None => bail!(
-                "kaddrs: the kernel has no symbol `{symbol}` in /proc/kallsyms; variables are there only with \
-                 CONFIG_KALLSYMS_ALL"
-            ),
-        }
+        let address = symbols(symbol).map_err(|why| anyhow!("kaddrs: {why}"))?;
+        Ok((variable, address))
     };
     config.kaddrs.iter().map(address).collect()
 }

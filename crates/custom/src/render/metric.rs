@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One metric of a map: rows in, samples out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -65,11 +66,11 @@ pub struct Bound {
     bucket: Option<usize>,
     labels: LabelSet,
     cache: Cache,
-    value: Field,
+    pub(super) value: Field,
     cpu: Cpu,
     /// Rows of this scrape: by label values without the bucket.
     series: BTreeMap<Vec<String>, Series>,
-    wrongs: Vec<Wrong>,
+    pub(super) wrongs: Vec<Wrong>,
     /// Why the whole family is left out of this scrape.
     without: Option<Wrong>,
     is_discarded: bool,
@@ -84,16 +85,26 @@ struct Series {
 }
 
 impl Bound {
-    /// The metric of a config, whose `value` is at a place in the map's values.
-    pub fn new(metric: &Metric, kind: Kind, labels: LabelSet, value: Field, is_percpu: bool) -> Self {
+    /// The metric of a config, whose `value` is at a place in the map's values. `key_size` is that of
+    /// the map.
+    pub fn new(
+        metric: &Metric,
+        kind: Kind,
+        labels: LabelSet,
+        value: Field,
+        key_size: usize,
+        is_percpu: bool,
+    ) -> Self {
         let names: Vec<String> = metric.labels.iter().map(|label| label.name.clone()).collect();
         let last = names.len().checked_sub(1);
         let is_cpu = |at: Option<usize>| at.is_some_and(|at| names[at] == CPU);
         let is_histogram = matches!(kind, Kind::Histogram(_));
+        // Before the bucket, `cpu` may also be a member of the key itself, as in ebpf_exporter.
+        let is_added = labels.size() == key_size + size_of::<u16>();
         let (cpu, bucket) = match last {
             Some(0) if is_percpu && is_cpu(last) => (Cpu::Only, None),
             Some(last) if is_percpu && is_cpu(Some(last)) => (Cpu::Last, last.checked_sub(1)),
-            Some(last) if is_percpu && is_histogram && is_cpu(last.checked_sub(1)) => {
+            Some(last) if is_percpu && is_histogram && is_added && is_cpu(last.checked_sub(1)) => {
                 let bytes = metric.labels[last].size + metric.labels[last].padding;
                 (Cpu::BeforeLast(bytes as usize), Some(last))
             }
@@ -114,6 +125,11 @@ impl Bound {
             without: None,
             is_discarded: false,
         }
+    }
+
+    /// Whether it is a histogram whose only label is the number of the CPU.
+    pub fn lacks_bucket(&self) -> bool {
+        matches!(self.kind, Kind::Histogram(_)) && self.bucket.is_none()
     }
 
     /// Bytes of the keys that the labels fit.
@@ -142,7 +158,7 @@ impl Bound {
     /// Adds a row: its key, and one value or that of each CPU.
     pub fn add(&mut self, key: &[u8], values: &[&[u8]]) {
         let value = self.value;
-        let at = |bytes: &[u8]| number(value.bytes(bytes));
+        let at = |bytes: &[u8]| widened(value, bytes);
         match self.cpu {
             Cpu::Sum => {
                 self.add_one(key, values.iter().fold(0, |sum, value| u64::wrapping_add(sum, at(value))))
@@ -172,7 +188,10 @@ impl Bound {
             Ok(decoded) => decoded,
             Err(Stop::Skip) => return,
             Err(Stop::Wrong(why)) => {
-                self.wrongs.push(why);
+                // No more are counted, and there may be one for each of a million keys.
+                if self.wrongs.len() < Wrongs::MOST {
+                    self.wrongs.push(why);
+                }
                 return;
             }
         };
@@ -197,6 +216,23 @@ impl Bound {
         }
     }
 
+    /// Label values of the series that a key belongs to, of the first CPU if each has one; None if it
+    /// belongs to none.
+    pub fn series_of(&mut self, key: &[u8]) -> Option<Vec<String>> {
+        if self.names.is_empty() {
+            return Some(Vec::new());
+        }
+        let key = match self.cpu {
+            Cpu::Sum => Cow::Borrowed(key),
+            cpu => Cow::Owned(with_cpu(cpu, key, 0)?),
+        };
+        let mut values = self.cache.labels(&self.labels, &key).ok()?.to_vec();
+        if let Some(bucket) = self.bucket {
+            values.remove(bucket);
+        }
+        Some(values)
+    }
+
     /// Ends a scrape: adds the family.
     pub fn end(
         &mut self,
@@ -207,6 +243,7 @@ impl Bound {
         families: &mut Families,
     ) {
         self.cache.end();
+        let is_signed = self.value.is_signed;
         let Self { name, help, kind, names, bucket, series, .. } = self;
         let mut say = |what: String| wrongs.note(config, format!("metric {name}: {what}"));
         self.wrongs.drain(..).for_each(&mut say);
@@ -239,7 +276,12 @@ impl Bound {
                 continue;
             }
             let mut labels = Labels::none();
-            names.iter().zip(&values).for_each(|(name, value)| labels.push(name, value));
+            let mut pairs: Vec<(&&str, &String)> = names.iter().zip(&values).collect();
+            if shared.names.contains(name) {
+                // Keys of another map may have the same labels in another order.
+                pairs.sort();
+            }
+            pairs.into_iter().for_each(|(name, value)| labels.push(name, value));
             if shared.names.contains(name)
                 && let Some(other) = shared.owner(scrape, name, &labels, config)
             {
@@ -251,37 +293,63 @@ impl Bound {
             }
             let value = match kind {
                 Kind::Histogram(bounds) => bounds.histogram(&series.rows),
+                Kind::Gauge if is_signed && series.total.cast_signed() < 0 => {
+                    Value::Float(series.total.cast_signed() as f64)
+                }
                 _ => Value::Integer(series.total),
             };
             family.samples.push(Sample { labels, value });
         }
     }
 
-    /// The map's rows as text, in the form of ebpf_exporter's page /maps.
+    /// The map's rows as text, in the form of ebpf_exporter's page /maps: for a map per CPU, a row for
+    /// each CPU.
     ///
     /// # Errors
     /// When the map cannot be read.
     pub fn dump(&mut self, map: &str, source: &dyn MapSource) -> Result<String> {
         let mut text = format!("### Map: {map}\n\n```\n");
-        let (value, labels) = (self.value, &self.labels);
-        source.for_each(map, &mut |key, bytes| {
-            let shown: Vec<String> = key.iter().map(|byte| format!("0x{byte:x}")).collect();
-            let decoded = match labels.decode(key) {
-                Ok(decoded) => decoded.join(" "),
-                Err(Stop::Skip) => "skipped".to_owned(),
-                Err(Stop::Wrong(why)) => why,
-            };
-            // Writing to a String cannot fail.
-            let _ = writeln!(
-                text,
-                "[]byte{{{}}} (labels: [{decoded}]) -> {}",
-                shown.join(", "),
-                number(value.bytes(bytes))
-            );
+        let (value, cpu, labels) = (self.value, self.cpu, &self.labels);
+        source.for_each_cpu(map, &mut |key, values| {
+            for (number, bytes) in values.enumerate() {
+                let key = match cpu {
+                    Cpu::Sum => Cow::Borrowed(key),
+                    cpu => with_cpu(cpu, key, number as u16).map_or(Cow::Borrowed(key), Cow::Owned),
+                };
+                let shown: Vec<String> = key.iter().map(|byte| format!("0x{byte:x}")).collect();
+                let decoded = match labels.decode(&key) {
+                    Ok(decoded) => decoded.join(" "),
+                    Err(Stop::Skip) => "skipped".to_owned(),
+                    Err(Stop::Wrong(why)) => why,
+                };
+                let number = widened(value, bytes);
+                // Writing to a String cannot fail.
+                let _ = match value.is_signed {
+                    true => writeln!(
+                        text,
+                        "[]byte{{{}}} (labels: [{decoded}]) -> {}",
+                        shown.join(", "),
+                        number.cast_signed()
+                    ),
+                    false => {
+                        writeln!(text, "[]byte{{{}}} (labels: [{decoded}]) -> {number}", shown.join(", "))
+                    }
+                };
+            }
         })?;
         text.push_str("```\n\n");
         Ok(text)
     }
+}
+
+/// A number of a value. A negative one is that of 64 bits.
+fn widened(place: Field, value: &[u8]) -> u64 {
+    let number = number(place.bytes(value));
+    let unused = 64 - 8 * place.width.min(8) as u32;
+    if place.is_signed && unused < 64 {
+        return (number << unused).cast_signed().wrapping_shr(unused).cast_unsigned();
+    }
+    number
 }
 
 fn not_zero(key: &[u8]) -> Wrong {

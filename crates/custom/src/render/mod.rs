@@ -5,7 +5,7 @@ mod buckets;
 mod metric;
 mod shared;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,32 +47,87 @@ pub struct MapOf {
 #[derive(Debug)]
 pub struct Ages {
     most: Duration,
-    seen: BTreeMap<Box<[u8]>, (Vec<u8>, Instant)>,
-    next: BTreeMap<Box<[u8]>, (Vec<u8>, Instant)>,
+    seen: BTreeMap<Box<[u8]>, Age>,
+    next: BTreeMap<Box<[u8]>, Age>,
+    old: Vec<Old>,
+}
+
+/// A value, and since when it is the same.
+#[derive(Debug)]
+struct Age {
+    value: Vec<u8>,
+    since: Instant,
+}
+
+/// A row whose value did not change for too long.
+#[derive(Debug)]
+struct Old {
+    key: Box<[u8]>,
+    /// The value of each CPU.
+    values: Vec<Vec<u8>>,
+    age: Age,
 }
 
 impl Ages {
     /// Nothing was seen yet.
     pub fn new(most: Duration) -> Self {
-        Self { most, seen: BTreeMap::new(), next: BTreeMap::new() }
+        Self { most, seen: BTreeMap::new(), next: BTreeMap::new(), old: Vec::new() }
     }
 
-    /// Notes a value, and returns whether it is too old.
-    fn is_old(&mut self, key: &[u8], value: &[u8], now: Instant) -> bool {
+    /// Notes a row, and returns whether its value is too old: see [`Ages::end`].
+    fn is_old(&mut self, key: &[u8], values: &[&[u8]], now: Instant) -> bool {
+        let value = values.concat();
         let since = match self.seen.remove(key) {
-            Some((before, since)) if before == value => since,
+            Some(age) if age.value == value => age.since,
             _ => now,
         };
+        let age = Age { value, since };
         if now.duration_since(since) >= self.most {
+            let values = values.iter().map(|value| value.to_vec()).collect();
+            self.old.push(Old { key: key.into(), values, age });
             return true;
         }
-        self.next.insert(key.into(), (value.to_vec(), since));
+        self.next.insert(key.into(), age);
         false
     }
 
-    /// Forgets keys that are not in the map any more.
-    fn end(&mut self) {
+    /// Ends a scrape, and returns the keys to delete: a series ends as a whole, as its value would go
+    /// down otherwise. Adds other old rows to the metrics. Forgets keys that are not in the map any
+    /// more.
+    fn end(&mut self, metrics: &mut [Bound]) -> Vec<Box<[u8]>> {
+        let mut old = std::mem::take(&mut self.old);
+        let mut alive = vec![BTreeSet::new(); metrics.len()];
+        if !old.is_empty() {
+            for (metric, alive) in metrics.iter_mut().zip(&mut alive) {
+                alive.extend(self.next.keys().filter_map(|key| metric.series_of(key)));
+            }
+        }
+        loop {
+            let before = old.len();
+            let mut ended = Vec::with_capacity(before);
+            for row in old {
+                let series: Vec<_> = metrics.iter_mut().map(|metric| metric.series_of(&row.key)).collect();
+                let lives = series
+                    .iter()
+                    .zip(&alive)
+                    .any(|(series, alive)| series.as_ref().is_some_and(|series| alive.contains(series)));
+                if !lives {
+                    ended.push(row);
+                    continue;
+                }
+                // What it shares with other metrics lives on too.
+                alive.iter_mut().zip(series).for_each(|(alive, series)| alive.extend(series));
+                let values: Vec<&[u8]> = row.values.iter().map(Vec::as_slice).collect();
+                metrics.iter_mut().for_each(|metric| metric.add(&row.key, &values));
+                self.next.insert(row.key, row.age);
+            }
+            old = ended;
+            if old.len() == before {
+                break;
+            }
+        }
         self.seen = std::mem::take(&mut self.next);
+        old.into_iter().map(|row| row.key).collect()
     }
 }
 
@@ -115,10 +170,7 @@ impl Reading {
             let mut row = |key: &[u8], values: &mut dyn Iterator<Item = &[u8]>| {
                 entries += 1;
                 let values: Vec<&[u8]> = values.collect();
-                if let Some(ages) = max_age
-                    && ages.is_old(key, &values.concat(), now)
-                {
-                    old.push((map.map.clone(), key.to_vec()));
+                if max_age.as_mut().is_some_and(|ages| ages.is_old(key, &values, now)) {
                     return;
                 }
                 metrics.iter_mut().for_each(|metric| metric.add(key, &values));
@@ -129,7 +181,8 @@ impl Reading {
                 source.for_each(&map.map, &mut |key, value| row(key, &mut std::iter::once(value)))
             };
             if let Some(ages) = &mut map.max_age {
-                ages.end();
+                let ended = ages.end(&mut map.metrics).into_iter();
+                old.extend(ended.map(|key| (map.map.clone(), key.into_vec())));
             }
             match read {
                 Ok(()) if map.is_hash => {
@@ -200,7 +253,7 @@ impl Source for Reading {
 }
 
 /// Where a value is: all of the 8 bytes, or a member.
-pub const WHOLE: Field = Field { offset: 0, width: 8, length: 1 };
+pub const WHOLE: Field = Field { offset: 0, width: 8, length: 1, is_signed: false };
 
 #[cfg(test)]
 mod tests;

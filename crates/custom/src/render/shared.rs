@@ -10,7 +10,7 @@ use common::exposition::metric::Labels;
 /// a series twice.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Full names of the metrics that several configs have.
+    /// Full names of the metrics that occur several times, in one config or in several.
     pub names: BTreeSet<String>,
     claims: Mutex<Claims>,
 }

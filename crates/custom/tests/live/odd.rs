@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use live::exporter::until;
+
 use crate::folder::{Folder, bytes, said, trigger};
 
 #[live::test]
@@ -107,6 +109,29 @@ fn a_value_may_be_a_member() {
 }
 
 #[live::test]
+fn gauges_of_signed_members_go_below_zero() {
+    let folder = Folder::of(&["members"]);
+    let exporter = folder.start(&[]);
+    trigger(0, 0);
+    let scrape = exporter.scrape();
+    for (name, value) in [("level", -17.0), ("balance", -5.0), ("offset", -7.0)] {
+        let name = format!("ebpf_exporter_members_{name}");
+        assert_eq!(scrape.get(&name, &[("key", "0")]), Some(value), "{name}");
+    }
+}
+
+#[live::test]
+fn a_member_that_is_an_array_is_refused() {
+    let folder = Folder::of(&["members"]);
+    let yaml = String::from_utf8(bytes("members.yaml")).unwrap();
+    folder.write("members.yaml", yaml.replace("member: offset", "member: slots").as_bytes());
+    let refused = folder.run(&["--check"]);
+    let words = said(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{words}");
+    assert!(words.contains("member `slots`: it is 4 numbers of 32 bits"), "{words}");
+}
+
+#[live::test]
 fn what_did_not_change_is_deleted_at_its_age() {
     let folder = Folder::of(&["churn"]);
     let yaml = String::from_utf8(bytes("churn.yaml")).unwrap();
@@ -125,6 +150,30 @@ fn what_did_not_change_is_deleted_at_its_age() {
     assert!(shown("102").is_some(), "it changed since");
 }
 
+#[live::test]
+fn a_map_whose_metric_is_left_out_is_left_alone() {
+    let folder = Folder::of(&["churn"]);
+    let yaml = String::from_utf8(bytes("churn.yaml")).unwrap();
+    let aged = yaml.replacen("name: churn_total", "max_age: 1ms\n      name: churn_total", 1);
+    folder.write("churn.yaml", aged.replacen("size: 8", "size: 4", 1).as_bytes());
+    let (log, exporter) = folder.start_and_read(&[]);
+    assert!(log.contains("the keys of map `churn_total` have 8"), "{log}");
+    trigger(3, 100);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.get("ebpf_exporter_churn_made_total", &[]), Some(3.0));
+    let read = scrape.labels("ebpf_exporter_map_entries");
+    assert!(read.is_empty(), "it is read, so its keys grow old: {read:?}");
+}
+
+/// Set when this is dropped, so that a failure does not wait for the other thread for ever.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 // Each entry is made by a program, which takes an emulator long.
 #[live::test(once)]
 fn no_family_is_missing_and_no_value_too_great_while_entries_come_and_go() {
@@ -139,21 +188,22 @@ fn no_family_is_missing_and_no_value_too_great_while_entries_come_and_go() {
                 trigger(10_000, first);
             }
         });
+        let _ended = Ended(ended);
         let begun = Instant::now();
+        let name = "ebpf_exporter_churn_total";
+        until(exporter.port(), "the other thread runs", |scrape| scrape.labels(name).len() > 500);
         for n in 0..200 {
             let scrape = exporter.scrape();
             let counted = scrape.get("ebpf_exporter_churn_made_total", &[]);
             assert!(counted.is_some(), "scrape {n}");
-            let name = "ebpf_exporter_churn_total";
             let keys: Vec<BTreeMap<String, String>> = scrape.labels(name).into_iter().cloned().collect();
             // An LRU of 1,000 frees 128 entries at once.
-            assert!(n == 0 || keys.len() > 500, "scrape {n}: {} entries", keys.len());
+            assert!(keys.len() > 500, "scrape {n}: {} entries", keys.len());
             for labels in keys {
                 let value = scrape.get(name, &[("key", &labels["key"])]);
                 assert!(value == Some(31.0) || value == Some(0.0), "scrape {n}: {labels:?} {value:?}");
             }
         }
-        ended.store(true, Ordering::Release);
         let rate = made.load(Ordering::Acquire) as f64 / begun.elapsed().as_secs_f64();
         println!("{rate:.0} entries were made a second");
     });

@@ -53,6 +53,25 @@ fn records_that_a_perf_event_array_has_no_room_for_are_counted_as_lost() {
     });
 }
 
+#[live::test]
+fn several_metrics_of_one_perf_event_array_count_all_records() {
+    let folder = Folder::of(&["perf"]);
+    let counter = |name: &str| {
+        format!(
+            "    - {{name: {name}, help: All, map: perf_total, perf_event_array: true,
+       labels: [{{name: key, size: 8, decoders: [{{name: uint}}]}}]}}\n"
+        )
+    };
+    let yaml = format!("metrics:\n  counters:\n{}{}", counter("one_total"), counter("other_total"));
+    folder.write("perf.yaml", yaml.as_bytes());
+    let exporter = folder.start(&[]);
+    trigger(97, 5);
+    until(exporter.port(), "97 records in both", |scrape| {
+        let count = |name: &str| scrape.get(name, &[("key", "5")]);
+        count("ebpf_exporter_one_total") == Some(97.0) && count("ebpf_exporter_other_total") == Some(97.0)
+    });
+}
+
 /// Spans that arrive at a collector, with the `service.name` of each.
 fn collector() -> (u16, mpsc::Receiver<(String, Span)>) {
     let server = Server::http("127.0.0.1:0").unwrap();

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::process::Command;
 use std::time::Duration;
 
 use libbpf_rs::MapType;
@@ -11,7 +12,7 @@ use live::exporter::{Exporter, until};
 use live::exposition::Exposition;
 use live::wait_until;
 
-use crate::folder::{Folder, said, trigger};
+use crate::folder::{Folder, bytes, said, trigger};
 
 /// What each program adds whenever it runs.
 const ROWS: [(&str, f64); 18] = [
@@ -119,6 +120,25 @@ fn addresses_are_given_to_programs_and_the_hook_runs_once() {
         assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
         assert!(said(&refused).contains(words), "{}", said(&refused));
     }
+}
+
+#[live::test]
+fn an_address_that_is_hidden_is_an_error_that_names_the_capability() {
+    let folder = Folder::of(&["kaddr"]);
+    // Not every kernel has symbols of variables.
+    let yaml = String::from_utf8(bytes("kaddr.yaml")).unwrap();
+    folder.write("kaddr.yaml", yaml.replace("jiffies, ", "").as_bytes());
+    // The kernel shows zeros to a process without the capability. Where it shows the addresses to all, as
+    // with kernel.perf_event_paranoid below 2, the config is right.
+    let output = Command::new("setpriv")
+        .args(["--bounding-set=-syslog", "ebpf-custom-exporter", "--check", "--config.dir"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    let words = said(&output);
+    let shown = words.contains("kaddr:kaddr_triggered: ok");
+    let why = "the address of kernel symbol `vfs_read` is hidden: start as root or with CAP_SYSLOG";
+    assert!(shown || words.contains(why), "{words}");
 }
 
 /// Runs `work` while this process is in a control group below the root.

@@ -159,6 +159,10 @@ fn what_ends_the_process_at_start_is_an_error() {
                 .to_owned(),
         ),
         (
+            "metrics: {counters: [{name: a, help: A}, {name: a, help: A}]}",
+            "ebpf_exporter_a is read from map `a` in demo.yaml:1 already: remove one".to_owned(),
+        ),
+        (
             "metrics: {counters: [{name: a, help: A}], gauges: [{name: a, help: A}]}",
             "ebpf_exporter_a is a gauge, and a counter in demo.yaml:1: make them the same, or rename one"
                 .to_owned(),
@@ -350,6 +354,16 @@ fn metrics_of_several_configs_agree() {
         one("y", "histograms", &format!("{linear}, {b}")),
     ];
     assert_eq!(check(&histograms), Ok(()));
+    let named = |name: &str| config("y", &format!("metrics: {{counters: [{{name: {name}, help: A}}]}}"));
+    let histogram = || one("x", "histograms", &format!("{exp2}, {slot}"));
+    for suffix in ["_bucket", "_sum", "_count"] {
+        let expected = format!(
+            "y.yaml:1: ebpf_exporter_a{suffix} is one of the series of histogram ebpf_exporter_a in x.yaml:3: \
+             rename one"
+        );
+        assert_eq!(check(&[named(&format!("a{suffix}")), histogram()]), Err(expected));
+    }
+    assert_eq!(check(&[named("a_total"), named("b_count"), histogram()]), Ok(()));
     let own = one("x", "counters", "");
     let own = Config {
         counters: vec![super::super::Metric { name: "mode".into(), ..own.counters[0].clone() }],
