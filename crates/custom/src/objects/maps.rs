@@ -11,6 +11,8 @@ use crate::config::{CgroupMapKind, Config, Source};
 /// Kind of a map, and the bytes of its keys and values.
 struct Shape {
     kind: MapType,
+    /// The kernel's number of the kind: libbpf-rs takes storage of cgroups for unknown.
+    number: u32,
     key: u32,
     value: u32,
 }
@@ -27,9 +29,14 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
             (map.name().to_string_lossy().into_owned(), {
                 let raw = map.as_libbpf_object().as_ptr();
                 // SAFETY: the map lives as long as the object.
-                let (key, value) =
-                    unsafe { (libbpf_sys::bpf_map__key_size(raw), libbpf_sys::bpf_map__value_size(raw)) };
-                Shape { kind: map.map_type(), key, value }
+                unsafe {
+                    Shape {
+                        kind: map.map_type(),
+                        number: libbpf_sys::bpf_map__type(raw),
+                        key: libbpf_sys::bpf_map__key_size(raw),
+                        value: libbpf_sys::bpf_map__value_size(raw),
+                    }
+                }
             })
         })
         .collect();
@@ -47,8 +54,12 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
         })
     };
     let of_kind = |name: &str, line: u64, kind: MapType, word: &str| {
-        let is = find(name, line)?.kind;
-        ensure!(is == kind, "map `{name}` is no {word} but {is:?}, see {}.yaml:{line}", config.name);
+        let Shape { kind: is, number, .. } = find(name, line)?;
+        ensure!(
+            *number == kind as u32,
+            "map `{name}` is no {word} but {is:?}, see {}.yaml:{line}",
+            config.name
+        );
         Ok(())
     };
     let histograms = config.histograms.iter().map(|histogram| &histogram.metric);

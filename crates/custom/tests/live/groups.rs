@@ -77,6 +77,11 @@ fn groups_whose_path_matches_are_in_the_map() {
     matching_groups("cgroup_map");
 }
 
+#[live::test(cgroup2, cgroup_storage)]
+fn groups_whose_path_matches_have_storage() {
+    matching_groups("cgroup_storage");
+}
+
 /// Compares what programs count in groups whose path matches, and in others.
 fn matching_groups(config: &str) {
     let folder = Folder::of(&[config]);
