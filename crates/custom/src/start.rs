@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use caps::Capability;
 use common::kernel::probes::{Plan, Verdict};
 use common::process::cli::{Cli, Common};
-use common::process::{exporter, lifetime, logging};
+use common::process::{exporter, lifetime, logging, notify};
 use common::read::engine::Engine;
 use common::read::part::Part;
 use common::read::self_metrics::Program;
@@ -76,7 +76,9 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
         spec.pages.push("/maps".into());
     }
     let (doors, signals) = exporter::begin(&flags)?;
+    notify::status("parsing config...");
     let (mut configs, mut mistakes) = read(own)?;
+    notify::status("creating exporter...");
     let needs = World::needs(&configs);
     if needs.symbols {
         // Symbols of modules that come later are read from /proc/kallsyms then.
@@ -91,6 +93,7 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     };
     // Before programs count: names of the control groups that are gone by the first scrape.
     let groups = watch(&configs, &world)?;
+    notify::status("attaching configs...");
     let mut running = Vec::new();
     for config in configs {
         running.push(attach(&own.dir, config, &flags, &world)?);

@@ -14,6 +14,8 @@ mod odd;
 mod records;
 #[path = "live/sections.rs"]
 mod sections;
+#[path = "live/status.rs"]
+mod status;
 #[path = "live/values.rs"]
 mod values;
 
