@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use common::read::layout::{self, Field};
 use common::read::live::Live;
 use common::read::maps::LiveMaps;
+use common::words::counted;
 use libbpf_rs::{MapCore, Object};
 use log::warn;
 
@@ -97,9 +98,12 @@ pub fn reading(
         let (needed, has) = (bound.key_size(), found.key_size() as usize);
         if needed != has {
             warn!(
-                "{}.yaml:{}: the labels of metric {} take {needed} bytes, and the keys of map `{map}` have \
-                 {has}; the metric is left out",
-                config.name, metric.line, metric.name
+                "{}.yaml:{}: the labels of metric {} take {}, and the keys of map `{map}` have {has}; the metric \
+                 is left out",
+                config.name,
+                metric.line,
+                metric.name,
+                counted(needed, "byte")
             );
             mistakes += 1;
             continue;

@@ -17,6 +17,7 @@ use common::read::engine::Engine;
 use common::read::part::Part;
 use common::read::self_metrics::Program;
 use common::spec::{Need, Probe, Spec, Text};
+use common::words::counted;
 use log::{LevelFilter, info, warn};
 
 use crate::cgroups::{GroupMap, Watcher};
@@ -216,7 +217,8 @@ fn refuse(running: &[Running], mistakes: usize, is_strict: bool) -> Result<()> {
         bail!("Missed attachments (module:prog): {}", missing.join(", "));
     }
     if mistakes > 0 {
-        bail!("{mistakes} mistakes in configs: see the warnings before");
+        let configs = if mistakes == 1 { "a config" } else { "configs" };
+        bail!("{} in {configs}: see the warnings before", counted(mistakes, "mistake"));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use common::words::counted;
 use libbpf_rs::{AsRawLibbpf, MapType, OpenObject};
 
 use crate::config::{CgroupMapKind, Config, Source};
@@ -69,8 +70,9 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
                 let size = find(map, metric.line)?.value;
                 ensure!(
                     size == 8 || member.is_some(),
-                    "values of map `{map}` have {size} bytes, not 8: metric {} at {}.yaml:{} needs a u64, \
+                    "values of map `{map}` have {}, not 8: metric {} at {}.yaml:{} needs a u64, \
                      or a struct and `member:`",
+                    counted(size as usize, "byte"),
                     metric.name,
                     config.name,
                     metric.line
@@ -106,10 +108,10 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
     let shape = find(&groups.map, groups.line)?;
     ensure!(
         (shape.key, shape.value) == (key, 8),
-        "map `{}` has keys of {} bytes and values of {}, not {key} and 8: cgroup_id_map at {}.yaml:{} of type \
+        "map `{}` has keys of {} and values of {}, not {key} and 8: cgroup_id_map at {}.yaml:{} of type \
          {word} needs these",
         groups.map,
-        shape.key,
+        counted(shape.key as usize, "byte"),
         shape.value,
         config.name,
         groups.line
