@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use anyhow::Result;
 use common::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
@@ -67,7 +68,10 @@ pub struct Bound {
     cache: Cache,
     value: Field,
     cpu: Cpu,
-    /// Rows of this scrape: by label values without the bucket.
+    /// Rows of this scrape, of counters and gauges. Those with equal labels are added up when they are
+    /// encoded, which sorts them anyway.
+    rows: Vec<(Arc<[String]>, u64)>,
+    /// Histograms of this scrape, by label values without the bucket.
     series: BTreeMap<Vec<String>, Series>,
     wrongs: Vec<Wrong>,
     /// Why the whole family is left out of this scrape.
@@ -77,7 +81,6 @@ pub struct Bound {
 
 #[derive(Debug, Default)]
 struct Series {
-    total: u64,
     rows: Rows,
     /// A bucket's label that is no number.
     wrong: Option<Wrong>,
@@ -109,6 +112,7 @@ impl Bound {
             cache: Cache::default(),
             value,
             cpu,
+            rows: Vec::new(),
             series: BTreeMap::new(),
             wrongs: Vec::new(),
             without: None,
@@ -128,6 +132,7 @@ impl Bound {
 
     /// Begins a scrape.
     pub fn begin(&mut self) {
+        self.rows.clear();
         self.series.clear();
         self.wrongs.clear();
         (self.without, self.is_discarded) = (None, false);
@@ -164,8 +169,7 @@ impl Bound {
                 self.without = Some(not_zero(key));
                 return;
             }
-            let total = &mut self.series.entry(Vec::new()).or_default().total;
-            *total = total.wrapping_add(value);
+            self.rows.push((Arc::default(), value));
             return;
         }
         let decoded = match self.cache.labels(&self.labels, key) {
@@ -176,13 +180,8 @@ impl Bound {
                 return;
             }
         };
-        let decoded: &[String] = &decoded;
         let Some(bucket) = self.bucket else {
-            let total = match self.series.get_mut(decoded) {
-                Some(series) => &mut series.total,
-                None => &mut self.series.entry(decoded.to_vec()).or_default().total,
-            };
-            *total = total.wrapping_add(value);
+            self.rows.push((decoded, value));
             return;
         };
         let mut rest = decoded.to_vec();
@@ -207,7 +206,7 @@ impl Bound {
         families: &mut Families,
     ) {
         self.cache.end();
-        let Self { name, help, kind, names, bucket, series, .. } = self;
+        let Self { name, help, kind, names, bucket, rows, series, .. } = self;
         let mut say = |what: String| wrongs.note(config, format!("metric {name}: {what}"));
         self.wrongs.drain(..).for_each(&mut say);
         if let Some(why) = self.without.take() {
@@ -215,6 +214,7 @@ impl Bound {
             self.is_discarded = true;
         }
         if self.is_discarded {
+            rows.clear();
             series.clear();
             return;
         }
@@ -233,27 +233,27 @@ impl Bound {
             .filter(|(at, _)| Some(*at) != *bucket)
             .map(|(_, n)| n.as_str())
             .collect();
-        for (values, series) in std::mem::take(series) {
-            if let Some(why) = series.wrong {
-                say(format!("{why}; the series {values:?} is left out"));
-                continue;
-            }
-            let mut labels = Labels::none();
-            names.iter().zip(&values).for_each(|(name, value)| labels.push(name, value));
-            if shared.names.contains(name)
-                && let Some(other) = shared.owner(scrape, name, &labels, config)
-            {
+        let is_shared = shared.names.contains(name);
+        let mut show = |values: &[String], value: Value, say: &mut dyn FnMut(String)| {
+            let labels = Labels::zip(&names, values);
+            if is_shared && let Some(other) = shared.owner(scrape, name, &labels, config) {
                 say(format!(
                     "config {other} has the series {{{}}} too, and that one is shown",
                     labels.as_str()
                 ));
-                continue;
+                return;
             }
-            let value = match kind {
-                Kind::Histogram(bounds) => bounds.histogram(&series.rows),
-                _ => Value::Integer(series.total),
-            };
             family.samples.push(Sample { labels, value });
+        };
+        for (values, value) in std::mem::take(rows) {
+            show(&values, Value::Integer(value), &mut say);
+        }
+        let Kind::Histogram(bounds) = kind else { return };
+        for (values, series) in std::mem::take(series) {
+            match series.wrong {
+                Some(why) => say(format!("{why}; the series {values:?} is left out")),
+                None => show(&values, bounds.histogram(&series.rows), &mut say),
+            }
         }
     }
 
