@@ -18,6 +18,7 @@
 //! | [`kernel`] | properties of this kernel, and the programs loaded into it |
 //! | [`spec`] | the definition of an exporter, as data |
 //! | [`exposition`] | metric families and their text |
+//! | [`words`] | English for numbers |
 
 pub mod exposition;
 pub mod fixture;
@@ -26,6 +27,7 @@ pub mod process;
 pub mod read;
 pub mod serve;
 pub mod spec;
+pub mod words;
 
 pub use process::exporter::{Exporter, run};
 

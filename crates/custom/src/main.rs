@@ -2,7 +2,7 @@
 //! Exporter of users' own BPF programs: which objects to load and what their maps mean is read from
 //! files, in the format of ebpf_exporter.
 
-mod cgroup_map;
+mod cgroups;
 mod compile;
 mod config;
 mod events;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use common::read::layout::{self, Field};
 use common::read::live::Live;
 use common::read::maps::LiveMaps;
+use common::words::counted;
 use libbpf_rs::{MapCore, Object};
 use log::warn;
 
@@ -100,9 +101,12 @@ pub fn reading(
         let needed = bound.key_size();
         if needed != has {
             warn!(
-                "{}.yaml:{}: the labels of metric {} take {needed} bytes, and the keys of map `{map}` have \
-                 {has}; the metric is left out",
-                config.name, metric.line, metric.name
+                "{}.yaml:{}: the labels of metric {} take {}, and the keys of map `{map}` have {has}; the metric \
+                 is left out",
+                config.name,
+                metric.line,
+                metric.name,
+                counted(needed, "byte")
             );
             mistakes += 1;
             continue;

@@ -6,23 +6,21 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use caps::Capability;
 use common::kernel::probes::{Plan, Verdict};
 use common::process::cli::{Cli, Common};
-use common::process::{exporter, lifetime, logging, privileges};
-use common::read::cgroups;
+use common::process::{exporter, lifetime, logging, notify};
 use common::read::engine::Engine;
 use common::read::part::Part;
 use common::read::self_metrics::Program;
 use common::spec::{Need, Probe, Spec, Text};
+use common::words::counted;
 use log::{LevelFilter, info, warn};
 
-use crate::cgroup_map::{self, Watch};
+use crate::cgroups::{GroupMap, Watcher};
 use crate::config::{self, Config, PREFIX};
 use crate::events::{Buffers, Reader};
 use crate::flags::Flags;
@@ -41,7 +39,7 @@ const LAST_SPANS: Duration = Duration::from_secs(5);
 struct Attached {
     _reader: Option<Reader>,
     spans: Option<Arc<Shipper>>,
-    _groups: Vec<Groups>,
+    _groups: Option<Watcher>,
     _loaded: Vec<Loaded>,
 }
 
@@ -79,7 +77,9 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
         spec.pages.push("/maps".into());
     }
     let (doors, signals) = exporter::begin(&flags)?;
+    notify::status("parsing config...");
     let (mut configs, mut mistakes) = read(own)?;
+    notify::status("creating exporter...");
     let needs = World::needs(&configs);
     if needs.symbols {
         // Symbols of modules that come later are read from /proc/kallsyms then.
@@ -92,6 +92,9 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     } else {
         None
     };
+    // Before programs count: names of the control groups that are gone by the first scrape.
+    let groups = watch(&configs, &world)?;
+    notify::status("attaching configs...");
     let mut running = Vec::new();
     for config in configs {
         running.push(attach(&own.dir, config, &flags, &world)?);
@@ -103,8 +106,13 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     }
     post_attach_mark();
     let plan = plan(&mut spec, &running);
-    let groups = running.iter().filter_map(|one| Groups::of(&one.config, &one.loaded, &world).transpose());
-    let groups = groups.collect::<Result<_>>()?;
+    for one in &running {
+        if let (Some(spec), Some(groups), Ok(object)) =
+            (&one.config.cgroup_id_map, &groups, &one.loaded.object)
+        {
+            groups.observe(Box::new(GroupMap::new(spec, object)?));
+        }
+    }
     let shared = Arc::new(Shared::new(shared_names(&running)));
     let mut buffers = Buffers::default();
     let mut made = Vec::new();
@@ -171,6 +179,16 @@ fn read(own: &Flags) -> Result<(Vec<Config>, usize)> {
     Ok((configs, mistakes))
 }
 
+/// Watches control groups, where a config has to do with them.
+fn watch(configs: &[Config], world: &World) -> Result<Option<Watcher>> {
+    let has_maps = configs.iter().any(|config| config.cgroup_id_map.is_some());
+    match world.cgroups().root() {
+        Some(root) => Watcher::start(root, world.cgroups(), has_maps).map(Some),
+        None if has_maps => bail!("cgroup_id_map: no cgroup2 file system is mounted"),
+        None => Ok(None),
+    }
+}
+
 fn attach(dir: &Path, config: Config, flags: &Common, world: &World) -> Result<Running> {
     let path = dir.join(format!("{}.bpf.o", config.name));
     let symbols = |name: &str| world.address(name);
@@ -214,7 +232,8 @@ fn refuse(running: &[Running], mistakes: usize, is_strict: bool) -> Result<()> {
         bail!("Missed attachments (module:prog): {}", missing.join(", "));
     }
     if mistakes > 0 {
-        bail!("{mistakes} mistakes in configs: see the warnings before");
+        let configs = if mistakes == 1 { "a config" } else { "configs" };
+        bail!("{} in {configs}: see the warnings before", counted(mistakes, "mistake"));
     }
     Ok(())
 }
@@ -236,39 +255,4 @@ fn programs(one: &Running) -> Result<Vec<Program>> {
         Program::of(&program.name, &program.section, fd, program.attached.is_ok())
     });
     programs.collect()
-}
-
-/// Keeps the cgroups of a config's map up to date until it is dropped.
-struct Groups(Arc<AtomicBool>);
-
-impl Groups {
-    /// Starts the thread; None if there is no such map.
-    fn of(config: &Config, loaded: &Loaded, world: &World) -> Result<Option<Self>> {
-        let (Some(spec), Ok(object)) = (&config.cgroup_id_map, &loaded.object) else { return Ok(None) };
-        let mount = cgroups::mount().context("cgroup_id_map: no cgroup2 file system is mounted")?;
-        let mut watch = Watch::new(spec, object, mount, world.cgroups())?;
-        let ended = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&ended);
-        let run = move || {
-            // Writing to a map takes CAP_BPF where unprivileged eBPF is disabled.
-            if let Err(error) = privileges::keep_only(&[Capability::CAP_BPF]) {
-                warn!("the thread of cgroup_id_map: {error:#}");
-            }
-            while !until.load(Ordering::Acquire) {
-                if let Err(error) = watch.wait(cgroup_map::INTERVAL) {
-                    watch.without_inotify(&error);
-                }
-                watch.run_once();
-            }
-        };
-        let thread = thread::Builder::new().name("cgroups".to_owned()).stack_size(256 << 10);
-        thread.spawn(run).context("failed to start the thread that watches cgroups")?;
-        Ok(Some(Self(ended)))
-    }
-}
-
-impl Drop for Groups {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }

@@ -4,6 +4,8 @@
 
 #[path = "live/folder.rs"]
 mod folder;
+#[path = "live/groups.rs"]
+mod groups;
 #[path = "live/keys.rs"]
 mod keys;
 #[path = "live/odd.rs"]
@@ -12,6 +14,8 @@ mod odd;
 mod records;
 #[path = "live/sections.rs"]
 mod sections;
+#[path = "live/status.rs"]
+mod status;
 #[path = "live/values.rs"]
 mod values;
 

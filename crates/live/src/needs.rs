@@ -45,6 +45,8 @@ pub enum Need {
     SpareDisks,
     /// See the attribute's word `cgroup2`.
     Cgroup2,
+    /// See the attribute's word `cgroup_storage`.
+    CgroupStorage,
     /// See the attribute's word `module`.
     Module(&'static str),
     /// See the attribute's word `tool`.
@@ -76,6 +78,9 @@ pub const spare_disks: Term = Term::Need(Need::SpareDisks);
 
 /// The cgroup2 file system is mounted.
 pub const cgroup2: Term = Term::Need(Need::Cgroup2);
+
+/// Programs can store what belongs to a cgroup with it (6.2).
+pub const cgroup_storage: Term = Term::Need(Need::CgroupStorage);
 
 /// The module is loaded, built in, or can be loaded; the test loads it.
 pub const fn module(name: &'static str) -> Term {
@@ -144,6 +149,10 @@ impl Need {
             Self::Cgroup2 => {
                 (crate::cgroup::root().is_some(), "needs control groups: no cgroup2 is mounted".to_owned())
             }
+            Self::CgroupStorage => (
+                kernel_knows(b"\0bpf_cgrp_storage\0"),
+                "needs storage of control groups: this kernel has none".to_owned(),
+            ),
             Self::Module(name) => (has_module(name), format!("needs module {name}: there is none")),
             Self::Tool(name) => (has_tool(name), format!("needs {name}: it is not in PATH")),
             Self::File(path) => (Path::new(path).exists(), format!("needs {path}: there is none")),

@@ -163,7 +163,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Build => release::build(&release::revision()),
+        Task::Build => release::build(&release::revision(), &[]),
         Task::Run => start::run(),
         Task::Demo { accel } => demo::run(accel),
         Task::Lint => lint::run(),

@@ -101,6 +101,15 @@ impl Labels {
         labels
     }
 
+    /// Names and their values, in this order.
+    pub fn zip(names: &[&str], values: &[String]) -> Self {
+        // Two quotes, `=` and a comma.
+        let length = |(name, value): (&&str, &String)| name.len() + value.len() + 4;
+        let mut labels = Self(String::with_capacity(names.iter().zip(values).map(length).sum()));
+        names.iter().zip(values).for_each(|(name, value)| labels.push(name, value));
+        labels
+    }
+
     /// Adds a pair, escaping the value.
     pub fn push(&mut self, name: &str, value: &str) {
         if !self.0.is_empty() {
@@ -108,12 +117,15 @@ impl Labels {
         }
         self.0.push_str(name);
         self.0.push_str("=\"");
-        for c in value.chars() {
-            match c {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                c => self.0.push(c),
+        // Most values have nothing to escape, and are copied at once.
+        for piece in value.split_inclusive(['\\', '"', '\n']) {
+            let plain = piece.trim_end_matches(['\\', '"', '\n']);
+            self.0.push_str(plain);
+            match &piece[plain.len()..] {
+                "\\" => self.0.push_str("\\\\"),
+                "\"" => self.0.push_str("\\\""),
+                "\n" => self.0.push_str("\\n"),
+                _ => {}
             }
         }
         self.0.push('"');

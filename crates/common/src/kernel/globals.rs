@@ -8,6 +8,8 @@ use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::{DataSec, Var};
 use libbpf_rs::{AsRawLibbpf, OpenObject};
 
+use crate::words::counted;
+
 /// Sections of variables: read-only, initialised, and zero at first. A user may add sections such as
 /// `.data.name`.
 const SECTIONS: [&str; 3] = [".rodata", ".data", ".bss"];
@@ -70,7 +72,7 @@ pub fn variables(object: &OpenObject) -> Result<Option<Vec<Variable>>> {
 pub fn set_variable(object: &mut OpenObject, variable: &Variable, bytes: &[u8]) -> Result<()> {
     let Variable { name, section, offset, size } = variable;
     if *size < bytes.len() {
-        bail!("variable `{name}` has {size} bytes, not {}", bytes.len());
+        bail!("variable `{name}` has {}, not {}", counted(*size, "byte"), bytes.len());
     }
     // libbpf puts the object's name before `.rodata`, `.data` and `.bss`.
     let mut map = object

@@ -2,7 +2,7 @@
 //! Properties of this kernel, and the programs loaded into it. Look here for which program of a probe
 //! is chosen, where it attaches, and why it was refused.
 //!
-//! It may import `spec` and `exposition`. It does not depend on what the programs count.
+//! It may import `spec`, `exposition` and `words`. It does not depend on what the programs count.
 
 pub mod copies;
 pub mod facts;

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use anyhow::{Context, Result};
 
 use crate::spec::Shape;
+use crate::words::counted;
 
 /// The kernel's own BTF. Without it the kernel accepts neither tp_btf nor fentry programs.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -39,7 +40,7 @@ impl Prototype {
     pub fn misses(&self, shape: &Shape) -> Option<String> {
         match shape {
             Shape::Arguments(n) if self.arguments.len() != *n => {
-                Some(format!("has {} arguments, not {n}", self.arguments.len()))
+                Some(format!("has {}, not {n}", counted(self.arguments.len(), "argument")))
             }
             Shape::Returns(true) if !self.returns => Some("returns nothing".to_owned()),
             Shape::Returns(false) if self.returns => Some("returns something".to_owned()),

@@ -25,7 +25,7 @@ use crate::kernel::probes::{self, Plan, Refused};
 use crate::kernel::refusal::{self, Obstacles};
 use crate::kernel::together::{self, WhyNot};
 use crate::process::cli::{self, Cli, Common, Ebpf};
-use crate::process::{lifetime, logging, memory};
+use crate::process::{lifetime, logging, memory, notify};
 use crate::read::engine::Engine;
 use crate::read::layout;
 use crate::read::live::Live;
@@ -179,7 +179,9 @@ pub fn run_with<F: Args>(spec: &Spec, start: impl FnOnce(&Cli<F>) -> Result<Exit
     match start(&cli) {
         Ok(code) => code,
         Err(error) => {
-            log::error!("{error:#}");
+            let why = format!("{error:#}");
+            log::error!("{why}");
+            notify::status(&why);
             ExitCode::FAILURE
         }
     }
@@ -250,6 +252,7 @@ fn start_now<E: Exporter>(
         })?;
         return Ok(without_programs(cli, spec, reader, module, doors, signals));
     }
+    notify::status("choosing probes...");
     let mut exporter = E::new(&cli.own)?;
     let mut facts = None;
     let mut refused = exporter.unusable();
@@ -370,6 +373,7 @@ fn bring_up<'o, E: Exporter>(
     hooks: &Hooks,
     facts: &Facts,
 ) -> Result<(Attached<'o, E>, Part), Failure> {
+    notify::status("loading and attaching probes...");
     let layouts = layout::of(open.open_object())?;
     let wanted = plan.programs();
     prepare(exporter, &mut open, cli, spec, &wanted, facts)?;

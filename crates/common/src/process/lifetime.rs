@@ -17,7 +17,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use sd_notify::NotifyState;
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::Signals;
 
@@ -25,13 +24,15 @@ use crate::exposition::encode::Format;
 use crate::kernel::module::{self, Module};
 use crate::kernel::probes::{Plan, Verdict};
 use crate::process::cli::{Common, Keep};
-use crate::process::{memory, privileges};
+use crate::process::{memory, notify, privileges};
 use crate::read::engine::Engine;
+use crate::read::part::Part;
 use crate::serve::http::{self, Limits};
 use crate::serve::site::Site;
 use crate::serve::textfile;
 use crate::serve::web::{Door, Front};
 use crate::spec::{Need, Spec};
+use crate::words::counted;
 
 /// Logs the probes, drops privileges, and then serves, writes or prints as `flags` ask. Dropping
 /// `attached` detaches the programs.
@@ -64,6 +65,7 @@ pub fn go<A>(
         return Ok(ExitCode::SUCCESS);
     }
     memory::give_back();
+    let ready = ready(spec, plan, &engine.state().parts);
     // Threads started from here on inherit the remaining capabilities.
     privileges::drop(flags.keep.as_ref(), &spec.keeps, &engine.state().parts)?;
     let engine = Arc::new(engine);
@@ -73,7 +75,9 @@ pub fn go<A>(
     let release = || {
         attached = None;
         engine.release();
-        log::info!("detached all probes: exporting only metrics that need none until the next start");
+        let what = "detached all probes: exporting only metrics that need none until the next start";
+        log::info!("{what}");
+        notify::status(what);
     };
     let end = if let Some(duration) = flags.once {
         let end = stop.wait(duration);
@@ -85,9 +89,9 @@ pub fn go<A>(
         }
         end
     } else if let Some(path) = &flags.textfile {
-        keep_writing(path, flags.textfile_interval, &engine, stop, release)?
+        keep_writing(path, flags.textfile_interval, &engine, &ready, stop, release)?
     } else {
-        serve(flags, spec, &engine, doors, stop, release)?
+        serve(flags, spec, &engine, doors, &ready, stop, release)?
     };
     drop(attached);
     log::info!("detached all probes");
@@ -112,14 +116,15 @@ pub fn wait_for(
     if flags.check || flags.once.is_some() {
         bail!("cannot run: kernel module {name} is not loaded");
     }
-    log::info!("waiting for kernel module {name}: it is not loaded");
+    let what = format!("waiting for kernel module {name}: it is not loaded");
+    log::info!("{what}");
     // Before listening, and before threads start: they inherit the capabilities.
     privileges::suspend(flags.keep.as_ref(), &spec.keeps)?;
     let stop = &Stop { signals: stop_signals(signals)?, module: None };
     let fronts = listen(flags, spec, Arc::new(Engine::waiting(spec, name)), doors)?;
-    notify(&[NotifyState::Ready]);
+    notify::ready(&what);
     while matches!(stop.wait(Some(module::INTERVAL)), Wake::Time | Wake::Release) {
-        notify(&[NotifyState::Watchdog]);
+        notify::watchdog();
         if Module::find(name).is_some() {
             drop(fronts);
             return start_over(spec, false).map(|()| ExitCode::SUCCESS);
@@ -135,7 +140,9 @@ pub fn wait_for(
 /// When the privileges cannot be restored, or the program cannot be executed.
 pub fn start_over(spec: &Spec, gave_up: bool) -> Result<()> {
     let name = spec.module.as_deref().unwrap_or_default();
-    log::info!("kernel module {name} was loaded or unloaded, restarting");
+    let what = format!("kernel module {name} was loaded or unloaded, restarting");
+    log::info!("{what}");
+    notify::status(&what);
     if !gave_up || privileges::restored_by_exec() {
         return Err(execute_anew()).context("failed to restart");
     }
@@ -264,17 +271,18 @@ fn serve(
     spec: &Spec,
     engine: &Arc<Engine>,
     doors: Vec<Door>,
+    ready: &str,
     stop: &Stop,
     mut release: impl FnMut(),
 ) -> Result<Wake> {
     let _fronts = listen(flags, spec, Arc::clone(engine), doors)?;
-    notify(&[NotifyState::Ready]);
+    notify::ready(ready);
     loop {
         match stop.wait(watchdog()) {
             Wake::Time => {
                 // A hanging scrape holds this lock. Then no watchdog message is sent.
                 drop(engine.state());
-                notify(&[NotifyState::Watchdog]);
+                notify::watchdog();
             }
             Wake::Release => release(),
             end => return Ok(ending(end)),
@@ -288,12 +296,13 @@ fn keep_writing(
     path: &Path,
     interval: Duration,
     engine: &Engine,
+    ready: &str,
     stop: &Stop,
     mut release: impl FnMut(),
 ) -> Result<Wake> {
     let write = || textfile::write(path, &engine.scrape_for_file()?);
     write()?;
-    notify(&[NotifyState::Ready]);
+    notify::ready(ready);
     let mut due = Instant::now() + interval;
     loop {
         let left = due.saturating_duration_since(Instant::now());
@@ -304,7 +313,7 @@ fn keep_writing(
                     write().unwrap_or_else(|error| log::error!("{error:#}"));
                     due = Instant::now() + interval;
                 }
-                notify(&[NotifyState::Watchdog]);
+                notify::watchdog();
             }
             Wake::Release => release(),
             end => return Ok(ending(end)),
@@ -320,14 +329,25 @@ fn watchdog() -> Option<Duration> {
 /// Tells systemd that the process stops, if a signal asked it to exit.
 fn ending(end: Wake) -> Wake {
     if end == Wake::Signal {
-        notify(&[NotifyState::Stopping]);
+        notify::stopping();
     }
     end
 }
 
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        log::warn!("failed to notify systemd: {error}");
+/// What is attached, in a few words.
+fn ready(spec: &Spec, plan: &Plan, parts: &[Part]) -> String {
+    let verdicts = plan.verdicts.iter().map(|(_, verdict)| verdict);
+    let wanted: Vec<&Verdict> =
+        verdicts.filter(|verdict| !matches!(verdict, Verdict::NotApplicable { .. })).collect();
+    let attached = wanted.iter().filter(|verdict| !verdict.programs().is_empty()).count();
+    let configs = match parts {
+        // An exporter with an object of its own.
+        [part] if part.config == spec.name => String::new(),
+        parts => format!("{}, ", counted(parts.len(), "config")),
+    };
+    match wanted.len() {
+        0 => format!("ready with {configs}no programs"),
+        probes => format!("ready with {configs}{attached} of {} attached", counted(probes, "probe")),
     }
 }
 

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use crate::kernel::facts::possible_cpus;
 use crate::read::layout::Layouts;
+use crate::words::counted;
 
 /// Takes the key of an entry, and the value of each CPU.
 pub type EachCpu<'f> = dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>) + 'f;
@@ -158,7 +159,7 @@ impl LiveMaps {
     pub fn insert_zero(&self, map: &str, key: &[u8]) -> Result<bool> {
         let live = self.get(map)?;
         if key.len() != live.key_size {
-            bail!("map `{map}` has keys of {} bytes, not {}", live.key_size, key.len());
+            bail!("map `{map}` has keys of {}, not {}", counted(live.key_size, "byte"), key.len());
         }
         let value = vec![0u8; live.stride() * live.copies];
         let insert = || {
@@ -197,7 +198,7 @@ impl LiveMaps {
     pub fn delete(&self, map: &str, key: &[u8]) -> Result<bool> {
         let live = self.get(map)?;
         if key.len() != live.key_size {
-            bail!("map `{map}` has keys of {} bytes, not {}", live.key_size, key.len());
+            bail!("map `{map}` has keys of {}, not {}", counted(live.key_size, "byte"), key.len());
         }
         // SAFETY: the key is as long as the kernel reads for this map.
         let result = unsafe { libbpf_sys::bpf_map_delete_elem(live.fd.as_raw_fd(), key.as_ptr().cast()) };

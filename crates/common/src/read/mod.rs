@@ -2,7 +2,7 @@
 //! Reads maps and makes metric families of their contents. Look here for what a label value such as
 //! `other` means, and for the metrics that an exporter has about itself.
 //!
-//! It may import `kernel`, `spec` and `exposition`. It does not depend on how metrics are served.
+//! It may import `kernel`, `spec`, `exposition` and `words`. It does not depend on how metrics are served.
 
 pub mod cgroups;
 pub mod decode;

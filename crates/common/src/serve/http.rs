@@ -21,6 +21,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tiny_http::{HTTPVersion, Header, Method, Response};
 
 use crate::serve::ports;
+use crate::words::counted;
 
 /// Limits on clients.
 #[derive(Clone, Copy, Debug)]
@@ -140,10 +141,10 @@ fn passed(number: &str) -> Result<TcpListener> {
     let at: usize =
         number.parse().with_context(|| format!("{PASSED}{number}: not the number of a socket"))?;
     let mut sockets = sd_notify::listen_fds().context("failed to look for sockets that systemd passes")?;
-    let there = sockets.len();
+    let there = counted(sockets.len(), "socket");
     let fd = sockets.nth(at).with_context(|| {
         format!(
-            "failed to listen on {PASSED}{number}: systemd passes {there} sockets; add a .socket unit, or set \
+            "failed to listen on {PASSED}{number}: systemd passes {there}; add a .socket unit, or set \
              another --web.listen-address"
         )
     })?;

@@ -2,7 +2,7 @@
 //! Publishes metrics: over HTTP, or in a file. Limits of connections and time, passwords and TLS, and
 //! ports are here.
 //!
-//! It may import `read`, `kernel`, `spec` and `exposition`. It does not use libbpf.
+//! It may import `read`, `kernel`, `spec`, `exposition` and `words`. It does not use libbpf.
 
 pub mod http;
 pub mod ports;

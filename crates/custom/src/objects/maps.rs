@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 use anyhow::{Context, Result, ensure};
-use libbpf_rs::{AsRawLibbpf, OpenObject};
+use common::words::counted;
+use libbpf_rs::{AsRawLibbpf, MapType, OpenObject};
 use libbpf_sys::{
-    BPF_MAP_TYPE_CGRP_STORAGE, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    BPF_MAP_TYPE_RINGBUF, bpf_map_type,
+    BPF_MAP_TYPE_CGRP_STORAGE, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH,
+    BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_RINGBUF, bpf_map_type,
 };
 
 use crate::config::{CgroupMapKind, Config, Source};
@@ -70,20 +71,23 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
     for metric in config.counters.iter().chain(&config.gauges).chain(histograms) {
         match &metric.source {
             Source::Map { map, member } => {
-                let Shape { kind, value: size, .. } = find(map, metric.line)?;
-                let size = *size;
+                let &Shape { kind, value: size, .. } = find(map, metric.line)?;
                 ensure!(
-                    metric.max_age.is_none() || kind.is_hash_map() || *kind == MapType::LpmTrie,
-                    "entries of map `{map}`, which is of type {kind:?}, cannot be deleted: remove `max_age` of \
+                    metric.max_age.is_none()
+                        || MapType::from(kind).is_hash_map()
+                        || kind == BPF_MAP_TYPE_LPM_TRIE,
+                    "entries of map `{map}`, which is of type {}, cannot be deleted: remove `max_age` of \
                      metric {} at {}.yaml:{}",
+                    type_name(kind),
                     metric.name,
                     config.name,
                     metric.line
                 );
                 ensure!(
                     size == 8 || member.is_some(),
-                    "values of map `{map}` have {size} bytes, not 8: metric {} at {}.yaml:{} needs a u64, \
+                    "values of map `{map}` have {}, not 8: metric {} at {}.yaml:{} needs a u64, \
                      or a struct and `member:`",
+                    counted(size as usize, "byte"),
                     metric.name,
                     config.name,
                     metric.line
@@ -107,10 +111,10 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
     let shape = find(&groups.map, groups.line)?;
     ensure!(
         (shape.key, shape.value) == (key, 8),
-        "map `{}` has keys of {} bytes and values of {}, not {key} and 8: cgroup_id_map at {}.yaml:{} of type \
+        "map `{}` has keys of {} and values of {}, not {key} and 8: cgroup_id_map at {}.yaml:{} of type \
          {word} needs these",
         groups.map,
-        shape.key,
+        counted(shape.key as usize, "byte"),
         shape.value,
         config.name,
         groups.line

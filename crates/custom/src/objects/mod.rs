@@ -18,6 +18,7 @@ use common::kernel::probes::{self, Refused};
 use common::kernel::refusal::{self, Obstacles};
 use common::kernel::together::{self, WhyNot};
 use common::kernel::{links, perf};
+use common::words::counted;
 use libbpf_rs::{Link, Object, OpenObject, ProgramAttachType, ProgramMut, ProgramType};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
@@ -158,7 +159,8 @@ fn addresses(
             format!("kaddrs: the object has no variable `{name}`: declare `const volatile u64 {name} = 0;`")
         })?;
         if variable.size < size_of::<u64>() {
-            bail!("kaddrs: variable `{name}` has {} bytes, not 8: declare it as u64", variable.size);
+            let size = counted(variable.size, "byte");
+            bail!("kaddrs: variable `{name}` has {size}, not 8: declare it as u64");
         }
         let address = symbols(symbol).map_err(|why| anyhow!("kaddrs: {why}"))?;
         Ok((variable, address))

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use anyhow::Result;
 use common::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
@@ -52,6 +53,9 @@ enum Cpu {
     Only,
 }
 
+/// Label values, and a value.
+type Row = (Arc<[String]>, u64);
+
 /// Why a row is not shown.
 pub type Wrong = String;
 
@@ -68,7 +72,10 @@ pub struct Bound {
     cache: Cache,
     pub(super) value: Field,
     cpu: Cpu,
-    /// Rows of this scrape: by label values without the bucket.
+    /// Rows of this scrape, of counters and gauges. Those with equal labels are added up when they are
+    /// encoded, which sorts them anyway.
+    rows: Vec<Row>,
+    /// Histograms of this scrape, by label values without the bucket.
     series: BTreeMap<Vec<String>, Series>,
     pub(super) wrongs: Vec<Wrong>,
     /// Why the whole family is left out of this scrape.
@@ -78,7 +85,6 @@ pub struct Bound {
 
 #[derive(Debug, Default)]
 struct Series {
-    total: u64,
     rows: Rows,
     /// A bucket's label that is no number.
     wrong: Option<Wrong>,
@@ -120,6 +126,7 @@ impl Bound {
             cache: Cache::default(),
             value,
             cpu,
+            rows: Vec::new(),
             series: BTreeMap::new(),
             wrongs: Vec::new(),
             without: None,
@@ -144,6 +151,7 @@ impl Bound {
 
     /// Begins a scrape.
     pub fn begin(&mut self) {
+        self.rows.clear();
         self.series.clear();
         self.wrongs.clear();
         (self.without, self.is_discarded) = (None, false);
@@ -180,8 +188,7 @@ impl Bound {
                 self.without = Some(not_zero(key));
                 return;
             }
-            let total = &mut self.series.entry(Vec::new()).or_default().total;
-            *total = total.wrapping_add(value);
+            self.rows.push((Arc::default(), value));
             return;
         }
         let decoded = match self.cache.labels(&self.labels, key) {
@@ -195,13 +202,8 @@ impl Bound {
                 return;
             }
         };
-        let decoded: &[String] = &decoded;
         let Some(bucket) = self.bucket else {
-            let total = match self.series.get_mut(decoded) {
-                Some(series) => &mut series.total,
-                None => &mut self.series.entry(decoded.to_vec()).or_default().total,
-            };
-            *total = total.wrapping_add(value);
+            self.rows.push((decoded, value));
             return;
         };
         let mut rest = decoded.to_vec();
@@ -244,7 +246,7 @@ impl Bound {
     ) {
         self.cache.end();
         let is_signed = self.value.is_signed;
-        let Self { name, help, kind, names, bucket, series, .. } = self;
+        let Self { name, help, kind, names, bucket, rows, series, .. } = self;
         let mut say = |what: String| wrongs.note(config, format!("metric {name}: {what}"));
         self.wrongs.drain(..).for_each(&mut say);
         if let Some(why) = self.without.take() {
@@ -252,6 +254,7 @@ impl Bound {
             self.is_discarded = true;
         }
         if self.is_discarded {
+            rows.clear();
             series.clear();
             return;
         }
@@ -270,35 +273,36 @@ impl Bound {
             .filter(|(at, _)| Some(*at) != *bucket)
             .map(|(_, n)| n.as_str())
             .collect();
-        for (values, series) in std::mem::take(series) {
-            if let Some(why) = series.wrong {
-                say(format!("{why}; the series {values:?} is left out"));
-                continue;
-            }
-            let mut labels = Labels::none();
-            let mut pairs: Vec<(&&str, &String)> = names.iter().zip(&values).collect();
-            if shared.names.contains(name) {
-                // Keys of another map may have the same labels in another order.
-                pairs.sort();
-            }
-            pairs.into_iter().for_each(|(name, value)| labels.push(name, value));
-            if shared.names.contains(name)
-                && let Some(other) = shared.owner(scrape, name, &labels, config)
-            {
+        let is_shared = shared.names.contains(name);
+        let mut show = |values: &[String], value: Value, say: &mut dyn FnMut(String)| {
+            let labels = if is_shared { sorted(&names, values) } else { Labels::zip(&names, values) };
+            if is_shared && let Some(other) = shared.owner(scrape, name, &labels, config) {
                 say(format!(
                     "config {other} has the series {{{}}} too, and that one is shown",
                     labels.as_str()
                 ));
-                continue;
+                return;
             }
-            let value = match kind {
-                Kind::Histogram(bounds) => bounds.histogram(&series.rows),
-                Kind::Gauge if is_signed && series.total.cast_signed() < 0 => {
-                    Value::Float(series.total.cast_signed() as f64)
-                }
-                _ => Value::Integer(series.total),
-            };
             family.samples.push(Sample { labels, value });
+        };
+        let mut rows = std::mem::take(rows);
+        let is_signed = is_signed && matches!(kind, Kind::Gauge);
+        if is_signed {
+            rows = added_up(rows);
+        }
+        for (values, value) in rows {
+            let value = match value.cast_signed() {
+                negative @ ..0 if is_signed => Value::Float(negative as f64),
+                _ => Value::Integer(value),
+            };
+            show(&values, value, &mut say);
+        }
+        let Kind::Histogram(bounds) = kind else { return };
+        for (values, series) in std::mem::take(series) {
+            match series.wrong {
+                Some(why) => say(format!("{why}; the series {values:?} is left out")),
+                None => show(&values, bounds.histogram(&series.rows), &mut say),
+            }
         }
     }
 
@@ -350,6 +354,25 @@ fn widened(place: Field, value: &[u8]) -> u64 {
         return (number << unused).cast_signed().wrapping_shr(unused).cast_unsigned();
     }
     number
+}
+
+/// Labels in the order of their names: keys of another map may have the same ones in another order.
+fn sorted(names: &[&str], values: &[String]) -> Labels {
+    let mut pairs: Vec<(&str, &String)> = names.iter().copied().zip(values).collect();
+    pairs.sort();
+    let mut labels = Labels::none();
+    pairs.into_iter().for_each(|(name, value)| labels.push(name, value));
+    labels
+}
+
+/// Rows with equal labels as one: a sum of numbers that have a sign is not what encoding adds up.
+fn added_up(rows: Vec<Row>) -> Vec<Row> {
+    let mut sums: BTreeMap<Arc<[String]>, u64> = BTreeMap::new();
+    for (values, value) in rows {
+        let sum = sums.entry(values).or_default();
+        *sum = sum.wrapping_add(value);
+    }
+    sums.into_iter().collect()
 }
 
 fn not_zero(key: &[u8]) -> Wrong {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::process::privileges;
+use common::words::counted;
 use log::{info, warn};
 
 use crate::spans::client::{Client, Outcome};
@@ -107,7 +108,7 @@ impl Shipper {
         if lost == 0 {
             return;
         }
-        warn!("{lost} spans were not sent before the exit");
+        warn!("{} could not be sent before the exit", counted(lost as usize, "span"));
         if let Some(client) = &self.client {
             client.shutdown();
         }
@@ -335,7 +336,8 @@ impl Worker {
             _ => "standard output",
         };
         if self.is_failing && !was_failing {
-            warn!("failed to send {failed} spans to {to}: {why}; further failures are only counted");
+            let spans = counted(failed, "span");
+            warn!("failed to send {spans} to {to}: {why}; further failures are only counted");
         } else if was_failing && !self.is_failing {
             info!("spans are sent to {to} again");
         }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Paths of cgroups, by id.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,8 +23,11 @@ const WALKED: usize = 100_000;
 /// Most removed cgroups whose path stays known.
 const GONE: usize = 10_000;
 
-/// Most cgroups that are noted between two walks. Each walk finds out which were removed.
-const SEEN: usize = 10_000;
+/// Most cgroups that are noted as removed before the oldest are forgotten.
+const LOST: usize = 10_000;
+
+/// Most ids that are remembered as those of nothing.
+const NAMELESS: usize = 100_000;
 
 /// The cgroups of version 2. An id is the inode number of the cgroup's folder, and is not reused.
 #[derive(Debug)]
@@ -36,8 +40,12 @@ pub struct Cgroups {
 struct State {
     groups: BTreeMap<u64, Group>,
     walked: Option<Instant>,
-    /// Cgroups noted since the last walk.
-    seen: usize,
+    /// Cgroups noted as removed since the oldest were forgotten.
+    lost: usize,
+    /// Ids that were unknown since the last walk.
+    asked: BTreeSet<u64>,
+    /// Ids that were asked for and then not found by a walk: no later walk will find them.
+    nameless: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -53,17 +61,25 @@ impl Cgroups {
         Self { root: root.map(Path::to_owned), state: Mutex::default() }
     }
 
-    /// The absolute path of a cgroup's folder. None for those that were created and
-    /// removed between two walks.
+    /// The folder in which they are.
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
+    /// The absolute path of a cgroup's folder. None for those that were created and removed unseen.
     pub fn path(&self, id: u64) -> Option<Vec<u8>> {
         self.path_at(id, Instant::now())
     }
 
     fn path_at(&self, id: u64, now: Instant) -> Option<Vec<u8>> {
         let mut state = self.lock();
-        if !state.groups.contains_key(&id) && state.walked.is_none_or(|last| now.duration_since(last) >= WALK)
-        {
-            self.walk(&mut state, now);
+        if !state.groups.contains_key(&id) && !state.nameless.contains(&id) {
+            if state.asked.len() < NAMELESS {
+                state.asked.insert(id);
+            }
+            if state.walked.is_none_or(|last| now.duration_since(last) >= WALK) {
+                self.walk(&mut state, now);
+            }
         }
         state.groups.get(&id).map(|group| group.path.to_vec())
     }
@@ -82,9 +98,16 @@ impl Cgroups {
     pub fn saw(&self, id: u64, folder: &Path) {
         let mut state = self.lock();
         state.groups.insert(id, Group { path: bytes(folder), gone: None });
-        state.seen += 1;
-        if state.seen > SEEN {
-            self.walk(&mut state, Instant::now());
+    }
+
+    /// Notes that a cgroup was removed.
+    pub fn lost(&self, id: u64) {
+        let (mut state, now) = (self.lock(), Instant::now());
+        let Some(group) = state.groups.get_mut(&id) else { return };
+        group.gone.get_or_insert(now);
+        state.lost += 1;
+        if state.lost > LOST {
+            state.forget(now);
         }
     }
 
@@ -93,7 +116,8 @@ impl Cgroups {
     }
 
     fn walk(&self, state: &mut State, now: Instant) {
-        (state.walked, state.seen) = (Some(now), 0);
+        state.walked = Some(now);
+        let asked = mem::take(&mut state.asked);
         let Some(root) = &self.root else { return };
         let mut found = BTreeMap::new();
         cgroups::walk(root, |id, folder| {
@@ -109,6 +133,10 @@ impl Cgroups {
             for (_, group) in state.groups.iter_mut().filter(|(id, _)| !found.contains_key(id)) {
                 group.gone.get_or_insert(now);
             }
+            if state.nameless.len() >= NAMELESS {
+                state.nameless.clear();
+            }
+            state.nameless.extend(asked.into_iter().filter(|id| !found.contains_key(id)));
         }
         for (id, path) in found {
             match state.groups.entry(id) {
@@ -124,14 +152,15 @@ impl Cgroups {
                 }
             }
         }
-        state.groups.retain(|_, group| group.gone.is_none_or(|gone| now.duration_since(gone) < KEPT));
-        state.bound();
+        state.forget(now);
     }
 }
 
 impl State {
-    /// Forgets those that were removed first if there are too many.
-    fn bound(&mut self) {
+    /// Forgets those that were removed long ago, and those that were removed first if there are too many.
+    fn forget(&mut self, now: Instant) {
+        self.lost = 0;
+        self.groups.retain(|_, group| group.gone.is_none_or(|gone| now.duration_since(gone) < KEPT));
         let mut gone: Vec<(Instant, u64)> =
             self.groups.iter().filter_map(|(id, group)| Some((group.gone?, *id))).collect();
         if let Some(surplus) = gone.len().checked_sub(GONE) {
@@ -203,6 +232,23 @@ mod tests {
     }
 
     #[test]
+    fn ids_that_a_walk_did_not_find_cause_no_more_walks() {
+        let root = Scratch::new("nameless");
+        let (cgroups, start) = (Cgroups::new(Some(root.path())), Instant::now());
+        let walked = |id: u64, after: Duration| {
+            assert_eq!(cgroups.path_at(id, start + after), None);
+            cgroups.lock().walked == Some(start + after)
+        };
+        assert!(walked(u64::MAX, Duration::ZERO));
+        assert!(!walked(u64::MAX - 1, WALK / 2), "too soon");
+        assert!(!walked(u64::MAX, WALK), "it was not found");
+        assert!(walked(u64::MAX - 1, WALK), "no walk has looked for it");
+        assert!(!walked(u64::MAX - 1, 2 * WALK));
+        cgroups.saw(u64::MAX, root.path());
+        assert!(cgroups.path_at(u64::MAX, start).is_some(), "it is seen after all");
+    }
+
+    #[test]
     fn a_removed_cgroup_keeps_its_name_for_ten_minutes() {
         let root = Scratch::new("removed");
         let (cgroups, start) = (Cgroups::new(Some(root.path())), Instant::now());
@@ -213,7 +259,7 @@ mod tests {
         let look = |after: u64| {
             let now = start + Duration::from_secs(after);
             // An unknown id causes the walk.
-            cgroups.path_at(u64::MAX, now);
+            cgroups.path_at(u64::MAX - after, now);
             cgroups.path_at(number, now).is_some()
         };
         assert_eq!([look(5), look(600), look(604), look(605)], [true, true, true, false]);
@@ -223,10 +269,12 @@ mod tests {
     fn cgroups_that_come_and_go_are_bounded() {
         let root = Scratch::new("bounded");
         let cgroups = Cgroups::new(Some(root.path()));
-        for n in 0..3 * SEEN as u64 {
+        for n in 0..3 * LOST as u64 {
             cgroups.saw(u64::MAX - n, &root.path().join(n.to_string()));
-            assert!(cgroups.lock().groups.len() <= GONE + SEEN + 1);
+            cgroups.lost(u64::MAX - n);
+            assert!(cgroups.lock().groups.len() <= GONE + LOST + 1);
         }
+        assert!(cgroups.path(u64::MAX - 3 * LOST as u64 + 1).is_some(), "the last are known");
         let mut all = 0;
         cgroups.walk_all(|_, _| all += 1);
         assert_eq!((all, cgroups.lock().groups.len()), (1, GONE + 1));

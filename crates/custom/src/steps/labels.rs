@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use common::words::counted;
+
 use super::by_name;
 use super::step::{Step, Stop, readable};
 use crate::config::Label;
@@ -82,7 +84,8 @@ impl LabelSet {
             if let (Some(step), Some(decoder)) = (steps.first(), label.decoders.first())
                 && !step.takes(size)
             {
-                let why = format!("label `{}`: `{}` does not take {size} bytes", label.name, decoder.name);
+                let bytes = counted(size, "byte");
+                let why = format!("label `{}`: `{}` does not take {bytes}", label.name, decoder.name);
                 return Err((decoder.line, why));
             }
             fields.push(Field { name: label.name.clone(), offset, size, steps });
@@ -120,9 +123,9 @@ impl LabelSet {
         }
         if !self.fields.is_empty() && key.len() != self.size {
             let why = format!(
-                "sizes and paddings of the labels add up to {}, the key has {} bytes",
+                "sizes and paddings of the labels add up to {}, the key has {}",
                 self.size,
-                key.len()
+                counted(key.len(), "byte")
             );
             return Decoded::wrong(why);
         }
@@ -137,9 +140,9 @@ impl LabelSet {
     pub fn decode_prefix(&self, record: &[u8]) -> Result<Vec<String>, Stop> {
         if record.len() < self.size {
             let why = format!(
-                "sizes and paddings of the labels add up to {}, the record has only {} bytes",
+                "sizes and paddings of the labels add up to {}, the record has only {}",
                 self.size,
-                record.len()
+                counted(record.len(), "byte")
             );
             return Err(Stop::Wrong(why));
         }

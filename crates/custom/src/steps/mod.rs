@@ -12,7 +12,7 @@ mod names;
 mod pci;
 pub mod regexp;
 #[cfg(test)]
-mod scratch;
+pub mod scratch;
 mod step;
 mod strace;
 pub mod symbols;

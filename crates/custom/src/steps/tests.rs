@@ -379,6 +379,7 @@ fn wrong_labels_are_refused_with_their_line() {
         (label("a", 4, &[]), 5, "label `a`: `decoders` is missing or empty"),
         (label("a", 3, &["uint"]), 7, "label `a`: `uint` does not take 3 bytes"),
         (label("a", 4, &["ksym"]), 7, "label `a`: `ksym` does not take 4 bytes"),
+        (label("a", 1, &["ksym"]), 7, "label `a`: `ksym` does not take 1 byte"),
         (label("a", 4, &["uint", "nope"]), 7, "label `a`: there is no decoder `nope`"),
         (label("a", 4, &["regexp"]), 7, "label `a`: `regexp` needs a list"),
         (label("a", u64::MAX, &["hex"]), 5, "label `a`: a size or padding is above"),

@@ -68,7 +68,8 @@ impl Folder {
         self.0.path()
     }
 
-    fn command(&self, flags: &[&str]) -> Command {
+    /// A command that starts an exporter of the folder.
+    pub fn command(&self, flags: &[&str]) -> Command {
         let mut command = Command::new("ebpf-custom-exporter");
         command.arg("--config.dir").arg(self.path()).args(flags);
         command

@@ -65,7 +65,7 @@ fn every_decoder_makes_the_text_of_ebpf_exporter() {
     assert_eq!(errors, Some(0.0));
     let strict = folder.run(&["--check"]);
     assert_eq!(strict.status.code(), Some(1), "{}", said(&strict));
-    assert!(said(&strict).contains("1 mistakes in configs"), "{}", said(&strict));
+    assert!(said(&strict).contains("1 mistake in a config:"), "{}", said(&strict));
     if cfg!(target_arch = "x86_64") {
         for (syscall, expected) in
             [("poll_time64", 29.0), ("futex_time64", 31.0), ("exit", 37.0), ("unknown_syscall:462", 41.0)]

@@ -3,10 +3,11 @@
 //! in `refusals.rs`, all exporters on a busy machine in `together.rs`, modes without eBPF in
 //! `fallback.rs`, loading of all programs in `programs.rs`, imports by other programs in `prometheus.rs`
 //! and `textfile.rs`, installation in `package.rs`, TLS in `web.rs`, waiting for a module in
-//! `waiting.rs`, ports in `ports.rs`.
+//! `waiting.rs`, ports in `ports.rs`, what systemd is told in `notify.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
+mod notify;
 mod package;
 mod ports;
 mod programs;

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use live::block::{Frozen, Thaw};
 use live::exporter::{try_get, unit_becomes};
 use live::exposition::Exposition;
+use live::notify::Listener;
 use live::work::Running;
 use live::{Folder, sh, tell, wait_until};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,54 +29,30 @@ fn ours(text: &str) -> BTreeSet<String> {
 /// The watchdog timeout of the test's systemd.
 const WATCHDOG: Duration = Duration::from_secs(2);
 
-/// Stands for systemd: receives the notifications of an exporter that writes files.
-struct Listener {
-    socket: UnixDatagram,
-    folder: Folder,
-}
-
-impl Listener {
-    fn new() -> Self {
-        let folder = Folder::new();
-        let socket = UnixDatagram::bind(folder.path("notify")).unwrap();
-        socket.set_read_timeout(Some(WATCHDOG)).unwrap();
-        Self { socket, folder }
-    }
-
-    /// Starts an exporter that writes to `path`, and waits until it is ready.
-    fn start(&self, path: &str, interval: &str) -> Running {
-        let mut command = Command::new("ebpf-syscall-exporter");
-        command.args(["--textfile.path", path, "--textfile.interval", interval]);
-        command.env("NOTIFY_SOCKET", self.folder.path("notify"));
-        command.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string()).env_remove("WATCHDOG_PID");
-        let exporter = Running::start(command.stderr(Stdio::null()));
-        let ready = || self.hears().is_ok_and(|word| word == "READY=1");
-        wait_until("it is ready", Duration::from_secs(60), ready);
-        exporter
-    }
-
-    /// The next notification. An error if there is none in time.
-    fn hears(&self) -> io::Result<String> {
-        let mut buffer = [0; 256];
-        let length = self.socket.recv(&mut buffer)?;
-        Ok(String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned())
-    }
+/// Starts an exporter that writes to `path`, and waits until it is ready.
+fn start(listener: &Listener, path: &str, interval: &str) -> Running {
+    let mut command = Command::new("ebpf-syscall-exporter");
+    command.args(["--textfile.path", path, "--textfile.interval", interval]);
+    command.env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string()).env_remove("WATCHDOG_PID");
+    let exporter = Running::start(listener.hear(&mut command).stderr(Stdio::null()));
+    let ready = || listener.hears().is_ok_and(|lines| lines[0] == "READY=1");
+    wait_until("it is ready", Duration::from_secs(60), ready);
+    exporter
 }
 
 #[live::test(once)]
 fn the_watchdog_hears_from_an_exporter_that_writes_files() {
-    let listener = Listener::new();
+    let (listener, folder) = (Listener::new(WATCHDOG), Folder::new());
     // It writes more often than the watchdog timeout, or hardly ever.
     for interval in ["100ms", "1h"] {
-        let path = listener.folder.path("x.prom");
-        let mut exporter = listener.start(&path, interval);
+        let mut exporter = start(&listener, &folder.path("x.prom"), interval);
         let start = Instant::now();
         while start.elapsed() < 3 * WATCHDOG {
-            assert_eq!(listener.hears().expect("in time"), "WATCHDOG=1", "{interval}");
+            assert_eq!(listener.hears().expect("in time"), ["WATCHDOG=1"], "{interval}");
         }
         sh(&format!("kill -TERM {}", exporter.0.id()));
         wait_until("it says that it ends", WATCHDOG, || {
-            listener.hears().is_ok_and(|word| word == "STOPPING=1")
+            listener.hears().is_ok_and(|lines| lines[0] == "STOPPING=1")
         });
         assert!(exporter.0.wait().unwrap().success());
     }
@@ -84,15 +60,15 @@ fn the_watchdog_hears_from_an_exporter_that_writes_files() {
 
 #[live::test(once, module("loop"), tool("mkfs.ext4"), tool("fsfreeze"))]
 fn the_watchdog_does_not_hear_from_one_whose_write_hangs() {
-    let (listener, disk) = (Listener::new(), Frozen::new());
+    let (listener, disk) = (Listener::new(WATCHDOG), Frozen::new());
     disk.thaw();
-    let _exporter = listener.start(&disk.path("x.prom"), "100ms");
+    let _exporter = start(&listener, &disk.path("x.prom"), "100ms");
     let _thaw = Thaw(&disk);
     disk.freeze();
     let hangs = || listener.hears().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
     wait_until("nothing is heard in time", 5 * WATCHDOG, hangs);
     disk.thaw();
-    assert_eq!(listener.hears().expect("in time"), "WATCHDOG=1");
+    assert_eq!(listener.hears().expect("in time"), ["WATCHDOG=1"]);
 }
 
 /// A changed unit. Dropping this undoes the changes.

@@ -35,7 +35,8 @@ pub fn texts() -> Result<Vec<(String, String)>> {
         page("docs/flags.md", "flags", &flag_table(&common))?,
     ];
     let (path, cost) = page("docs/cost.md", "nanoseconds", &costs.of_all("hook"))?;
-    pages.push((path, filled(&cost, "instructions", &costs.of_all("event"))?));
+    let cost = filled(&cost, "instructions", &costs.of_all("event"))?;
+    pages.push((path, filled(&cost, "processes", &costs.of_all("process"))?));
     for (exporter, flags) in exporters.iter().zip(&manuals) {
         let own: Vec<Flag> = flags.iter().filter(|flag| !common.contains(flag)).cloned().collect();
         let reference = reference(exporter, &own, &costs)?;

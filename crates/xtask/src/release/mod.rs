@@ -25,19 +25,21 @@ const MAX_BYTES_OF_USERS: u64 = 4 << 20;
 /// The program that exporters start for `--web.config.file`: name of its crate and binary.
 pub const WEB: &str = "ebpf-exporters-web";
 
-/// Builds all exporters and [`WEB`] into `dist/bin`, fully static. They report `revision` as theirs;
-/// another revision links all of them again.
+/// Builds the exporters in `only`, or all and [`WEB`] if it is empty, into `dist/bin`, fully static. They
+/// report `revision` as theirs; another revision links all of them again.
 ///
 /// # Errors
 /// When cargo fails, or a binary is larger than [`MAX_BYTES`] or [`MAX_BYTES_OF_USERS`].
-pub fn build(revision: &str) -> Result<()> {
+pub fn build(revision: &str, only: &[String]) -> Result<()> {
     let mut command = cargo_at("build");
     command.arg("--release").env("EBPF_EXPORTERS_REVISION", revision);
     let paths = Paths::of_this_build()?;
     command.args(["--config", &paths.hidden()?]);
     let most = |built_in| if built_in { MAX_BYTES } else { MAX_BYTES_OF_USERS };
-    let exporters = exporters()?.into_iter().map(|exporter| (exporter.binary, most(exporter.built_in)));
-    let binaries: Vec<(String, u64)> = exporters.chain([(WEB.to_owned(), MAX_BYTES)]).collect();
+    let chosen = exporters()?.into_iter().filter(|exporter| only.is_empty() || only.contains(&exporter.name));
+    let exporters = chosen.map(|exporter| (exporter.binary, most(exporter.built_in)));
+    let web = only.is_empty().then(|| (WEB.to_owned(), MAX_BYTES));
+    let binaries: Vec<(String, u64)> = exporters.chain(web).collect();
     for (binary, _) in &binaries {
         command.args(["--package", binary]);
     }

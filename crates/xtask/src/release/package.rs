@@ -82,7 +82,7 @@ const TARGET: &str = "ebpf-exporters.target";
 /// # Errors
 /// When building or copying fails.
 pub fn install(destdir: &Path, prefix: &Path) -> Result<()> {
-    release::build(&release::revision())?;
+    release::build(&release::revision(), &[])?;
     copy_all(destdir, prefix)
 }
 
@@ -262,7 +262,7 @@ fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
     let tree = root().join("dist/deb");
     remove(&tree)?;
     umask(Mode::from_bits_truncate(0o022));
-    release::build(revision)?;
+    release::build(revision, &[])?;
     copy_all(&tree, Path::new("/usr"))?;
     add_licences(&tree.join("usr"))?;
     let architecture = architecture()?;

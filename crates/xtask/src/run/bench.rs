@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `make bench`: measures the cost per event, compared with an empty program on the same hook in the
-//! same run, and the cost of a scrape.
+//! same run, and the cost of a process and of a scrape.
 //!
 //! The kernel measures the times (`kernel.bpf_stats_enabled`). They include two clock reads per run,
 //! as do those of the empty program. The workload of an exporter is its `benches/workload`. Each line
 //! `# flags: FLAGS` in it asks for one more run with these flags; `# peer: COMMAND` names a tool of
-//! libbpf-tools to run at the same time.
+//! libbpf-tools to run at the same time. `benches/NAME.rs` is a bench of cargo's, which measures the
+//! exporter in `PATH` in another way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -21,7 +22,7 @@ use libbpf_rs::query::{ProgInfoIter, ProgramInfo};
 
 use crate::release;
 use crate::run::running::{Running, label, owned, samples};
-use crate::workspace::{Exporter, cargo_at, exporters, root, run as run_command};
+use crate::workspace::{Exporter, cargo_at, exporters, files, root, run as run_command};
 
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
@@ -36,12 +37,14 @@ const PEER_START: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the kernel refuses to measure programs, or the build or the bench of a scrape fails.
 pub fn run(only: &[String]) -> Result<()> {
-    release::build(&release::revision())?;
+    release::build(&release::revision(), only)?;
     let stats = Stats::on()?;
     for exporter in exporters()?.iter().filter(|e| only.is_empty() || only.contains(&e.name)) {
         let path = root().join("crates").join(&exporter.name).join("benches/workload");
         let Ok(text) = fs::read_to_string(&path) else {
-            println!("{}: no benches/workload", exporter.name);
+            if own(exporter)?.is_empty() {
+                println!("{}: no benches/workload", exporter.name);
+            }
             continue;
         };
         // The first run is with default flags.
@@ -53,11 +56,36 @@ pub fn run(only: &[String]) -> Result<()> {
             }
         }
     }
+    // The kernel does not measure programs now, which takes time.
     drop(stats);
+    for exporter in exporters()?.iter().filter(|e| only.is_empty() || only.contains(&e.name)) {
+        own(exporter)?.into_iter().try_for_each(|bench| run_own(exporter, &bench))?;
+    }
     if !only.is_empty() {
         return Ok(());
     }
     run_command(cargo_at("bench").args(["--package=common", "--bench=scrape"]))
+}
+
+/// Names of an exporter's own benches.
+fn own(exporter: &Exporter) -> Result<Vec<String>> {
+    let folder = format!("crates/{}/benches", exporter.name);
+    if !root().join(&folder).exists() {
+        return Ok(Vec::new());
+    }
+    let stems = files(&folder, ".rs")?.into_iter().map(|path| path.file_stem().map(ToOwned::to_owned));
+    Ok(stems.flatten().map(|stem| stem.to_string_lossy().into_owned()).collect())
+}
+
+/// Runs a bench as tests are built: only what it measures is built for users.
+fn run_own(exporter: &Exporter, bench: &str) -> Result<()> {
+    let mut path = root().join("dist/bin").into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    println!("{} {bench}:", exporter.name);
+    let mut cargo = cargo_at("bench");
+    cargo.args(["--profile=dev", "--package", &exporter.binary, "--bench", bench]).env("PATH", path);
+    run_command(&mut cargo)
 }
 
 /// The kernel measures the run time of programs while this lives.

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Control groups: their names, also of those that are gone, and the map of those whose path matches.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::time::Duration;
+
+use live::cgroup::{self, Group};
+use live::exporter::Exporter;
+use live::wait_until;
+
+use crate::folder::{Folder, trigger};
+
+/// Number of groups that come and go. Every second is a container's.
+const GROUPS: usize = 50;
+
+/// Runs `work` while this process is in a control group below the root.
+fn inside(group: &str, work: impl FnOnce()) {
+    let root = cgroup::root().unwrap();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap().to_owned();
+    let join = |path: &str| fs::write(root.join(path).join("cgroup.procs"), std::process::id().to_string());
+    join(group).unwrap();
+    work();
+    join(&own).unwrap();
+}
+
+/// Whether a process watches a folder by inotify(7).
+fn watches(process: u32, folder: &Path) -> bool {
+    let id = format!(" ino:{:x} ", fs::metadata(folder).unwrap().ino());
+    let descriptors = fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap();
+    let of = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    descriptors
+        .flatten()
+        .any(|entry| of(&entry.path()).lines().any(|line| line.starts_with("inotify ") && line.contains(&id)))
+}
+
+#[live::test(cgroup2)]
+fn groups_that_are_gone_before_the_first_scrape_have_names() {
+    let folder = Folder::of(&["groups"]);
+    let exporter = folder.start(&[]);
+    let root = cgroup::root().unwrap();
+    let container = |n: usize| format!("{n:064x}");
+    let name = |n: usize| match n % 2 {
+        0 => format!("custom-soon-{n}"),
+        _ => format!("docker-{}.scope", container(n)),
+    };
+    for name in (0..GROUPS).map(name) {
+        let _group = Group::new(&name);
+        // It lives for as long as the exporter takes to hear of it, on a busy machine too.
+        wait_until("the new group is watched", Duration::from_secs(60), || {
+            watches(exporter.pid(), &root.join(&name))
+        });
+        inside(&name, || trigger(0, 0));
+    }
+    let scrape = exporter.scrape();
+    for n in 0..GROUPS {
+        let path = root.join(name(n)).display().to_string();
+        let found = scrape.get("ebpf_exporter_groups_total", &[("cgroup", &path)]);
+        assert_eq!(found, Some(19.0), "{path}: {:?}", scrape.labels("ebpf_exporter_groups_total"));
+    }
+    let containers = "ebpf_exporter_groups_containers_total";
+    for n in (1..GROUPS).step_by(2) {
+        assert_eq!(scrape.get(containers, &[("container", &container(n))]), Some(19.0), "{n}");
+    }
+    let others = GROUPS.div_ceil(2) as f64 * 19.0;
+    assert_eq!(scrape.get(containers, &[("container", "")]), Some(others), "in no container");
+    let watched = (0..GROUPS).filter(|n| root.join(name(*n)).exists()).count();
+    assert_eq!(watched, 0, "none of them is left");
+}
+
+#[live::test(cgroup2)]
+fn groups_whose_path_matches_are_in_the_map() {
+    matching_groups("cgroup_map");
+}
+
+#[live::test(cgroup2, cgroup_storage)]
+fn groups_whose_path_matches_have_storage() {
+    matching_groups("cgroup_storage");
+}
+
+/// Compares what programs count in groups whose path matches, and in others.
+fn matching_groups(config: &str) {
+    let folder = Folder::of(&[config]);
+    let before = Group::new("custom-test-1");
+    let exporter = folder.start(&[]);
+    let root = cgroup::root().unwrap();
+    let counted = |name: &str| {
+        let path = format!("{}/{name}", root.display());
+        exporter.scrape().get(&format!("ebpf_exporter_{config}_total"), &[("cgroup", &path)])
+    };
+    let others = format!("ebpf_exporter_{config}_others_total");
+    let others = || exporter.scrape().get(&others, &[]).unwrap();
+    inside("custom-test-1", || trigger(0, 0));
+    assert_eq!((counted("custom-test-1"), others()), (Some(19.0), 0.0));
+    let _other = Group::new("custom-other-1");
+    inside("custom-other-1", || trigger(0, 0));
+    assert_eq!((counted("custom-other-1"), others()), (None, 23.0));
+    let _after = Group::new("custom-test-2");
+    wait_until("the new group is in the map", Duration::from_secs(60), || {
+        inside("custom-test-2", || trigger(0, 0));
+        counted("custom-test-2").is_some()
+    });
+    drop(before);
+    assert_eq!(counted("custom-test-1"), Some(19.0), "a group that is gone keeps its name for a while");
+}
+
+/// Makes inotify_add_watch(2) fail as it does when a user has too many watches.
+fn without_watches() -> io::Result<()> {
+    let step = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut filter = [
+        // The first member of struct seccomp_data is the system call number.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_inotify_add_watch as u32, 0, 1),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOSPC as u32, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its length are right, and both outlive the call.
+    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[live::test(cgroup2)]
+fn where_groups_cannot_be_watched_they_are_searched_for() {
+    let folder = Folder::of(&["groups", "cgroup_map"]);
+    let mut command = folder.command(&[]);
+    // SAFETY: between fork and exec, the closure only makes one system call.
+    unsafe { command.pre_exec(without_watches) };
+    let (log, exporter) = Exporter::spawn_and_read(&mut command);
+    assert_eq!(log.matches("fs.inotify.max_user_watches").count(), 1, "{log}");
+    let root = cgroup::root().unwrap();
+    let counted = |metric: &str, name: &str| {
+        let path = root.join(name).display().to_string();
+        exporter.scrape().get(&format!("ebpf_exporter_{metric}"), &[("cgroup", &path)])
+    };
+    let _group = Group::new("custom-test-3");
+    wait_until("the new group is in the map", Duration::from_secs(60), || {
+        inside("custom-test-3", || trigger(0, 0));
+        counted("cgroup_map_total", "custom-test-3").is_some()
+    });
+    assert!(counted("groups_total", "custom-test-3").is_some(), "it has a name");
+}
