@@ -4,6 +4,8 @@
 
 #[path = "live/folder.rs"]
 mod folder;
+#[path = "live/groups.rs"]
+mod groups;
 #[path = "live/keys.rs"]
 mod keys;
 #[path = "live/odd.rs"]

@@ -3,13 +3,9 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::time::Duration;
 
-use libbpf_rs::MapType;
-use live::cgroup::{self, Group};
 use live::exporter::{Exporter, until};
 use live::exposition::Exposition;
-use live::wait_until;
 
 use crate::folder::{Folder, said, trigger};
 
@@ -119,56 +115,4 @@ fn addresses_are_given_to_programs_and_the_hook_runs_once() {
         assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
         assert!(said(&refused).contains(words), "{}", said(&refused));
     }
-}
-
-/// Runs `work` while this process is in a control group below the root.
-fn inside(group: &str, work: impl FnOnce()) {
-    let root = cgroup::root().unwrap();
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap().to_owned();
-    let join = |path: &str| fs::write(root.join(path).join("cgroup.procs"), std::process::id().to_string());
-    join(group).unwrap();
-    work();
-    join(&own).unwrap();
-}
-
-/// The metrics of a config count triggers in groups that its map holds and in others.
-fn groups_are_told_apart(config: &str) {
-    let folder = Folder::of(&[config]);
-    let before = Group::new("custom-test-1");
-    let exporter = folder.start(&[]);
-    let root = cgroup::root().unwrap();
-    let counted = |name: &str| {
-        let path = format!("{}/{name}", root.display());
-        exporter.scrape().get(&format!("ebpf_exporter_{config}_total"), &[("cgroup", &path)])
-    };
-    let others = || exporter.scrape().get(&format!("ebpf_exporter_{config}_others_total"), &[]).unwrap();
-    inside("custom-test-1", || trigger(0, 0));
-    assert_eq!((counted("custom-test-1"), others()), (Some(19.0), 0.0));
-    let _other = Group::new("custom-other-1");
-    inside("custom-other-1", || trigger(0, 0));
-    assert_eq!((counted("custom-other-1"), others()), (None, 23.0));
-    let _after = Group::new("custom-test-2");
-    wait_until("the new group is in the map", Duration::from_secs(60), || {
-        inside("custom-test-2", || trigger(0, 0));
-        counted("custom-test-2").is_some()
-    });
-    drop(before);
-    assert_eq!(counted("custom-test-1"), Some(19.0), "a group that is gone keeps its name for a while");
-}
-
-#[live::test(cgroup2)]
-fn groups_whose_path_matches_are_in_the_map() {
-    groups_are_told_apart("cgroup_map");
-}
-
-#[live::test(cgroup2)]
-fn groups_whose_path_matches_have_storage() {
-    // Since Linux 6.2.
-    if MapType::CGrpStorage.is_supported().unwrap() {
-        return groups_are_told_apart("cgroup_storage");
-    }
-    let refused = Folder::of(&["cgroup_storage"]).run(&[]);
-    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
-    assert!(said(&refused).contains("cgroup_storage_ids"), "{}", said(&refused));
 }
