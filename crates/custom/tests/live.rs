@@ -14,6 +14,8 @@ mod odd;
 mod records;
 #[path = "live/sections.rs"]
 mod sections;
+#[path = "live/target.rs"]
+mod target;
 #[path = "live/values.rs"]
 mod values;
 

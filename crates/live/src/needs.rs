@@ -35,6 +35,10 @@ pub enum Need {
     Fentry,
     /// See the attribute's word `kprobes`.
     Kprobes,
+    /// See the attribute's word `uprobes`.
+    Uprobes,
+    /// See the attribute's word `fprobes`.
+    Fprobes,
     /// See the attribute's word `functions`.
     Functions,
     /// See the attribute's word `copies`.
@@ -60,6 +64,12 @@ pub const fentry: Term = Term::Need(Need::Fentry);
 
 /// The kernel has kprobes.
 pub const kprobes: Term = Term::Need(Need::Kprobes);
+
+/// The kernel has uprobes.
+pub const uprobes: Term = Term::Need(Need::Uprobes);
+
+/// The kernel attaches one program to many functions at once.
+pub const fprobes: Term = Term::Need(Need::Fprobes);
 
 /// The kernel attaches programs to functions, by fentry or by kprobes.
 pub const functions: Term = Term::Need(Need::Functions);
@@ -127,6 +137,13 @@ impl Need {
         let (met, said) = match self {
             Self::Fentry => (has_fentry(), "needs fentry: this kernel attaches none".to_owned()),
             Self::Kprobes => (has_kprobes(), "needs kprobes: this kernel has none".to_owned()),
+            Self::Uprobes => (
+                Path::new("/sys/bus/event_source/devices/uprobe").exists(),
+                "needs uprobes: this kernel has none".to_owned(),
+            ),
+            Self::Fprobes => {
+                (kernel_knows(b"\0register_fprobe\0"), "needs fprobes: this kernel has none".to_owned())
+            }
             Self::Functions => {
                 (has_fentry() || has_kprobes(), "needs fentry or kprobes: this kernel has neither".to_owned())
             }
