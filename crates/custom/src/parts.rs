@@ -81,7 +81,9 @@ pub fn reading(
         let labels = labels(&metric.labels, opened.world)?;
         let found = map_named(object, map)?;
         let is_percpu = found.map_type().is_percpu();
-        let value = member.as_ref().map_or(Ok(WHOLE), |member| member_of(object, map, member))?;
+        let value = member.as_ref().map_or(Ok(WHOLE), |member| member_of(object, map, member));
+        let value = value
+            .with_context(|| format!("metric {} at {}.yaml:{}", metric.name, config.name, metric.line))?;
         let entry = maps.entry(map.clone()).or_insert_with(|| MapOf {
             map: map.clone(),
             is_hash: found.map_type().is_hash_map(),

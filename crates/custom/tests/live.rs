@@ -2,6 +2,8 @@
 //! Objects that count a prime number for each trigger, compared with what the exporter shows.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+#[path = "live/broken.rs"]
+mod broken;
 #[path = "live/folder.rs"]
 mod folder;
 #[path = "live/groups.rs"]

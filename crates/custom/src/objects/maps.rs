@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libbpf_rs::{AsRawLibbpf, OpenObject};
 use libbpf_sys::{
-    BPF_MAP_TYPE_CGRP_STORAGE, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
-    BPF_MAP_TYPE_RINGBUF, bpf_map_type,
+    BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_CGRP_STORAGE, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_INODE_STORAGE,
+    BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_RINGBUF,
+    BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_STACK, BPF_MAP_TYPE_TASK_STORAGE, BPF_MAP_TYPE_USER_RINGBUF,
+    bpf_map_type,
 };
 
 use crate::config::{CgroupMapKind, Config, Source};
@@ -70,7 +72,16 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
     for metric in config.counters.iter().chain(&config.gauges).chain(histograms) {
         match &metric.source {
             Source::Map { map, member } => {
-                let size = find(map, metric.line)?.value;
+                let Shape { kind, value: size, .. } = *find(map, metric.line)?;
+                if let Some(why) = why_unreadable(kind) {
+                    bail!(
+                        "map `{map}` of type {} {why}: metric {} at {}.yaml:{}",
+                        type_name(kind),
+                        metric.name,
+                        config.name,
+                        metric.line
+                    );
+                }
                 ensure!(
                     size == 8 || member.is_some(),
                     "values of map `{map}` have {size} bytes, not 8: metric {} at {}.yaml:{} needs a u64, \
@@ -107,6 +118,22 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
         groups.line
     );
     Ok(())
+}
+
+/// Why no metric can be read from maps of a type; None for those that are read key by key.
+fn why_unreadable(kind: bpf_map_type) -> Option<&'static str> {
+    match kind {
+        BPF_MAP_TYPE_RINGBUF => Some("has records and no keys: add `ring_buffer: true`"),
+        BPF_MAP_TYPE_PERF_EVENT_ARRAY => Some("has records and no keys: add `perf_event_array: true`"),
+        BPF_MAP_TYPE_USER_RINGBUF | BPF_MAP_TYPE_QUEUE | BPF_MAP_TYPE_STACK | BPF_MAP_TYPE_BLOOM_FILTER => {
+            Some("has no keys: take a hash or an array")
+        }
+        BPF_MAP_TYPE_SK_STORAGE
+        | BPF_MAP_TYPE_INODE_STORAGE
+        | BPF_MAP_TYPE_TASK_STORAGE
+        | BPF_MAP_TYPE_CGRP_STORAGE => Some("does not tell its keys: take a hash"),
+        _ => None,
+    }
 }
 
 /// What libbpf calls a type of map, such as `hash`; its number if libbpf does not know it.
