@@ -150,32 +150,37 @@ fn records(config: &Config, object: &Object, opened: &mut Opened<'_>) -> Result<
     if counters.is_empty() && config.spans.is_empty() {
         return Ok(None);
     }
-    let sources: Vec<(String, bool)> =
-        counters.iter().map(|(metric, _, flush)| (metric.map().to_owned(), flush.is_some())).collect();
+    // One buffer for each map: of two, only one would get the records.
+    let mut takers: BTreeMap<&str, (bool, Vec<Taker>)> = BTreeMap::new();
+    let sources: Vec<(&str, bool)> =
+        counters.iter().map(|(metric, _, flush)| (metric.map(), flush.is_some())).collect();
     let events = Arc::new(Events::new(counters, has_perf));
     for (at, (map, is_perf)) in sources.into_iter().enumerate() {
-        let map = map_named(object, &map)?;
         let counted = Arc::clone(&events);
         let take: Taker = Box::new(move |record| counted.count(at, record));
+        takers.entry(map).or_insert((is_perf, Vec::new())).1.push(take);
+    }
+    for span in &config.spans {
+        let Some(spans) = opened.spans else { continue };
+        let labels = labels(&span.labels, opened.world)?;
+        let (spans, noting) = (Arc::clone(spans), Arc::clone(&events));
+        let (name, span_of_records) = (config.name.clone(), span.clone());
+        let take: Taker = Box::new(move |record| match span_of(&name, &span_of_records, &labels, record) {
+            Ok(data) => spans.offer(data),
+            Err(Stop::Skip) => {}
+            Err(Stop::Wrong(why)) => noting.note(format!("ring buffer {}: {why}", span_of_records.ringbuf)),
+        });
+        takers.entry(&span.ringbuf).or_insert((false, Vec::new())).1.push(take);
+    }
+    for (map, (is_perf, mut all)) in takers {
+        let map = map_named(object, map)?;
+        let take: Taker = Box::new(move |record| all.iter_mut().for_each(|take| take(record)));
         if is_perf {
             let losing = Arc::clone(&events);
             opened.buffers.perf(&map, opened.pages, take, move |records| losing.lose(records))?;
         } else {
             opened.buffers.ring(&map, take)?;
         }
-    }
-    for span in &config.spans {
-        let Some(spans) = opened.spans else { continue };
-        let labels = labels(&span.labels, opened.world)?;
-        let map = map_named(object, &span.ringbuf)?;
-        let (spans, noting) = (Arc::clone(spans), Arc::clone(&events));
-        let (name, span) = (config.name.clone(), span.clone());
-        let take: Taker = Box::new(move |record| match span_of(&name, &span, &labels, record) {
-            Ok(data) => spans.offer(data),
-            Err(Stop::Skip) => {}
-            Err(Stop::Wrong(why)) => noting.note(format!("ring buffer {}: {why}", span.ringbuf)),
-        });
-        opened.buffers.ring(&map, take)?;
     }
     Ok(Some(events))
 }
