@@ -106,6 +106,22 @@ fn records_that_a_ring_buffer_has_no_room_for_are_known_to_the_program_only() {
     assert_eq!(scrape.get(name, &[("config", "ring"), ("reason", "perf_buffer")]), None);
 }
 
+#[live::test]
+fn a_ring_buffer_that_is_never_empty_holds_up_neither_others_nor_the_end() {
+    let folder = Folder::of(&["feedback"]);
+    let exporter = folder.start(&[]);
+    // The first record; each that is read makes another one.
+    trigger(0, 0);
+    until(exporter.port(), "a thousand records", |scrape| {
+        scrape.count("ebpf_exporter_feedback_total", &[("interface", "unknown")]) > 1000.0
+    });
+    trigger(1, 0);
+    until(exporter.port(), "the record of the other buffer", |scrape| {
+        scrape.get("ebpf_exporter_feedback_other_total", &[]) == Some(1.0)
+    });
+    assert_eq!(exporter.end(rustix::process::Signal::TERM), Some(0));
+}
+
 /// Spans that arrive at a collector, with the `service.name` of each.
 fn collector() -> (u16, mpsc::Receiver<(String, Span)>) {
     let server = Server::http("127.0.0.1:0").unwrap();
