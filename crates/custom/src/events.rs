@@ -60,6 +60,12 @@ const WRONGS: usize = 64;
 /// Maximum number of series of a counter of records. Its series live in the memory of this process.
 const SERIES: usize = 65_536;
 
+/// Maximum number of records that are taken of a ring buffer before others have their turn.
+const TURN: usize = 4096;
+
+/// Maximum number of turns at the end. What is in a buffer of 4 MB needs no more.
+const LAST_TURNS: usize = 64;
+
 impl Events {
     /// Counters of these metrics, in this order. `has_perf`: losses of a perf event array are known.
     pub fn new(metrics: Vec<(&Metric, LabelSet, Option<Duration>)>, has_perf: bool) -> Self {
@@ -170,11 +176,20 @@ impl Buffer {
         }
     }
 
-    fn consume(&self) -> libbpf_rs::Result<()> {
-        match self {
-            Self::Perf(buffer) => buffer.consume(),
-            Self::Ring(buffer) => buffer.consume(),
-        }
+    /// Takes the records that are there: of a ring buffer at most [`TURN`], since more may come than
+    /// are taken. Returns whether there may be others.
+    fn consume(&self) -> bool {
+        let taken = match self {
+            Self::Perf(buffer) => buffer.consume().map(|()| false),
+            Self::Ring(buffer) => match buffer.consume_raw_n(TURN) {
+                error if error < 0 => Err(libbpf_rs::Error::from_raw_os_error(-error)),
+                taken => Ok(taken as usize == TURN),
+            },
+        };
+        taken.unwrap_or_else(|error| {
+            log::debug!("failed to read a buffer: {error}");
+            false
+        })
     }
 }
 
@@ -278,12 +293,17 @@ fn read(poll: &OwnedFd, buffers: &[Buffer]) {
         }
         for event in &ready {
             match buffers.get(event.data.u64() as usize) {
-                Some(buffer) => {
-                    if let Err(error) = buffer.consume() {
-                        log::debug!("failed to read a buffer: {error}");
+                Some(buffer) => drop(buffer.consume()),
+                None => {
+                    for buffer in buffers {
+                        for _ in 0..LAST_TURNS {
+                            if !buffer.consume() {
+                                break;
+                            }
+                        }
                     }
+                    return;
                 }
-                None => return,
             }
         }
     }

@@ -83,7 +83,8 @@ pub fn reading(
         let found = map_named(object, map)?;
         let is_percpu = found.map_type().is_percpu();
         let value = match member {
-            Some(member) => member_of(object, map, member)?,
+            Some(member) => member_of(object, map, member)
+                .with_context(|| format!("metric {} at {}.yaml:{}", metric.name, config.name, metric.line))?,
             None if matches!(kind, Kind::Gauge) => whole_of(object, map),
             None => WHOLE,
         };

@@ -2,6 +2,8 @@
 //! Objects that count a prime number for each trigger, compared with what the exporter shows.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+#[path = "live/broken.rs"]
+mod broken;
 #[path = "live/folder.rs"]
 mod folder;
 #[path = "live/groups.rs"]
@@ -16,6 +18,10 @@ mod records;
 mod sections;
 #[path = "live/status.rs"]
 mod status;
+#[path = "live/target.rs"]
+mod target;
+#[path = "live/unit.rs"]
+mod unit;
 #[path = "live/values.rs"]
 mod values;
 

@@ -35,6 +35,10 @@ pub enum Need {
     Fentry,
     /// See the attribute's word `kprobes`.
     Kprobes,
+    /// See the attribute's word `uprobes`.
+    Uprobes,
+    /// See the attribute's word `fprobes`.
+    Fprobes,
     /// See the attribute's word `functions`.
     Functions,
     /// See the attribute's word `copies`.
@@ -45,8 +49,6 @@ pub enum Need {
     SpareDisks,
     /// See the attribute's word `cgroup2`.
     Cgroup2,
-    /// See the attribute's word `cgroup_storage`.
-    CgroupStorage,
     /// See the attribute's word `module`.
     Module(&'static str),
     /// See the attribute's word `tool`.
@@ -63,6 +65,12 @@ pub const fentry: Term = Term::Need(Need::Fentry);
 /// The kernel has kprobes.
 pub const kprobes: Term = Term::Need(Need::Kprobes);
 
+/// The kernel has uprobes.
+pub const uprobes: Term = Term::Need(Need::Uprobes);
+
+/// The kernel attaches one program to many functions at once.
+pub const fprobes: Term = Term::Need(Need::Fprobes);
+
 /// The kernel attaches programs to functions, by fentry or by kprobes.
 pub const functions: Term = Term::Need(Need::Functions);
 
@@ -78,9 +86,6 @@ pub const spare_disks: Term = Term::Need(Need::SpareDisks);
 
 /// The cgroup2 file system is mounted.
 pub const cgroup2: Term = Term::Need(Need::Cgroup2);
-
-/// Programs can store what belongs to a cgroup with it (6.2).
-pub const cgroup_storage: Term = Term::Need(Need::CgroupStorage);
 
 /// The module is loaded, built in, or can be loaded; the test loads it.
 pub const fn module(name: &'static str) -> Term {
@@ -132,6 +137,13 @@ impl Need {
         let (met, said) = match self {
             Self::Fentry => (has_fentry(), "needs fentry: this kernel attaches none".to_owned()),
             Self::Kprobes => (has_kprobes(), "needs kprobes: this kernel has none".to_owned()),
+            Self::Uprobes => (
+                Path::new("/sys/bus/event_source/devices/uprobe").exists(),
+                "needs uprobes: this kernel has none".to_owned(),
+            ),
+            Self::Fprobes => {
+                (kernel_knows(b"\0register_fprobe\0"), "needs fprobes: this kernel has none".to_owned())
+            }
             Self::Functions => {
                 (has_fentry() || has_kprobes(), "needs fentry or kprobes: this kernel has neither".to_owned())
             }
@@ -149,10 +161,6 @@ impl Need {
             Self::Cgroup2 => {
                 (crate::cgroup::root().is_some(), "needs control groups: no cgroup2 is mounted".to_owned())
             }
-            Self::CgroupStorage => (
-                kernel_knows(b"\0bpf_cgrp_storage\0"),
-                "needs storage of control groups: this kernel has none".to_owned(),
-            ),
             Self::Module(name) => (has_module(name), format!("needs module {name}: there is none")),
             Self::Tool(name) => (has_tool(name), format!("needs {name}: it is not in PATH")),
             Self::File(path) => (Path::new(path).exists(), format!("needs {path}: there is none")),

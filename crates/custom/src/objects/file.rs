@@ -31,11 +31,12 @@ impl ObjectFile {
     /// # Errors
     /// When it cannot be read, or is no object with BPF programs for this machine.
     pub fn read(path: &Path) -> Result<Self> {
-        let read = || {
-            let file = File::open(path)?;
+        let read = || -> Result<Vec<u8>> {
+            // A pipe would wait for its writer, and a device may never end.
+            ensure!(path.metadata()?.is_file(), "it is not a regular file");
             let mut bytes = Vec::new();
-            file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-            std::io::Result::Ok(bytes)
+            File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
         };
         let bytes = read().with_context(|| format!("failed to read {}", path.display()))?;
         let file = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
@@ -139,7 +140,7 @@ mod tests {
     #[test]
     fn files_without_an_end_are_not_read_for_ever() {
         let error = ObjectFile::read(Path::new("/dev/zero")).expect_err("it has no end");
-        assert!(format!("{error:#}").contains("larger than"), "{error:#}");
+        assert!(format!("{error:#}").contains("not a regular file"), "{error:#}");
         let error = ObjectFile::read(Path::new("/no/such.bpf.o")).expect_err("no file");
         assert!(format!("{error:#}").contains("failed to read /no/such.bpf.o"), "{error:#}");
     }

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use common::words::counted;
 use libbpf_rs::{AsRawLibbpf, MapType, OpenObject};
 use libbpf_sys::{
-    BPF_MAP_TYPE_CGRP_STORAGE, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH,
-    BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_RINGBUF, bpf_map_type,
+    BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_CGRP_STORAGE, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_INODE_STORAGE,
+    BPF_MAP_TYPE_LPM_TRIE, BPF_MAP_TYPE_LRU_HASH, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_QUEUE,
+    BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_SK_STORAGE, BPF_MAP_TYPE_STACK, BPF_MAP_TYPE_TASK_STORAGE,
+    BPF_MAP_TYPE_USER_RINGBUF, bpf_map_type,
 };
 
 use crate::config::{CgroupMapKind, Config, Source};
@@ -72,6 +74,15 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
         match &metric.source {
             Source::Map { map, member } => {
                 let &Shape { kind, value: size, .. } = find(map, metric.line)?;
+                if let Some(why) = why_unreadable(kind) {
+                    bail!(
+                        "map `{map}` of type {} {why}: metric {} at {}.yaml:{}",
+                        type_name(kind),
+                        metric.name,
+                        config.name,
+                        metric.line
+                    );
+                }
                 ensure!(
                     metric.max_age.is_none()
                         || MapType::from(kind).is_hash_map()
@@ -120,6 +131,22 @@ pub fn check(object: &OpenObject, config: &Config) -> Result<()> {
         groups.line
     );
     Ok(())
+}
+
+/// Why no metric can be read from maps of a type; None for those that are read key by key.
+fn why_unreadable(kind: bpf_map_type) -> Option<&'static str> {
+    match kind {
+        BPF_MAP_TYPE_RINGBUF => Some("has records and no keys: add `ring_buffer: true`"),
+        BPF_MAP_TYPE_PERF_EVENT_ARRAY => Some("has records and no keys: add `perf_event_array: true`"),
+        BPF_MAP_TYPE_USER_RINGBUF | BPF_MAP_TYPE_QUEUE | BPF_MAP_TYPE_STACK | BPF_MAP_TYPE_BLOOM_FILTER => {
+            Some("has no keys: take a hash or an array")
+        }
+        BPF_MAP_TYPE_SK_STORAGE
+        | BPF_MAP_TYPE_INODE_STORAGE
+        | BPF_MAP_TYPE_TASK_STORAGE
+        | BPF_MAP_TYPE_CGRP_STORAGE => Some("does not tell its keys: take a hash"),
+        _ => None,
+    }
 }
 
 /// What libbpf calls a type of map, such as `hash`; its number if libbpf does not know it.

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A folder of test configs for one exporter, and the trigger to which their programs listen.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use live::exporter::Exporter;
 use object::{Object, ObjectSection, ObjectSymbol};
 use tempfile::TempDir;
+
+use crate::target;
 
 include!(concat!(env!("OUT_DIR"), "/configs.rs"));
 
@@ -68,10 +73,20 @@ impl Folder {
         self.0.path()
     }
 
-    /// A command that starts an exporter of the folder.
+    /// An exporter of the folder. This process is in its `PATH`, as [`target::NAME`].
+    ///
+    /// # Panics
+    /// When there is no room for a link.
     pub fn command(&self, flags: &[&str]) -> Command {
+        let target = self.path().join(target::NAME);
+        if !target.exists() {
+            symlink(env::current_exe().unwrap(), &target).unwrap();
+        }
+        let mut path = OsString::from(self.path());
+        path.push(":");
+        path.push(env::var_os("PATH").unwrap_or_default());
         let mut command = Command::new("ebpf-custom-exporter");
-        command.arg("--config.dir").arg(self.path()).args(flags);
+        command.env("PATH", path).arg("--config.dir").arg(self.path()).args(flags);
         command
     }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Control groups: their names, also of those that are gone, and the map of those whose path matches.
+//! Control groups: their names, also of those that are gone, the map of those whose path matches, and
+//! containers.
 
 use std::fs;
 use std::io;
@@ -8,17 +9,18 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
 
+use libbpf_rs::MapType;
 use live::cgroup::{self, Group};
 use live::exporter::Exporter;
 use live::wait_until;
 
-use crate::folder::{Folder, trigger};
+use crate::folder::{Folder, said, trigger};
 
 /// Number of groups that come and go. Every second is a container's.
 const GROUPS: usize = 50;
 
 /// Runs `work` while this process is in a control group below the root.
-fn inside(group: &str, work: impl FnOnce()) {
+pub fn inside(group: &str, work: impl FnOnce()) {
     let root = cgroup::root().unwrap();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap().to_owned();
@@ -77,9 +79,15 @@ fn groups_whose_path_matches_are_in_the_map() {
     matching_groups("cgroup_map");
 }
 
-#[live::test(cgroup2, cgroup_storage)]
+#[live::test(cgroup2)]
 fn groups_whose_path_matches_have_storage() {
-    matching_groups("cgroup_storage");
+    // Since Linux 6.2.
+    if MapType::CGrpStorage.is_supported().unwrap() {
+        return matching_groups("cgroup_storage");
+    }
+    let refused = Folder::of(&["cgroup_storage"]).run(&[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("cgroup_storage_ids"), "{}", said(&refused));
 }
 
 /// Compares what programs count in groups whose path matches, and in others.
@@ -145,4 +153,72 @@ fn where_groups_cannot_be_watched_they_are_searched_for() {
         counted("cgroup_map_total", "custom-test-3").is_some()
     });
     assert!(counted("groups_total", "custom-test-3").is_some(), "it has a name");
+}
+
+/// An id of a container: 64 hexadecimal digits.
+fn id(digit: char) -> String {
+    format!("0123456789abcdef{}", String::from(digit).repeat(48))
+}
+
+/// Groups below the root. The last is removed first.
+struct Groups(Vec<Group>);
+
+impl Groups {
+    /// Creates groups, and those above them.
+    fn new(paths: &[String]) -> Self {
+        let mut groups = Self(Vec::new());
+        let root = cgroup::root().unwrap();
+        for path in paths {
+            let above = path.match_indices('/').map(|(at, _)| &path[..at]);
+            for path in above.chain([path.as_str()]) {
+                if !root.join(path).exists() {
+                    groups.0.push(Group::new(path));
+                }
+            }
+        }
+        groups
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
+    }
+}
+
+#[live::test(cgroup2)]
+fn containers_of_all_engines_have_their_ids() {
+    let in_containers: Vec<(String, char, f64)> = vec![
+        // As systemd's driver of control groups has it, and as cgroupfs does.
+        (format!("custom-test.slice/docker-{}.scope", id('a')), 'a', 1.0),
+        (format!("custom-test-docker/{}", id('b')), 'b', 1.0),
+        (format!("custom-test.slice/custom-test-pod1.slice/cri-containerd-{}.scope", id('c')), 'c', 1.0),
+        (format!("custom-test-kubepods/burstable/pod1/{}", id('d')), 'd', 1.0),
+        (format!("custom-test-pod1.slice:cri-containerd:{}", id('e')), 'e', 1.0),
+        // What runs below is in the container too.
+        (format!("custom-test.slice/crio-{}.scope", id('f')), 'f', 2.0),
+        (format!("custom-test.slice/crio-{}.scope/container", id('f')), 'f', 2.0),
+        (format!("custom-test.slice/libpod-{}.scope/container", id('0')), '0', 1.0),
+    ];
+    let in_none = [
+        "custom-test.slice".to_owned(),
+        format!("custom-test.slice/libpod-conmon-{}.scope", id('1')),
+        format!("custom-test.slice/docker-{}0.scope", id('2')),
+    ];
+    let folder = Folder::of(&["container"]);
+    let exporter = folder.start(&[]);
+    let paths: Vec<String> = in_containers.iter().map(|(path, ..)| path).chain(&in_none).cloned().collect();
+    let groups = Groups::new(&paths);
+    paths.iter().for_each(|path| inside(path, || trigger(0, 0)));
+    let name = "ebpf_exporter_container_total";
+    let scrape = exporter.scrape();
+    for (path, digit, times) in &in_containers {
+        let counted = scrape.get(name, &[("container", &id(*digit))]);
+        assert_eq!(counted, Some(31.0 * times), "{path}: {:?}", scrape.labels(name));
+    }
+    assert_eq!(scrape.get(name, &[("container", "")]), Some(31.0 * in_none.len() as f64));
+    assert_eq!(scrape.labels(name).len(), 8);
+    drop(groups);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.labels(name).len(), 8, "what ended keeps its label");
 }

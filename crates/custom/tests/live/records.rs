@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Records: counters of perf event arrays, and spans that reach a collector.
+//! Records: counters of perf event arrays and ring buffers, and spans that reach a collector.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use live::exporter::until;
+use live::exposition::Exposition;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -30,6 +31,9 @@ fn records_of_a_perf_event_array_are_counted_and_forgotten() {
         scrape.get(name, labels).is_none_or(|count| count <= 97.0)
     });
     trigger(89, 7);
+    until(exporter.port(), "all records, in the other metric of the array", |scrape| {
+        scrape.get("ebpf_exporter_perf_all_total", &[]) == Some(97.0 + 89.0)
+    });
     until(exporter.port(), "what was counted is forgotten", |scrape| scrape.labels(name).is_empty());
     let lost = || {
         exporter
@@ -70,6 +74,71 @@ fn several_metrics_of_one_perf_event_array_count_all_records() {
         let count = |name: &str| scrape.get(name, &[("key", "5")]);
         count("ebpf_exporter_one_total") == Some(97.0) && count("ebpf_exporter_other_total") == Some(97.0)
     });
+}
+
+/// Values of `what` in ring.bpf.c.
+const SHORT: u64 = 0;
+const OTHER: u64 = 1 << 20;
+
+#[live::test]
+fn records_of_a_ring_buffer_are_counted() {
+    let folder = Folder::of(&["ring"]);
+    let exporter = folder.start(&[]);
+    for (records, key) in [(97, 5), (89, 6), (2, 1_000_003)] {
+        trigger(records, key);
+    }
+    trigger(SHORT, 5);
+    trigger(OTHER, 0);
+    until(exporter.port(), "the last records of both buffers", |scrape| {
+        // The short record has all that this metric needs.
+        let low = scrape.get("ebpf_exporter_ring_low_total", &[("key", "5")]);
+        (low, scrape.get("ebpf_exporter_ring_other_total", &[])) == (Some(98.0), Some(1.0))
+    });
+    let scrape = exporter.scrape();
+    let name = "ebpf_exporter_ring_total";
+    for (key, kind, records) in [("5", "odd", 97.0), ("6", "even", 89.0), ("1000003", "odd", 2.0)] {
+        let counted = scrape.get(name, &[("key", key), ("kind", kind)]);
+        assert_eq!(counted, Some(records), "{key}: {:?}", scrape.labels(name));
+    }
+    assert_eq!(scrape.labels(name).len(), 3, "a record that is too short is in no series");
+    let low = |key: &str| scrape.get("ebpf_exporter_ring_low_total", &[("key", key)]);
+    assert_eq!((low("5"), low("6"), low("1000003")), (Some(98.0), Some(89.0), None));
+    let config = ("config", "ring");
+    assert_eq!(scrape.get("ebpf_exporter_decoder_errors_total", &[config]), Some(1.0));
+    assert_eq!(scrape.get("ebpf_exporter_ring_full_total", &[]), Some(0.0));
+}
+
+#[live::test]
+fn records_that_a_ring_buffer_has_no_room_for_are_known_to_the_program_only() {
+    let folder = Folder::of(&["ring"]);
+    let exporter = folder.start(&[]);
+    // Far more than the buffer holds, faster than they are read.
+    trigger(100_000, 5);
+    let full = |scrape: &Exposition| scrape.get("ebpf_exporter_ring_full_total", &[]).unwrap();
+    until(exporter.port(), "each record is counted, or was refused", |scrape| {
+        scrape.count("ebpf_exporter_ring_total", &[("key", "5")]) + full(scrape) == 100_000.0
+    });
+    let scrape = exporter.scrape();
+    assert!(full(&scrape) > 0.0, "all found room");
+    let name = "ebpf_exporter_lost_events_total";
+    assert_eq!(scrape.get(name, &[("config", "ring")]), Some(0.0), "{:?}", scrape.labels(name));
+    assert_eq!(scrape.get(name, &[("config", "ring"), ("reason", "perf_buffer")]), None);
+}
+
+#[live::test]
+fn a_ring_buffer_that_is_never_empty_holds_up_neither_others_nor_the_end() {
+    let folder = Folder::of(&["feedback"]);
+    let exporter = folder.start(&[]);
+    // The first record; each that is read makes another one.
+    trigger(0, 0);
+    until(exporter.port(), "a thousand records", |scrape| {
+        scrape.count("ebpf_exporter_feedback_total", &[("interface", "unknown")]) > 1000.0
+    });
+    trigger(1, 0);
+    until(exporter.port(), "the record of the other buffer", |scrape| {
+        scrape.get("ebpf_exporter_feedback_other_total", &[]) == Some(1.0)
+    });
+    assert_eq!(exporter.end(rustix::process::Signal::TERM), Some(0));
 }
 
 /// Spans that arrive at a collector, with the `service.name` of each.

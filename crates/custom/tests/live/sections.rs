@@ -7,11 +7,13 @@ use std::process::Command;
 
 use live::exporter::{Exporter, until};
 use live::exposition::Exposition;
+use rustix::fs::FallocateFlags;
 
 use crate::folder::{Folder, bytes, said, trigger};
+use crate::target::{self, Runnable};
 
-/// What each program adds whenever it runs.
-const ROWS: [(&str, f64); 18] = [
+/// What each program adds at a call.
+const ROWS: [(&str, f64); 29] = [
     ("kprobe", 2.0),
     ("kprobe_offset", 3.0),
     ("kretprobe", 5.0),
@@ -30,7 +32,43 @@ const ROWS: [(&str, f64); 18] = [
     ("iter", 53.0),
     ("optional", 59.0),
     ("cgroup_skb", 61.0),
+    ("kretprobe_multi", 67.0),
+    ("kretsyscall", 71.0),
+    ("raw_tp_writable", 73.0),
+    ("uprobe_multi", 79.0),
+    ("uretprobe_multi", 83.0),
+    ("fmod_ret", 97.0),
+    ("lsm", 89.0),
+    ("uprobe_sleepable", 101.0),
+    ("iter_sleepable", 103.0),
+    // At its entry, and at its return, which is yet to come of a read that waits.
+    ("kprobe_session", 107.0),
+    ("uprobe_session", 2.0 * 109.0),
 ];
+
+/// Programs that run at each call, and at no other time.
+const EXACT: [&str; 16] = [
+    "kprobe",
+    "ksyscall",
+    "kretsyscall",
+    "raw_tp",
+    "raw_tp_writable",
+    "tp",
+    "tp_btf",
+    "uprobe",
+    "uretprobe",
+    "uprobe_multi",
+    "uretprobe_multi",
+    "uprobe_sleepable",
+    "uprobe_session",
+    "usdt",
+    "fmod_ret",
+    "lsm",
+];
+
+/// Programs that run at each call, and when others read files.
+const AT_READS: [&str; 7] =
+    ["kprobe_offset", "kretprobe", "kprobe_multi", "kretprobe_multi", "kprobe_session", "fentry", "fexit"];
 
 /// How often the functions with probes are called.
 const CALLS: u32 = 7;
@@ -47,11 +85,17 @@ fn row(scrape: &Exposition, section: &str) -> Option<f64> {
 
 /// Calls all functions with probes, and compares what the attached programs counted.
 fn count_all(exporter: &Exporter, must_be_attached: &[&str]) {
+    let file = tempfile::tempfile().unwrap();
+    let runnable = Runnable::new();
     for _ in 0..CALLS {
         trigger(0, 0);
         // SAFETY: it only asks for a number.
-        unsafe { libc::getpgid(0) };
+        unsafe { libc::getpgid(std::process::id().cast_signed()) };
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 1).unwrap();
         File::open("/proc/self/stat").unwrap().read_exact(&mut [0]).unwrap();
+        assert_eq!(target::custom_test_function(5), 5);
+        target::pass_probe(41);
+        runnable.run();
     }
     let scrape = exporter.scrape();
     for program in must_be_attached {
@@ -62,8 +106,11 @@ fn count_all(exporter: &Exporter, must_be_attached: &[&str]) {
         match (program, attached) {
             ("optional", found) => assert_eq!((found, counted), (None, None), "nobody asked for it"),
             // Attached, and nobody reads it.
-            ("iter", Some(true)) | (_, Some(false)) => assert_eq!(counted, None, "{program}"),
-            ("raw_tp" | "tp" | "tp_btf" | "kprobe" | "ksyscall", Some(true)) => {
+            ("iter" | "iter_sleepable", Some(true)) | (_, Some(false)) => {
+                assert_eq!(counted, None, "{program}")
+            }
+            ("lsm", Some(true)) if !asks_programs() => assert_eq!(counted, None, "{program}"),
+            (_, Some(true)) if EXACT.contains(&program) => {
                 assert_eq!(counted, Some(prime * f64::from(CALLS)), "{program}");
             }
             // Those run at other times, too: other threads read, the clock ticks, packets pass.
@@ -73,28 +120,86 @@ fn count_all(exporter: &Exporter, must_be_attached: &[&str]) {
             }),
             (_, None) => panic!("{program} is not listed"),
         }
-        if ["kprobe_offset", "kretprobe", "kprobe_multi", "fentry", "fexit"].contains(&program)
-            && attached == Some(true)
-        {
+        if AT_READS.contains(&program) && attached == Some(true) {
             assert!(counted >= Some(prime * f64::from(CALLS)), "{program}: {counted:?}");
         }
     }
     assert_eq!(is_attached(&scrape, "cgroup_skb"), Some(false), "it would need a control group");
-    assert_eq!(is_attached(&scrape, "usdt"), Some(false), "there is no such program");
+}
+
+/// Whether the kernel asks programs of section `lsm`.
+fn asks_programs() -> bool {
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    modules.split(',').any(|module| module.trim() == "bpf")
 }
 
 #[live::test]
 fn each_section_counts_or_is_not_attached() {
     let folder = Folder::of(&["sections"]);
-    count_all(&folder.start(&[]), &["raw_tp", "tp_btf", "iter"]);
+    count_all(&folder.start(&[]), &["raw_tp", "raw_tp_writable", "tp_btf", "iter"]);
+}
+
+#[live::test(uprobes)]
+fn sections_of_user_space_count_each_call() {
+    let folder = Folder::of(&["sections"]);
+    count_all(&folder.start(&[]), &["uprobe", "uretprobe", "usdt"]);
 }
 
 #[live::test(fentry, kprobes)]
 fn sections_of_functions_count_each_call() {
     let folder = Folder::of(&["sections"]);
-    let all =
-        ["kprobe_offset", "kretprobe", "ksyscall", "fentry", "fexit", "raw_tp", "tp", "tp_btf", "perf_event"];
+    let all = [
+        "kprobe",
+        "kprobe_offset",
+        "kretprobe",
+        "ksyscall",
+        "kretsyscall",
+        "fentry",
+        "fexit",
+        "fmod_ret",
+        "raw_tp",
+        "tp",
+        "tp_btf",
+        "perf_event",
+    ];
     count_all(&folder.start(&[]), &all);
+}
+
+#[live::test(fprobes)]
+fn sections_of_several_functions_count_each_call() {
+    let folder = Folder::of(&["sections"]);
+    count_all(&folder.start(&[]), &["kprobe_multi", "kretprobe_multi"]);
+}
+
+#[live::test]
+fn programs_without_a_place_are_loaded_and_the_log_says_why() {
+    let folder = Folder::of(&["unattached", "plain"]);
+    let (log, exporter) = folder.start_and_read(&[]);
+    let scrape = exporter.scrape();
+    let name = "ebpf_exporter_ebpf_program_attached";
+    let programs: Vec<_> =
+        scrape.labels(name).into_iter().filter(|one| one["config"] == "unattached").collect();
+    assert_eq!(programs.len(), 14);
+    for program in programs.into_iter().map(|labels| labels["program"].as_str()) {
+        if program == "unattached_triggered" {
+            continue;
+        }
+        let labels = &[("config", "unattached"), ("program", program)];
+        assert_eq!(scrape.get(name, labels), Some(0.0), "{program}");
+        let info = scrape.get("ebpf_exporter_ebpf_program_info", labels);
+        assert_eq!(info, Some(1.0), "{program} is not loaded:\n{log}");
+        assert!(log.contains(&format!("unattached:{program}")), "{program} is not in the log:\n{log}");
+    }
+    for words in [
+        "libbpf does not attach programs of section xdp.frags/devmap",
+        "interface no-such-device",
+        "type 1, config 99 on CPU 0",
+        "no-such-program",
+    ] {
+        assert!(log.contains(words), "{words} is not in the log:\n{log}");
+    }
+    trigger(0, 0);
+    assert_eq!(exporter.scrape().get("ebpf_exporter_plain_total", &[]), Some(11.0), "the other config runs");
 }
 
 // Kernels without kprobes may have no symbols of variables either.

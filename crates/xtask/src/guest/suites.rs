@@ -54,7 +54,7 @@ pub const SUITES: &[Suite] = &[
         zfs: true,
         kernel: "6.1, ZFS 2.1",
         part: Part::Whole,
-        lacks: &[],
+        lacks: &["needs fprobes: "],
     },
     Suite {
         name: "forky",
@@ -112,7 +112,7 @@ pub const SUITES: &[Suite] = &[
         zfs: true,
         kernel: "5.10, ZFS 2.0",
         part: Part::OnDemand,
-        lacks: &["needs a kernel that tells what a program is attached to"],
+        lacks: &["needs a kernel that tells what a program is attached to", "needs fprobes: "],
     },
 ];
 
