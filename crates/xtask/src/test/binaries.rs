@@ -38,11 +38,11 @@ impl Binary {
     }
 }
 
-/// Builds the test targets named `live` of some crates, or of all; sorted by name.
+/// Builds the test targets named `live` of some crates, or of all; sorted by name. Also builds `programs`.
 ///
 /// # Errors
 /// When cargo fails, or one of the crates has no such target.
-pub fn build(only: &[String]) -> Result<Vec<Binary>> {
+pub fn build(only: &[String], programs: &[String]) -> Result<Vec<Binary>> {
     let packages = with_live_tests()?;
     for name in only {
         if !packages.contains_key(name) {
@@ -53,10 +53,10 @@ pub fn build(only: &[String]) -> Result<Vec<Binary>> {
         }
     }
     let chosen = packages.iter().filter(|(folder, _)| only.is_empty() || only.contains(folder)).count();
-    let mut command = cargo_at("test");
-    // The whole workspace, whichever crates are selected: features of dependencies are then the same
-    // as for the unit tests, and are not built again.
-    command.args(["--no-run", "--workspace", "--test=live"]);
+    let mut command = cargo_at("build");
+    // The whole workspace, whichever crates are selected, and programs together with tests: features of
+    // dependencies are then the same as for the unit tests, and are not built again.
+    command.args(["--workspace", "--test=live"]).args(programs.iter().flat_map(|name| ["--bin", name]));
     command.args(["--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
     let mut binaries = Vec::new();
     for line in output(&mut command)?.lines() {

@@ -114,7 +114,7 @@ pub fn run(selection: &Selection) -> Result<Outcome> {
         });
         let package = phases::named("package", package::for_tests)?;
         phases::named("lintian", || package::has_no_errors(&package))?;
-        let binaries = phases::named("test binaries", || binaries::build(&selection.only))?;
+        let binaries = phases::named("test binaries", || binaries::build(&selection.only, &[]))?;
         let payload = work.join("payload");
         make_payload(&payload, &package, &binaries)?;
         let jobs = jobs(selection, &suites, &binaries)?;
