@@ -21,18 +21,15 @@ pub struct Binary {
 
 impl Binary {
     /// Names of its tests that contain `filter`, in the order in which they run. With `once`, tests
-    /// marked `once` are included. `waits` selects tests marked `waits`, or only the others; `None`
-    /// selects both.
+    /// marked `once` are included. `kind` are variables that select tests of a kind, such as
+    /// `LIVE_WAITS=1` (crates/live/src/harness.rs).
     ///
     /// # Errors
     /// When the binary does not list its tests.
-    pub fn tests(&self, filter: &str, once: bool, waits: Option<bool>) -> Result<Vec<String>> {
+    pub fn tests(&self, filter: &str, once: bool, kind: &[(&str, &str)]) -> Result<Vec<String>> {
         let mut command = Command::new(&self.path);
-        let value = |yes| if yes { "1" } else { "0" };
-        command.arg("--list").arg(filter).env("LIVE_ONCE", value(once));
-        if let Some(waits) = waits {
-            command.env("LIVE_WAITS", value(waits));
-        }
+        let once = if once { "1" } else { "0" };
+        command.arg("--list").arg(filter).env("LIVE_ONCE", once).envs(kind.iter().copied());
         let list = output(&mut command)?;
         Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(ToOwned::to_owned).collect())
     }
