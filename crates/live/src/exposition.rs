@@ -48,6 +48,11 @@ impl Exposition {
         })
     }
 
+    /// Labels and value of each sample of a name.
+    pub fn samples<'e>(&'e self, name: &'e str) -> impl Iterator<Item = (&'e BTreeMap<String, String>, f64)> {
+        self.0.iter().filter(move |(n, _, _)| n == name).map(|(_, labels, value)| (labels, *value))
+    }
+
     /// The labels of all samples of a name.
     pub fn labels(&self, name: &str) -> Vec<&BTreeMap<String, String>> {
         self.0.iter().filter(|(n, _, _)| n == name).map(|(_, labels, _)| labels).collect()

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::fs::MemfdFlags;
 
-use crate::needs::{Term, missing, preempts_programs};
+use crate::needs::{Need, Term, missing, preempts_programs};
 
 /// A test, as `#[live::test]` registers it.
 #[derive(Debug)]
@@ -112,15 +112,17 @@ pub fn assert_nearly(what: &str, ours: f64, exact: f64, others: f64) {
 /// Runs the tests of this program that match its arguments; the `main` of every live test.
 ///
 /// Where `LIVE_ONCE` is 0, tests marked `once` are left out; where `LIVE_WAITS` is 0, those marked
-/// `waits` are, and where it is 1 all others.
+/// `waits` are, and where it is 1 all others. `LIVE_OWN` does the same with those marked `own_machine`.
 pub fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let once = env::var_os("LIVE_ONCE").is_none_or(|value| value != "0");
-    let waits = env::var_os("LIVE_WAITS").map(|value| value != "0");
+    let only = |variable: &str| env::var_os(variable).map(|value| value != "0");
+    let (waits, own) = (only("LIVE_WAITS"), only("LIVE_OWN"));
     let mut tests: Vec<&'static Test> = inventory::iter::<Test>.into_iter().collect();
     tests.retain(|test| once || !test.terms.contains(&Term::Once));
     tests.retain(|test| waits.is_none_or(|waits| waits == test.terms.contains(&Term::Waits)));
+    tests.retain(|test| own.is_none_or(|own| own == test.terms.contains(&Term::Need(Need::OwnMachine))));
     tests.sort_by_key(|test| (test.rank(), test.name()));
     let (capture, always) = (!arguments.nocapture, arguments.include_ignored);
     let trial = |test: &'static Test| {

@@ -98,6 +98,17 @@ pub fn without_workers(work: impl FnOnce() + Send) {
     });
 }
 
+/// Sets a flag that other threads end by when this is dropped, also when a test fails: a scope waits for its
+/// threads.
+#[derive(Debug)]
+pub struct Stop<'f>(pub &'f AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A process that is killed when this is dropped.
 #[derive(Debug)]
 pub struct Running(pub Child);

@@ -20,7 +20,7 @@ use live::exporter::{Exporter, unit_becomes, unit_lets_go, unit_state, until};
 use live::exposition::{Delta, Exposition};
 use live::truth::between;
 use live::wireguard::{KEYS, Tap, Tunnel, inject, key, label, peers, statistic};
-use live::work::without_workers;
+use live::work::{Stop, without_workers};
 use live::{bpf_programs, sh, wait_until};
 
 const BYTES: &str = "ebpf_wireguard_bytes_total";
@@ -185,14 +185,13 @@ fn a_start_amid_traffic_makes_up_no_losses() {
     tunnel.exchange("left", "right", "10.98.0.2", 1);
     let done = AtomicBool::new(false);
     let exporter = std::thread::scope(|scope| {
+        let _done = Stop(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 tunnel.exchange("left", "right", "10.98.0.2", 10);
             }
         });
-        let exporter = start("packet");
-        done.store(true, Ordering::Relaxed);
-        exporter
+        start("packet")
     });
     settle();
     let text = exporter.scrape();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What other exporters end for: missing hooks, churn, odd types, mistakes in files.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use live::exporter::until;
+use live::work::Stop;
 
 use crate::folder::{Folder, bytes, said, trigger};
 
@@ -165,44 +165,35 @@ fn a_map_whose_metric_is_left_out_is_left_alone() {
     assert!(read.is_empty(), "it is read, so its keys grow old: {read:?}");
 }
 
-/// Set when this is dropped, so that a failure does not wait for the other thread for ever.
-struct Ended<'a>(&'a AtomicBool);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
 // Each entry is made by a program, which takes an emulator long.
 #[live::test(once)]
 fn no_family_is_missing_and_no_value_too_great_while_entries_come_and_go() {
     let folder = Folder::of(&["churn"]);
     let exporter = folder.start(&[]);
-    let (ended, made) = (AtomicBool::new(false), AtomicU64::new(0));
+    // Entries that the first scrape finds.
+    trigger(10_000, 0);
+    let (ended, made) = (AtomicBool::new(false), AtomicU64::new(10_000));
     thread::scope(|scope| {
+        let _ended = Stop(&ended);
         let (ended, made) = (&ended, &made);
         scope.spawn(move || {
-            while !ended.load(Ordering::Acquire) {
+            while !ended.load(Ordering::Relaxed) {
                 let first = made.fetch_add(10_000, Ordering::AcqRel);
                 trigger(10_000, first);
             }
         });
-        let _ended = Ended(ended);
         let begun = Instant::now();
-        let name = "ebpf_exporter_churn_total";
-        until(exporter.port(), "the other thread runs", |scrape| scrape.labels(name).len() > 500);
         for n in 0..200 {
             let scrape = exporter.scrape();
             let counted = scrape.get("ebpf_exporter_churn_made_total", &[]);
             assert!(counted.is_some(), "scrape {n}");
-            let keys: Vec<BTreeMap<String, String>> = scrape.labels(name).into_iter().cloned().collect();
+            let mut keys = BTreeSet::new();
+            for (labels, value) in scrape.samples("ebpf_exporter_churn_total") {
+                assert!(value == 31.0 || value == 0.0, "scrape {n}: {labels:?} {value}");
+                assert!(keys.insert(&labels["key"]), "scrape {n}: {labels:?} twice");
+            }
             // An LRU of 1,000 frees 128 entries at once.
             assert!(keys.len() > 500, "scrape {n}: {} entries", keys.len());
-            for labels in keys {
-                let value = scrape.get(name, &[("key", &labels["key"])]);
-                assert!(value == Some(31.0) || value == Some(0.0), "scrape {n}: {labels:?} {value:?}");
-            }
         }
         let rate = made.load(Ordering::Acquire) as f64 / begun.elapsed().as_secs_f64();
         println!("{rate:.0} entries were made a second");

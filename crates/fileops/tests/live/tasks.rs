@@ -11,6 +11,7 @@ use std::time::Duration;
 use live::exporter::Exporter;
 use live::exposition::Delta;
 use live::needs::has_own_machine;
+use live::work::Stop;
 use live::{Folder, sh, wait_until};
 
 use crate::{Counted, OPS, measure};
@@ -65,13 +66,13 @@ fn threads_that_end_while_they_are_looked_at_are_counted_once_and_forgotten() {
     let alone = writes();
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ended = Stop(&ended);
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 exporter.scrape();
             }
         });
         work();
-        ended.store(true, Ordering::Relaxed);
     });
     let delta = Delta(first, exporter.scrape());
     delta.assert_whole();

@@ -2,24 +2,31 @@
 //! Every program of every exporter, with every setting of its flags, even if it is not used here. If
 //! the kernel has its hook, the verifier must accept it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use live::{Folder, has_module, needs, sh, tell};
 
-/// The exporters in `PATH` that contain their programs. The others have a folder for those of users.
-fn exporters() -> BTreeSet<String> {
-    let path = env::var_os("PATH").unwrap();
-    let entries = env::split_paths(&path).filter_map(|folder| fs::read_dir(folder).ok()).flatten();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let exporters: BTreeSet<String> = names
-        .filter(|name| name.starts_with("ebpf-") && name.ends_with("-exporter"))
-        .filter(|name| !sh(&format!("{name} --help")).contains("--config.dir"))
-        .collect();
-    assert!(exporters.len() >= 15, "{exporters:?}");
-    exporters
+/// The exporters in `PATH` that contain their programs, each with its `--help`. The others have a folder for
+/// those of users.
+fn exporters() -> &'static BTreeMap<String, String> {
+    static FOUND: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let path = env::var_os("PATH").unwrap();
+        let entries = env::split_paths(&path).filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let exporters: BTreeMap<String, String> = names
+            .filter(|name| name.starts_with("ebpf-") && name.ends_with("-exporter"))
+            .map(|name| (sh(&format!("{name} --help")), name))
+            .filter(|(help, _)| !help.contains("--config.dir"))
+            .map(|(help, name)| (name, help))
+            .collect();
+        assert!(exporters.len() >= 15, "{:?}", exporters.keys());
+        exporters
+    })
 }
 
 /// The possible values of a flag in its help: listed in a line, or each with a description.
@@ -33,9 +40,8 @@ fn possible_values(flag: &str) -> Vec<&str> {
 
 /// Every setting in `--help` of the exporter's own flags that have a few possible values. Their names
 /// begin with the exporter's name.
-fn settings(exporter: &str) -> Vec<Vec<String>> {
+fn settings(exporter: &str, help: &str) -> Vec<Vec<String>> {
     let own = format!("--{}.", exporter.trim_start_matches("ebpf-").trim_end_matches("-exporter"));
-    let help = sh(&format!("{exporter} --help"));
     let mut all = vec![Vec::new()];
     for flag in help.split("\n      ").filter(|flag| flag.starts_with(&own)) {
         let name = flag.split_whitespace().next().unwrap();
@@ -89,10 +95,10 @@ fn is_fault(line: &str) -> bool {
 fn loaded(line: &str, flags: &[&str]) -> BTreeSet<String> {
     let mut loaded = BTreeSet::new();
     let mut refused = Vec::new();
-    for exporter in exporters() {
-        for setting in settings(&exporter) {
+    for (exporter, help) in exporters() {
+        for setting in settings(exporter, help) {
             let own = setting.iter().map(String::as_str);
-            let words = [exporter.as_str(), "--check", "--check.programs", "--log.level", "debug"];
+            let words = [exporter.as_str(), "--check", "--check.programs"];
             let words: Vec<&str> = words.into_iter().chain(flags.iter().copied()).chain(own).collect();
             let mut output = run(line, &words);
             if lacks_module(&text(&output.stderr)) {
@@ -107,7 +113,9 @@ fn loaded(line: &str, flags: &[&str]) -> BTreeSet<String> {
             loaded.extend(mine.filter_map(|line| Some(format!("{exporter} {}", line.split(' ').next()?))));
             let names: Vec<&str> = said.lines().filter(|line| is_fault(line)).collect();
             if said.is_empty() || !names.is_empty() {
-                let log = text(&output.stderr);
+                // Again with the verifier's log, which takes long to write.
+                let log = run(line, &[words.as_slice(), &["--log.level", "debug"]].concat());
+                let log = text(&output.stderr) + &text(&log.stderr);
                 let ends =
                     log.lines().filter(|line| line.contains("PROG LOAD LOG") || line.contains("level=error"));
                 let ends = ends.map(|line| {
@@ -143,7 +151,7 @@ fn bare_twins_do_where_the_kernel_has_no_btf() {
     let flags = ["--btf.path", btf.as_str()];
     let loaded = loaded(HIDE, &flags);
     let mut runs = BTreeSet::new();
-    for exporter in exporters() {
+    for exporter in exporters().keys() {
         let mut command = vec![exporter.as_str(), "--check"];
         command.extend(flags);
         let output = run(HIDE, &command);
@@ -155,7 +163,7 @@ fn bare_twins_do_where_the_kernel_has_no_btf() {
         let lacks = ["does not exist here", "failed to read BTF from"].iter().any(|why| said.contains(why));
         assert!(output.status.success() || lacks && !said.contains("verifier"), "{exporter}: {said}");
         if output.status.success() {
-            runs.insert(exporter);
+            runs.insert(exporter.as_str());
         }
     }
     tell(&format!("without BTF of the kernel's own run {runs:?}"));

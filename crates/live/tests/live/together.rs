@@ -13,7 +13,7 @@ use live::needs::preempts_programs;
 use live::net::snmp;
 use live::truth::{agrees, schedstat, stat};
 use live::wireguard::Tunnel;
-use live::work::{cold_file, ping_pong, processes};
+use live::work::{Stop, cold_file, ping_pong, processes};
 use live::zpool::{DISKS, Pool, kstat};
 use live::{sh, tell};
 
@@ -100,6 +100,7 @@ fn they_run_together_on_a_busy_machine() {
     let first = all();
     let second_truth = truth();
     std::thread::scope(|scope| {
+        let stopped = Stop(&stop);
         scope.spawn(|| load(&stop, &tunnel));
         let start = Instant::now();
         let mut before = all();
@@ -117,7 +118,7 @@ fn they_run_together_on_a_busy_machine() {
             }
             before = now;
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         phase("the load is told to end");
     });
     phase("it has ended");

@@ -68,13 +68,20 @@ pub fn build(revision: &str, only: &[String]) -> Result<()> {
 /// # Errors
 /// When cargo fails.
 pub fn quick() -> Result<PathBuf> {
+    quick_by(|| run(cargo_at("build").args(["--workspace", "--bins"]))).map(|(folder, ())| folder)
+}
+
+/// As [`quick`], by a build that does more. Also returns what `build` returns.
+///
+/// # Errors
+/// Those of `build`, or that the disk is full.
+pub fn quick_by<T>(build: impl FnOnce() -> Result<T>) -> Result<(PathBuf, T)> {
     let target = target_folder()?;
-    let built = phases::named("build", || run(cargo_at("build").args(["--workspace", "--bins"])));
+    let built = phases::named("build", build);
     if let (Err(_), Some(why)) = (&built, lacks_room(&target)) {
         bail!(why);
     }
-    built?;
-    Ok(target.join("debug"))
+    Ok((target.join("debug"), built?))
 }
 
 /// Whether a full disk ended a build: of which a linker dies with a bus error, and says nothing else.

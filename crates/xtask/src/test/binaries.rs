@@ -21,28 +21,25 @@ pub struct Binary {
 
 impl Binary {
     /// Names of its tests that contain `filter`, in the order in which they run. With `once`, tests
-    /// marked `once` are included. `waits` selects tests marked `waits`, or only the others; `None`
-    /// selects both.
+    /// marked `once` are included. `kind` are variables that select tests of a kind, such as
+    /// `LIVE_WAITS=1` (crates/live/src/harness.rs).
     ///
     /// # Errors
     /// When the binary does not list its tests.
-    pub fn tests(&self, filter: &str, once: bool, waits: Option<bool>) -> Result<Vec<String>> {
+    pub fn tests(&self, filter: &str, once: bool, kind: &[(&str, &str)]) -> Result<Vec<String>> {
         let mut command = Command::new(&self.path);
-        let value = |yes| if yes { "1" } else { "0" };
-        command.arg("--list").arg(filter).env("LIVE_ONCE", value(once));
-        if let Some(waits) = waits {
-            command.env("LIVE_WAITS", value(waits));
-        }
+        let once = if once { "1" } else { "0" };
+        command.arg("--list").arg(filter).env("LIVE_ONCE", once).envs(kind.iter().copied());
         let list = output(&mut command)?;
         Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(ToOwned::to_owned).collect())
     }
 }
 
-/// Builds the test targets named `live` of some crates, or of all; sorted by name.
+/// Builds the test targets named `live` of some crates, or of all; sorted by name. Also builds `programs`.
 ///
 /// # Errors
 /// When cargo fails, or one of the crates has no such target.
-pub fn build(only: &[String]) -> Result<Vec<Binary>> {
+pub fn build(only: &[String], programs: &[String]) -> Result<Vec<Binary>> {
     let packages = with_live_tests()?;
     for name in only {
         if !packages.contains_key(name) {
@@ -53,10 +50,10 @@ pub fn build(only: &[String]) -> Result<Vec<Binary>> {
         }
     }
     let chosen = packages.iter().filter(|(folder, _)| only.is_empty() || only.contains(folder)).count();
-    let mut command = cargo_at("test");
-    // The whole workspace, whichever crates are selected: features of dependencies are then the same
-    // as for the unit tests, and are not built again.
-    command.args(["--no-run", "--workspace", "--test=live"]);
+    let mut command = cargo_at("build");
+    // The whole workspace, whichever crates are selected, and programs together with tests: features of
+    // dependencies are then the same as for the unit tests, and are not built again.
+    command.args(["--workspace", "--test=live"]).args(programs.iter().flat_map(|name| ["--bin", name]));
     command.args(["--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
     let mut binaries = Vec::new();
     for line in output(&mut command)?.lines() {

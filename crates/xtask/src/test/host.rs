@@ -13,7 +13,8 @@ use rustix::process::geteuid;
 use super::binaries::{self, Binary};
 use super::footprint::Footprint;
 use super::report::{Failure, NotRun, Outcome, Reader};
-use crate::{phases, release};
+use crate::release;
+use crate::workspace::exporters;
 
 /// The reason given for tests that were not run because this is not root.
 const NOT_ROOT: &str = "needs root: run this as root";
@@ -24,12 +25,13 @@ const NOT_ROOT: &str = "needs root: run this as root";
 /// # Errors
 /// When they cannot be built or started.
 pub fn run(only: &[String], filter: &str) -> Result<Outcome> {
-    let folder = release::quick()?;
-    let binaries = phases::named("test binaries", || binaries::build(only))?;
+    let mut programs = vec![release::WEB.to_owned()];
+    programs.extend(exporters()?.into_iter().map(|exporter| exporter.binary));
+    let (folder, binaries) = release::quick_by(|| binaries::build(only, &programs))?;
     let mut outcome = Outcome::default();
     if !geteuid().is_root() {
         for binary in &binaries {
-            let tests = binary.tests(filter, true, None)?.into_iter();
+            let tests = binary.tests(filter, true, &[])?.into_iter();
             let tests = tests.map(|test| format!("{}: {test}", binary.name));
             outcome.not_run.extend(tests.map(|test| NotRun { test, reason: NOT_ROOT.to_owned() }));
         }

@@ -37,8 +37,8 @@ const AT_A_TIME: usize = 3;
 /// end with one of them alone.
 const LONGEST: [&str; 5] = ["live", "wireguard", "zfs-zio", "zfs-txg", "dns"];
 
-/// The crate whose tests are spread over several machines, one for each. All other tests of a crate
-/// share a machine: in a new one the emulator translates the kernel and the programs again.
+/// The crate whose tests that change the whole machine have a machine each. All other tests of a crate
+/// share one: in a new machine the emulator translates the kernel and the programs again.
 const SPREAD: &str = "live";
 
 /// Number of lines of a guest's console that are shown with a failure.
@@ -64,7 +64,7 @@ pub struct Selection {
 struct Job {
     suite: &'static Suite,
     binary: String,
-    /// A single test; `None` for all tests of the binary except those that mostly wait.
+    /// A single test; `None` for all tests of the binary that share a machine.
     test: Option<String>,
     /// Whether the test is marked `waits`.
     waits: bool,
@@ -114,7 +114,7 @@ pub fn run(selection: &Selection) -> Result<Outcome> {
         });
         let package = phases::named("package", package::for_tests)?;
         phases::named("lintian", || package::has_no_errors(&package))?;
-        let binaries = phases::named("test binaries", || binaries::build(&selection.only))?;
+        let binaries = phases::named("test binaries", || binaries::build(&selection.only, &[]))?;
         let payload = work.join("payload");
         make_payload(&payload, &package, &binaries)?;
         let jobs = jobs(selection, &suites, &binaries)?;
@@ -145,6 +145,18 @@ pub fn run(selection: &Selection) -> Result<Outcome> {
     Ok(board.outcome)
 }
 
+/// Variables that select the tests with a machine of their own.
+const ALONE: [(&str, &str); 2] = [("LIVE_WAITS", "0"), ("LIVE_OWN", "1")];
+
+/// Variables that select the tests of a binary that share a machine.
+fn shared(binary: &str) -> Vec<(&'static str, &'static str)> {
+    let mut kind = vec![("LIVE_WAITS", "0")];
+    if binary == SPREAD {
+        kind.push(("LIVE_OWN", "0"));
+    }
+    kind
+}
+
 /// All jobs. Workers take them from the end, so the longest come last.
 fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -> Result<Vec<Job>> {
     let of_modules = of_modules()?;
@@ -152,9 +164,10 @@ fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -
     let first = suites.first().map(|suite| suite.name);
     let mut jobs = Vec::new();
     for binary in binaries {
-        let list = |once| -> Result<[Vec<String>; 2]> {
-            let list = |waits| binary.tests(&selection.filter, once, Some(waits));
-            Ok([list(false)?, list(true)?])
+        let list = |once| -> Result<[Vec<String>; 3]> {
+            let list = |kind| binary.tests(&selection.filter, once, kind);
+            let own = if binary.name == SPREAD { list(&ALONE)? } else { Vec::new() };
+            Ok([list(&shared(&binary.name))?, own, list(&[("LIVE_WAITS", "1")])?])
         };
         let (without_once, with_once) = (list(false)?, list(true)?);
         for suite in suites {
@@ -167,15 +180,14 @@ fn jobs(selection: &Selection, suites: &[&'static Suite], binaries: &[Binary]) -
             };
             // The result is the same on all kernels, so the first guest is enough.
             let once = first == Some(suite.name);
-            let [tests, waiting] = if once { &with_once } else { &without_once };
+            let [together, alone, waiting] = if once { &with_once } else { &without_once };
             if !runs {
                 continue;
             }
             let job = |test, waits| Job { suite, binary: binary.name.clone(), test, waits, once };
             jobs.extend(waiting.iter().map(|test| job(Some(test.clone()), true)));
-            if binary.name == SPREAD {
-                jobs.extend(tests.iter().map(|test| job(Some(test.clone()), false)));
-            } else if !tests.is_empty() {
+            jobs.extend(alone.iter().map(|test| job(Some(test.clone()), false)));
+            if !together.is_empty() {
                 jobs.push(job(None, false));
             }
         }
@@ -262,13 +274,14 @@ fn run_job(
         .as_deref()
         .map_or_else(|| binary.clone(), |test| format!("{binary}-{}", test.replace("::", "-")));
     let folder = work.join(suite.name).join(name);
-    let (waits, chosen) = match test {
-        Some(test) => ("", format!("--exact {test}")),
-        None => ("LIVE_WAITS=0 ", selection.filter.clone()),
+    let (kind, chosen) = match test {
+        Some(test) => (Vec::new(), format!("--exact {test}")),
+        None => (shared(binary), selection.filter.clone()),
     };
+    let kind: String = kind.iter().map(|(variable, value)| format!("{variable}={value} ")).collect();
     let once = u8::from(*once);
     let line = format!(
-        "LIVE_MACHINE=own LIVE_ONCE={once} {waits}RUST_BACKTRACE=0 /payload/tests/{binary} --test-threads=1 {chosen}"
+        "LIVE_MACHINE=own LIVE_ONCE={once} {kind}RUST_BACKTRACE=0 /payload/tests/{binary} --test-threads=1 {chosen}"
     );
     let again = format!("cargo xtask test-vm --guest {} --only {binary}", suite.name);
     let mut reader = Reader::new(suite.name, binary, &again);
