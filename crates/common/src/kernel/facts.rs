@@ -2,14 +2,17 @@
 //! Facts about this kernel, mostly from its BTF. They never depend on the kernel's version number.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use libbpf_rs::ReferencesType;
+use libbpf_rs::btf::types::{Enum, Enum64, Func, FuncProto, Ptr, Typedef};
+use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
 use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::kernel::btf::{Btf, Files, Part, Type, kind};
 use crate::kernel::hook::Hook;
 use crate::kernel::preemption;
 use crate::kernel::symbols::{self, Symbols};
@@ -70,9 +73,7 @@ impl Facts {
         };
         // libbpf's own error does not say why the file cannot be opened.
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
-        let kernel =
-            Btf::read(path, None).with_context(|| format!("{} is not a BTF file", path.display()))?;
-        let files = Files { kernel, module: None };
+        let btf = Btf::from_path(path).with_context(|| format!("{} is not a BTF file", path.display()))?;
         let kprobes = Path::new(KPROBES).join("type").exists();
         let preempts = preemption::of_tasks();
         let mut facts = Self {
@@ -85,41 +86,30 @@ impl Facts {
         let hooks: Vec<&Hook> = hooks.into_iter().collect();
         let tracepoints: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.tracepoint()).collect();
         let functions: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.function()).collect();
-        let name = |offset| std::str::from_utf8(files.name(offset)).unwrap_or_default();
-        // One pass for all names.
-        for ty in files.kernel.all() {
-            match ty.kind {
-                kind::TYPEDEF if files.begins(ty.name, HANDLER) => {
-                    let tracepoint = name(ty.name).trim_start_matches(HANDLER);
-                    if tracepoints.contains(tracepoint)
-                        && let Some(prototype) = of_tracepoint(&files, ty)
-                    {
-                        facts.tracepoints.entry(tracepoint.to_owned()).or_insert(prototype);
-                    }
-                }
-                kind::TYPEDEF if files.is(ty.name, preemption::TRACEPOINT_GUARD) => {
+        // libbpf searches all types for each name. One pass for all names is enough.
+        for id in (1..btf.len() as u32).map(TypeId::from) {
+            if let Some(handler) = btf.type_by_id::<Typedef<'_>>(id) {
+                if let Some(name) = handler.name().and_then(OsStr::to_str)
+                    && let Some(name) =
+                        name.strip_prefix("btf_trace_").filter(|name| tracepoints.contains(name))
+                    && let Some(prototype) = tracepoint(&btf, &handler)
+                {
+                    facts.tracepoints.entry(name.to_owned()).or_insert(prototype);
+                } else if handler.name().is_some_and(|name| name == preemption::TRACEPOINT_GUARD) {
                     facts.preempts_tracepoints = preempts;
                 }
-                kind::FUNC if !functions.is_empty() && functions.contains(name(ty.name)) => {
-                    if let Some(proto) = files.get(ty.of).filter(|proto| proto.kind == kind::FUNC_PROTO) {
-                        let function = facts.functions.entry(name(ty.name).to_owned());
-                        function.or_insert_with(|| prototype(&files, proto));
-                    }
-                }
-                kind::ENUM | kind::ENUM64 if !enumerators.is_empty() => {
-                    for part in ty.parts() {
-                        let mut names = enumerators.iter().map(AsRef::as_ref);
-                        if let Some(name) = names.find(|name| files.is(part.name, name)) {
-                            facts.enumerators.insert(name.to_owned(), value(ty, part));
-                        }
-                    }
-                }
-                _ => {}
+            } else if let Some(function) = btf.type_by_id::<Func<'_>>(id)
+                && let Some(name) =
+                    function.name().and_then(OsStr::to_str).filter(|name| functions.contains(name))
+                && let Ok(proto) = FuncProto::try_from(function.referenced_type())
+            {
+                facts.functions.entry(name.to_owned()).or_insert_with(|| prototype(&btf, proto));
             }
         }
         if !functions.is_empty() {
             facts.symbols = Symbols::read(&functions);
         }
+        facts.enumerators = values_of(&btf, enumerators);
         let elsewhere = |hook: &&&Hook| matches!(hook, Hook::Fentry(name) | Hook::Fexit(name) if !facts.functions.contains_key(name));
         let elsewhere: Vec<&str> =
             hooks.iter().filter(elsewhere).filter_map(|hook| hook.function()).collect();
@@ -157,35 +147,46 @@ impl Facts {
 pub const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// A tracepoint's handler is `typedef void (*btf_trace_NAME)(void *data, ARGUMENTS...)`.
-const HANDLER: &str = "btf_trace_";
-
-fn of_tracepoint(files: &Files, handler: Type<'_>) -> Option<Prototype> {
-    let pointer = files.get(handler.of).filter(|pointer| pointer.kind == kind::PTR)?;
-    let proto = files.get(pointer.of).filter(|proto| proto.kind == kind::FUNC_PROTO)?;
-    let mut prototype = prototype(files, proto);
-    (!prototype.arguments.is_empty()).then(|| prototype.arguments.remove(0))?;
+fn tracepoint(btf: &Btf<'_>, handler: &Typedef<'_>) -> Option<Prototype> {
+    let pointer = Ptr::try_from(handler.referenced_type()).ok()?;
+    let mut prototype = prototype(btf, FuncProto::try_from(pointer.referenced_type()).ok()?);
+    prototype.arguments.remove(0);
     Some(prototype)
 }
 
-fn prototype(files: &Files, proto: Type<'_>) -> Prototype {
-    let pointee = |id: u32| -> Option<String> {
-        let pointer = files.resolved(id).filter(|pointer| pointer.kind == kind::PTR)?;
-        let target = files.resolved(pointer.of)?;
-        let is_struct = matches!(target.kind, kind::STRUCT | kind::FWD);
-        is_struct.then(|| String::from_utf8_lossy(files.name(target.name)).into_owned())
+fn prototype(btf: &Btf<'_>, proto: FuncProto<'_>) -> Prototype {
+    let pointee = |ty: TypeId| -> Option<String> {
+        let ty: BtfType<'_> = btf.type_by_id(ty)?;
+        let target =
+            Ptr::try_from(ty.skip_mods_and_typedefs()).ok()?.referenced_type().skip_mods_and_typedefs();
+        let is_struct = matches!(target.kind(), BtfKind::Struct | BtfKind::Fwd);
+        is_struct.then(|| target.name().unwrap_or_default().to_string_lossy().into_owned())
     };
-    let arguments = proto.parts().map(|part| pointee(part.second).unwrap_or_default()).collect();
-    // Type 0 is void.
-    Prototype { arguments, returns: proto.of != 0 }
+    let returns = proto.referenced_type().kind() != BtfKind::Void;
+    Prototype { arguments: proto.iter().map(|p| pointee(p.ty).unwrap_or_default()).collect(), returns }
 }
 
-/// The value of an enumerator.
-fn value(of: Type<'_>, part: Part) -> i64 {
-    match (of.kind, of.flag) {
-        (kind::ENUM, true) => i64::from(part.second.cast_signed()),
-        (kind::ENUM, false) => i64::from(part.second),
-        _ => (u64::from(part.third) << 32 | u64::from(part.second)).cast_signed(),
+fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> {
+    let mut values = BTreeMap::new();
+    if names.is_empty() {
+        return values;
     }
+    let mut note = |name: Option<&OsStr>, value: i64| {
+        if let Some(name) = name.and_then(|name| name.to_str())
+            && names.iter().any(|wanted| wanted.as_ref() == name)
+        {
+            values.insert(name.to_owned(), value);
+        }
+    };
+    for id in 1..btf.len() as u32 {
+        let id = TypeId::from(id);
+        if let Some(kind) = btf.type_by_id::<Enum<'_>>(id) {
+            kind.iter().for_each(|value| note(value.name, value.value));
+        } else if let Some(kind) = btf.type_by_id::<Enum64<'_>>(id) {
+            kind.iter().for_each(|value| note(value.name, value.value as i64));
+        }
+    }
+    values
 }
 
 /// Why the kernel's BTF is missing, as far as known, and what to do.

@@ -4,7 +4,6 @@
 //!
 //! It may import `spec`, `exposition` and `words`. It does not depend on what the programs count.
 
-pub mod btf;
 pub mod copies;
 pub mod facts;
 pub mod globals;

@@ -2,11 +2,13 @@
 //! Types of the kernel and of one of its modules, from BTF: structs, their members, and the
 //! arguments and results of functions.
 
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
 
-use crate::kernel::btf::{Btf, Files, kind};
 use crate::spec::Shape;
 use crate::words::counted;
 
@@ -53,7 +55,79 @@ impl Prototype {
 
 /// The types of the kernel, or of the kernel and one module.
 #[derive(Debug)]
-pub struct Types(Files);
+pub struct Types {
+    /// The module's BTF must be freed first.
+    module: Option<Raw>,
+    kernel: Raw,
+}
+
+#[derive(Debug)]
+struct Raw(NonNull<libbpf_sys::btf>);
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // SAFETY: it came from btf__parse, and nobody else frees it.
+        unsafe { libbpf_sys::btf__free(self.0.as_ptr()) }
+    }
+}
+
+impl Raw {
+    fn parse(path: &Path, base: Option<&Self>) -> Result<Self> {
+        let name = CString::new(path.as_os_str().as_bytes()).context("the path contains a NUL byte")?;
+        let base = base.map_or(std::ptr::null_mut(), |base| base.0.as_ptr());
+        // SAFETY: both pointers are valid for the call; the base outlives what is made of it.
+        let raw = unsafe { libbpf_sys::btf__parse_split(name.as_ptr(), base) };
+        let raw = NonNull::new(raw).ok_or_else(std::io::Error::last_os_error);
+        Ok(Self(raw.with_context(|| format!("failed to read BTF from {}", path.display()))?))
+    }
+
+    /// A type of the module, else of the kernel. The module is searched first, because most requested
+    /// types are in it, and the kernel has a hundred thousand types.
+    fn find(&self, name: &str, kind: u32) -> Option<NonNull<libbpf_sys::btf_type>> {
+        // SAFETY: the BTF lives as long as `self`, and so do its names; the kernel's types are
+        // never changed.
+        unsafe {
+            let raw = self.0.as_ptr();
+            let base = libbpf_sys::btf__base_btf(raw);
+            let own = if base.is_null() { 1 } else { libbpf_sys::btf__type_cnt(base) };
+            (own..libbpf_sys::btf__type_cnt(raw)).chain(1..own).find_map(|id| {
+                let found = NonNull::new(libbpf_sys::btf__type_by_id(raw, id).cast_mut())?;
+                let text = libbpf_sys::btf__name_by_offset(raw, found.as_ref().name_off);
+                let is_it = found.as_ref().info >> 24 & 0x1f == kind
+                    && !text.is_null()
+                    && CStr::from_ptr(text).to_bytes() == name.as_bytes();
+                is_it.then_some(found)
+            })
+        }
+    }
+
+    /// Bytes from the start of struct `name` to `member`.
+    fn offset(&self, name: &str, member: &str) -> Option<u32> {
+        let found = self.find(name, libbpf_sys::BTF_KIND_STRUCT)?;
+        // SAFETY: the members of a struct follow its type, as many as `info` says in its
+        // lower half; names are strings of the same BTF.
+        unsafe {
+            let info = found.as_ref().info;
+            let (count, has_bit_fields) = (info & 0xffff, info >> 31 == 1);
+            let first = found.as_ptr().add(1).cast::<libbpf_sys::btf_member>();
+            for index in 0..count as usize {
+                let candidate = first.add(index).read_unaligned();
+                let text = libbpf_sys::btf__name_by_offset(self.0.as_ptr(), candidate.name_off);
+                if !text.is_null() && CStr::from_ptr(text).to_bytes() == member.as_bytes() {
+                    let bits = if has_bit_fields { candidate.offset & 0xff_ffff } else { candidate.offset };
+                    return Some(bits / 8);
+                }
+            }
+        }
+        None
+    }
+
+    fn size(&self, name: &str) -> Option<u32> {
+        let found = self.find(name, libbpf_sys::BTF_KIND_STRUCT)?;
+        // SAFETY: a struct's type has its size there.
+        Some(unsafe { found.as_ref().__bindgen_anon_1.size })
+    }
+}
 
 impl Types {
     /// Reads the kernel's types from the BTF file `kernel`, and a module's types from the BTF file
@@ -62,39 +136,44 @@ impl Types {
     /// # Errors
     /// When a file cannot be read as BTF.
     pub fn read(kernel: &Path, module: Option<&Path>) -> Result<Self> {
-        let read = |path: &Path, base| {
-            Btf::read(path, base).with_context(|| format!("failed to read BTF from {}", path.display()))
-        };
-        let kernel = read(kernel, None)?;
-        let module = module.map(|path| read(path, Some(&kernel))).transpose()?;
-        Ok(Self(Files { kernel, module }))
+        let kernel = Raw::parse(kernel, None)?;
+        let module = module.map(|path| Raw::parse(path, Some(&kernel))).transpose()?;
+        Ok(Self { module, kernel })
     }
 
     /// Bytes from the start of struct `name` to its `member`.
     pub fn offset(&self, name: &str, member: &str) -> Option<u32> {
-        let found = self.0.find(kind::STRUCT, name)?;
-        let member = found.parts().find(|part| self.0.is(part.name, member))?;
-        let bits = if found.flag { member.third & 0xff_ffff } else { member.third };
-        Some(bits / 8)
+        self.newest().offset(name, member)
     }
 
     /// Bytes of struct `name`.
     pub fn size(&self, name: &str) -> Option<u32> {
-        Some(self.0.find(kind::STRUCT, name)?.of)
+        self.newest().size(name)
     }
 
     /// Whether there is a function of that name.
     pub fn has_function(&self, name: &str) -> bool {
-        self.0.find(kind::FUNC, name).is_some()
+        self.newest().find(name, libbpf_sys::BTF_KIND_FUNC).is_some()
     }
 
     /// Arguments and result of function `name`, without type names.
     pub fn prototype(&self, name: &str) -> Option<Prototype> {
-        let function = self.0.find(kind::FUNC, name)?;
-        let proto = self.0.get(function.of)?;
-        let arguments = vec![String::new(); proto.parts().count()];
-        // Type 0 is void.
-        Some(Prototype { arguments, returns: proto.of != 0 })
+        let raw = self.newest();
+        let function = raw.find(name, libbpf_sys::BTF_KIND_FUNC)?;
+        // SAFETY: a function's type is its prototype, whose `info` says in its lower half how
+        // many arguments it has; type 0 is void.
+        unsafe {
+            let id = function.as_ref().__bindgen_anon_1.type_;
+            let proto = NonNull::new(libbpf_sys::btf__type_by_id(raw.0.as_ptr(), id).cast_mut())?;
+            let arguments = proto.as_ref().info & 0xffff;
+            let returns = proto.as_ref().__bindgen_anon_1.type_ != 0;
+            Some(Prototype { arguments: vec![String::new(); arguments as usize], returns })
+        }
+    }
+
+    /// The BTF to search. That of a module includes the kernel's types.
+    fn newest(&self) -> &Raw {
+        self.module.as_ref().unwrap_or(&self.kernel)
     }
 }
 
