@@ -12,12 +12,13 @@ use live::exporter::Exporter;
 use object::{Object, ObjectSection, ObjectSymbol};
 use tempfile::TempDir;
 
-use crate::target;
-
 include!(concat!(env!("OUT_DIR"), "/configs.rs"));
 
 /// First argument of the trigger.
 const MAGIC: libc::c_ulong = 0x4542_5046;
+
+/// This process's file in a folder of `PATH`, as in `uprobe/custom-test-target:custom_test_function`.
+const TARGET: &str = "custom-test-target";
 
 /// Variable of the objects that says whose triggers count.
 const WHOSE: &str = "trigger_tgid";
@@ -73,12 +74,12 @@ impl Folder {
         self.0.path()
     }
 
-    /// An exporter of the folder. This process is in its `PATH`, as [`target::NAME`].
+    /// An exporter of the folder. This process is in its `PATH`, as [`TARGET`].
     ///
     /// # Panics
     /// When there is no room for a link.
     pub fn command(&self, flags: &[&str]) -> Command {
-        let target = self.path().join(target::NAME);
+        let target = self.path().join(TARGET);
         if !target.exists() {
             symlink(env::current_exe().unwrap(), &target).unwrap();
         }

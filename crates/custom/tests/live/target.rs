@@ -7,9 +7,6 @@ use std::hint::black_box;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-/// Name of the file, as in `uprobe/custom-test-target:custom_test_function`.
-pub const NAME: &str = "custom-test-target";
-
 /// A function with a symbol. Returns what it is called with.
 #[unsafe(no_mangle)]
 #[inline(never)]
