@@ -103,9 +103,15 @@ pub fn exporters() -> Result<Vec<Exporter>> {
     Ok(found)
 }
 
-/// The cargo that runs this program.
+/// The cargo that runs this program. What it told this program about its package is not handed on: build
+/// scripts that ask for it (that of ring) would run again, and what needs them would be built again, whenever cargo
+/// is called from here after it was called from a shell, and the other way round.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let ours = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(ours)) {
+        command.env_remove(name);
+    }
     command.current_dir(root());
     command
 }
