@@ -26,6 +26,7 @@ use crate::kernel::probes::{Plan, Verdict};
 use crate::process::cli::{Common, Keep};
 use crate::process::{memory, notify, privileges};
 use crate::read::engine::Engine;
+use crate::read::maps;
 use crate::read::part::Part;
 use crate::serve::http::{self, Limits};
 use crate::serve::site::Site;
@@ -277,16 +278,39 @@ fn serve(
 ) -> Result<Wake> {
     let _fronts = listen(flags, spec, Arc::clone(engine), doors)?;
     notify::ready(ready);
+    let mut pulse = Pulse::default();
+    let mut next = watchdog();
     loop {
-        match stop.wait(watchdog()) {
+        match stop.wait(next) {
             Wake::Time => {
-                // A hanging scrape holds this lock. Then no watchdog message is sent.
-                drop(engine.state());
-                notify::watchdog();
+                next = Some(RETRY);
+                if pulse.beats(engine, maps::reads()) {
+                    notify::watchdog();
+                    next = watchdog();
+                }
             }
             Wake::Release => release(),
             end => return Ok(ending(end)),
         }
+    }
+}
+
+/// Interval between looks at a scrape that seems to hang.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Whether this process works, for systemd's watchdog.
+#[derive(Debug, Default)]
+struct Pulse {
+    /// Reads from maps at the last look.
+    reads: u64,
+}
+
+impl Pulse {
+    /// Whether no scrape is under way, or something was read since the last look: a million entries
+    /// may take longer than the watchdog waits.
+    fn beats(&mut self, engine: &Engine, reads: u64) -> bool {
+        let before = std::mem::replace(&mut self.reads, reads);
+        engine.is_idle() || before != reads
     }
 }
 
@@ -369,4 +393,21 @@ pub fn print_check(spec: &Spec, plan: &Plan) -> Result<()> {
 /// When standard output is closed.
 pub fn print(line: fmt::Arguments<'_>) -> Result<()> {
     writeln!(io::stdout().lock(), "{line}").context("failed to write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_that_reads_does_not_hang() {
+        let (engine, mut pulse) = (Engine::default(), Pulse::default());
+        assert!(pulse.beats(&engine, 0), "no scrape is under way");
+        let scrape = engine.state();
+        assert!(!pulse.beats(&engine, 0), "nothing was read");
+        assert!(pulse.beats(&engine, 7), "it reads");
+        assert!(!pulse.beats(&engine, 7), "nothing was read since");
+        drop(scrape);
+        assert!(pulse.beats(&engine, 7), "it ended");
+    }
 }

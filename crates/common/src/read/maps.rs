@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_void;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +25,14 @@ pub type EachCpu<'f> = dyn FnMut(&[u8], &mut dyn Iterator<Item = &[u8]>) + 'f;
 
 /// Takes the key of an entry, the values of its batch, and the index of its value in them.
 type InBatch<'f> = dyn FnMut(&[u8], &mut [u64], usize) + 'f;
+
+/// How often this process read from a map: a batch, or an entry.
+static READS: AtomicU64 = AtomicU64::new(0);
+
+/// How often this process read from a map. While this grows, a scrape that takes long does not hang.
+pub fn reads() -> u64 {
+    READS.load(Ordering::Relaxed)
+}
 
 /// A source of map contents: the kernel, or a test's fixture.
 pub trait MapSource {
@@ -287,6 +296,7 @@ impl LiveMap {
         let mut next = place.clone();
         let mut first = true;
         loop {
+            READS.fetch_add(1, Ordering::Relaxed);
             let mut count = room as u32;
             // SAFETY: the buffers have room for `count` keys and values of this map and
             // for the place, and outlive the call.
@@ -359,6 +369,7 @@ impl LiveMap {
         let (keys, _) = self.keys(self.capacity.saturating_mul(2))?;
         let mut value = vec![0u64; (self.stride() * self.copies).div_ceil(8)];
         for key in keys {
+            READS.fetch_add(1, Ordering::Relaxed);
             // SAFETY: key and value are as long as the kernel reads and writes for this map.
             let result = unsafe {
                 libbpf_sys::bpf_map_lookup_elem(
@@ -377,6 +388,7 @@ impl LiveMap {
     }
 
     fn next_key(&self, key: Option<&[u8]>) -> Result<Option<Vec<u8>>> {
+        READS.fetch_add(1, Ordering::Relaxed);
         let mut next = vec![0u8; self.key_size];
         let key = key.map_or(ptr::null(), <[u8]>::as_ptr);
         // SAFETY: both keys are as long as this map's, or null for the first.
