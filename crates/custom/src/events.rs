@@ -27,6 +27,7 @@ pub struct Events {
     wrongs: Mutex<Vec<String>>,
     lost: AtomicU64,
     too_many: AtomicU64,
+    undecoded: AtomicU64,
     has_perf: bool,
 }
 
@@ -108,8 +109,9 @@ impl Events {
         *counter.series.entry(values).or_default() += 1;
     }
 
-    /// Notes what is wrong with a record.
+    /// Counts a record that cannot be decoded, and notes why.
     pub fn note(&self, what: String) {
+        self.undecoded.fetch_add(1, Ordering::Relaxed);
         let mut wrongs = self.wrongs.lock().unwrap_or_else(PoisonError::into_inner);
         if wrongs.len() < WRONGS && !wrongs.contains(&what) {
             wrongs.push(what);
@@ -142,7 +144,8 @@ impl Events {
         let perf = self.has_perf.then(|| ("perf_buffer", self.lost.load(Ordering::Relaxed)));
         let has_counters = !self.counters().is_empty();
         let series = has_counters.then(|| ("too_many_series", self.too_many.load(Ordering::Relaxed)));
-        perf.into_iter().chain(series).collect()
+        let undecoded = ("decode", self.undecoded.load(Ordering::Relaxed));
+        perf.into_iter().chain(series).chain([undecoded]).collect()
     }
 }
 

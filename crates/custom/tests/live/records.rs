@@ -105,6 +105,8 @@ fn records_of_a_ring_buffer_are_counted() {
     assert_eq!((low("5"), low("6"), low("1000003")), (Some(98.0), Some(89.0), None));
     let config = ("config", "ring");
     assert_eq!(scrape.get("ebpf_exporter_decoder_errors_total", &[config]), Some(1.0));
+    let lost = &[config, ("reason", "decode")];
+    assert_eq!(scrape.get("ebpf_exporter_lost_events_total", lost), Some(1.0));
     assert_eq!(scrape.get("ebpf_exporter_ring_full_total", &[]), Some(0.0));
 }
 
@@ -121,7 +123,10 @@ fn records_that_a_ring_buffer_has_no_room_for_are_known_to_the_program_only() {
     let scrape = exporter.scrape();
     assert!(full(&scrape) > 0.0, "all found room");
     let name = "ebpf_exporter_lost_events_total";
-    assert_eq!(scrape.get(name, &[("config", "ring")]), Some(0.0), "{:?}", scrape.labels(name));
+    for reason in ["decode", "too_many_series"] {
+        let lost = scrape.get(name, &[("config", "ring"), ("reason", reason)]);
+        assert_eq!(lost, Some(0.0), "{:?}", scrape.labels(name));
+    }
     assert_eq!(scrape.get(name, &[("config", "ring"), ("reason", "perf_buffer")]), None);
 }
 
