@@ -9,7 +9,10 @@
 #include "vmlinux.h"
 /* SEC, __uint, __type, and the functions that the kernel has for programs. */
 #include <bpf/bpf_helpers.h>
-/* BPF_UPROBE, BPF_URETPROBE: give names to a function's arguments and its result. */
+/*
+ * BPF_KPROBE, BPF_KRETPROBE: give names to a function's arguments and its result. From libbpf 1.2
+ * on they are also called BPF_UPROBE and BPF_URETPROBE for programs of users.
+ */
 #include <bpf/bpf_tracing.h>
 /* Counters and histograms in maps. */
 #include "maps.bpf.h"
@@ -53,7 +56,7 @@ struct {
 
 /* A thread calls the function: program file and symbol. */
 SEC("uprobe//usr/local/bin/myserver:handle_request")
-int BPF_UPROBE(requests_begin)
+int BPF_KPROBE(requests_begin)
 {
 	/* The lower half is the thread's number, the upper half that of its process. */
 	u32 thread = bpf_get_current_pid_tgid();
@@ -65,7 +68,7 @@ int BPF_UPROBE(requests_begin)
 
 /* The function returns. `result` is what it returns, taken as an int. */
 SEC("uretprobe//usr/local/bin/myserver:handle_request")
-int BPF_URETPROBE(requests_end, int result)
+int BPF_KRETPROBE(requests_end, int result)
 {
 	u32 thread = bpf_get_current_pid_tgid();
 	struct requests_result key = {.failed = result < 0};

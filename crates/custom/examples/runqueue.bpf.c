@@ -70,7 +70,9 @@ int BPF_PROG(runqueue_switch, bool preempt, struct task_struct *prev, struct tas
 	u32 pid = next->pid;
 	u64 *start, wait;
 
-	/* The kernel took the CPU away from a thread that could go on: it waits again. */
+	/* The kernel took the CPU away from a thread that could go on: it waits again. One that
+	 * gives it up by sched_yield(2) is not counted.
+	 */
 	if (preempt)
 		runqueue_begin(prev->pid);
 	start = bpf_map_lookup_elem(&runqueue_start, &pid);

@@ -37,6 +37,11 @@ pub fn texts() -> Result<Vec<(String, String)>> {
     let (path, cost) = page("docs/cost.md", "nanoseconds", &costs.of_all("hook"))?;
     let cost = filled(&cost, "instructions", &costs.of_all("event"))?;
     pages.push((path, filled(&cost, "processes", &costs.of_all("process"))?));
+    for exporter in exporters.iter().filter(|exporter| !exporter.built_in) {
+        let path = format!("docs/{}.md", exporter.name);
+        let text = read(&path)?;
+        pages.push(page(&path, "examples", &examples(&exporter.name, &text)?)?);
+    }
     for (exporter, flags) in exporters.iter().zip(&manuals) {
         let own: Vec<Flag> = flags.iter().filter(|flag| !common.contains(flag)).cloned().collect();
         let reference = reference(exporter, &own, &costs)?;
@@ -63,6 +68,31 @@ fn filled(text: &str, region: &str, content: &str) -> Result<String> {
     let (comment, rest) = rest.split_once("-->\n").with_context(|| format!("{begin} does not end"))?;
     let (_, after) = rest.split_once(&end).with_context(|| format!("no comment {end}"))?;
     Ok(format!("{before}{begin}{comment}-->\n\n{}\n\n{end}{after}", content.trim()))
+}
+
+/// The examples that an exporter of users' objects ships and whose program `page` does not name: their
+/// comments explain them.
+fn examples(name: &str, page: &str) -> Result<String> {
+    let folder = format!("crates/{name}/examples");
+    let by_hand = page.split("<!-- begin examples:").next().unwrap_or_default();
+    let mut text = String::new();
+    for source in files(&folder, ".bpf.c")? {
+        let file = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if by_hand.contains(&file) {
+            continue;
+        }
+        let stem = file.trim_end_matches(".bpf.c");
+        let config = format!("{stem}.yaml");
+        write!(text, "### {stem}\n\n")?;
+        for (file, language) in [(&file, "c"), (&config, "yaml")] {
+            let content = read(&format!("{folder}/{file}"))?;
+            let content = content
+                .split_once("SPDX-License-Identifier")
+                .map_or(&*content, |(_, rest)| rest.split_once('\n').map_or("", |(_, rest)| rest));
+            write!(text, "`{file}`:\n\n```{language}\n{}\n```\n\n", content.trim())?;
+        }
+    }
+    Ok(text)
 }
 
 /// A table of all exporters. Their pages are in `folder`.
