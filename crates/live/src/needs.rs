@@ -49,6 +49,8 @@ pub enum Need {
     SpareDisks,
     /// See the attribute's word `cgroup2`.
     Cgroup2,
+    /// See the attribute's word `storage`.
+    Storage,
     /// See the attribute's word `module`.
     Module(&'static str),
     /// See the attribute's word `tool`.
@@ -86,6 +88,11 @@ pub const spare_disks: Term = Term::Need(Need::SpareDisks);
 
 /// The cgroup2 file system is mounted.
 pub const cgroup2: Term = Term::Need(Need::Cgroup2);
+
+/// The kernel can make storage for tasks, cgroups and the like. Those that have `bpf_map_kmalloc_nolock()`
+/// (6.18: mm/slub.c) return ENOMEM on an x86 processor without cmpxchg16b, such as the emulated one of
+/// guests.
+pub const storage: Term = Term::Need(Need::Storage);
 
 /// The module is loaded, built in, or can be loaded; the test loads it.
 pub const fn module(name: &'static str) -> Term {
@@ -161,6 +168,10 @@ impl Need {
             Self::Cgroup2 => {
                 (crate::cgroup::root().is_some(), "needs control groups: no cgroup2 is mounted".to_owned())
             }
+            Self::Storage => (
+                !kernel_knows(b"\0bpf_map_kmalloc_nolock\0") || has_double_exchange(),
+                "needs storage of programs: this processor has no cmpxchg16b".to_owned(),
+            ),
             Self::Module(name) => (has_module(name), format!("needs module {name}: there is none")),
             Self::Tool(name) => (has_tool(name), format!("needs {name}: it is not in PATH")),
             Self::File(path) => (Path::new(path).exists(), format!("needs {path}: there is none")),
@@ -171,6 +182,11 @@ impl Need {
         };
         (!met).then_some(said)
     }
+}
+
+fn has_double_exchange() -> bool {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    cfg!(not(target_arch = "x86_64")) || processors.split_ascii_whitespace().any(|flag| flag == "cx16")
 }
 
 fn has_tool(name: &str) -> bool {

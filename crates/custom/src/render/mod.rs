@@ -182,7 +182,10 @@ impl Reading {
             };
             if let Some(ages) = &mut map.max_age {
                 let ended = ages.end(&mut map.metrics).into_iter();
-                old.extend(ended.map(|key| (map.map.clone(), key.into_vec())));
+                // Of a map that was read in part, the rest of a series may live.
+                if read.is_ok() {
+                    old.extend(ended.map(|key| (map.map.clone(), key.into_vec())));
+                }
             }
             match read {
                 Ok(()) if map.is_hash => {

@@ -79,7 +79,7 @@ fn groups_whose_path_matches_are_in_the_map() {
     matching_groups("cgroup_map");
 }
 
-#[live::test(cgroup2)]
+#[live::test(cgroup2, storage)]
 fn groups_whose_path_matches_have_storage() {
     // Since Linux 6.2.
     if MapType::CGrpStorage.is_supported().unwrap() {

@@ -65,7 +65,7 @@ pub const SUITES: &[Suite] = &[
         zfs: true,
         kernel: "7.2, ZFS 2.4",
         part: Part::Whole,
-        lacks: &[],
+        lacks: &["needs storage of programs: "],
     },
     Suite {
         name: "trixie",
