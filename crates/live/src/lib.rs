@@ -17,7 +17,7 @@
 //! - objects to observe: [`block`], [`cgroup`], [`net`], [`wireguard`], [`zpool`]
 //! - workloads: [`work`], [`threads`]
 //! - counts, by an exporter and by the kernel: [`exporter`], [`exposition`], [`truth`]
-//! - what systemd is told: [`notify`]
+//! - what systemd is told: [`notify`]; what the kernel refuses: [`seccomp`]
 //!
 //! Everything here restores the machine, and panics on errors that a test cannot handle.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's way to fail")]
@@ -31,6 +31,7 @@ mod machine;
 pub mod needs;
 pub mod net;
 pub mod notify;
+pub mod seccomp;
 pub mod threads;
 pub mod truth;
 pub mod wireguard;

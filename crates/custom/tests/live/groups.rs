@@ -3,7 +3,6 @@
 //! containers.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use libbpf_rs::MapType;
 use live::cgroup::{self, Group};
 use live::exporter::Exporter;
-use live::wait_until;
+use live::{seccomp, wait_until};
 
 use crate::folder::{Folder, said, trigger};
 
@@ -116,30 +115,13 @@ fn matching_groups(config: &str) {
     assert_eq!(counted("custom-test-1"), Some(19.0), "a group that is gone keeps its name for a while");
 }
 
-/// Makes inotify_add_watch(2) fail as it does when a user has too many watches.
-fn without_watches() -> io::Result<()> {
-    let step = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut filter = [
-        // The first member of struct seccomp_data is the system call number.
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_inotify_add_watch as u32, 0, 1),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOSPC as u32, 0, 0),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the program and its length are right, and both outlive the call.
-    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 #[live::test(cgroup2)]
 fn where_groups_cannot_be_watched_they_are_searched_for() {
     let folder = Folder::of(&["groups", "cgroup_map"]);
     let mut command = folder.command(&[]);
+    // As it is when a user has too many watches.
     // SAFETY: between fork and exec, the closure only makes one system call.
-    unsafe { command.pre_exec(without_watches) };
+    unsafe { command.pre_exec(|| seccomp::refuse(libc::SYS_inotify_add_watch, libc::ENOSPC)) };
     let (log, exporter) = Exporter::spawn_and_read(&mut command);
     assert_eq!(log.matches("fs.inotify.max_user_watches").count(), 1, "{log}");
     let root = cgroup::root().unwrap();

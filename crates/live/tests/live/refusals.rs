@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use live::exporter::Exporter;
-use live::{Folder, sh, wait_until};
+use live::{Folder, seccomp, sh, wait_until};
 
 use crate::{our_programs, start};
 
@@ -87,24 +87,6 @@ fn with_capabilities(capabilities: &str, exporter: &str) -> Command {
     command
 }
 
-/// Makes bpf(2) fail with EPERM, as a unit or container may.
-fn without_bpf() -> std::io::Result<()> {
-    let step = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut filter = [
-        // The first member of struct seccomp_data is the system call number.
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_bpf as u32, 0, 1),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
-        step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the program and its length are right, and both outlive the call.
-    match unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) } {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
-}
-
 #[live::test(tool("setpriv"), tool("prlimit"))]
 fn a_remedy_is_named_only_where_its_cause_is_there() {
     names(&mut with_capabilities("", "diskio"), &["CAP_BPF", "CAP_PERFMON"]);
@@ -122,7 +104,7 @@ fn a_remedy_is_named_only_where_its_cause_is_there() {
     let mut filtered = Command::new("prlimit");
     filtered.args(["--memlock=65536", "ebpf-diskio-exporter", "--check"]);
     // SAFETY: between fork and exec, the closure only makes one system call.
-    unsafe { filtered.pre_exec(without_bpf) };
+    unsafe { filtered.pre_exec(|| seccomp::refuse(libc::SYS_bpf, libc::EPERM)) };
     names(&mut filtered, &["seccomp"]);
     let namespace = ["-Ur", "ebpf-diskio-exporter", "--check"];
     names(Command::new("unshare").args(namespace), &["user namespace"]);
