@@ -187,18 +187,18 @@ fn containers_of_all_engines_have_their_ids() {
         format!("custom-test.slice/libpod-conmon-{}.scope", id('1')),
         format!("custom-test.slice/docker-{}0.scope", id('2')),
     ];
-    let folder = Folder::of(&["container"]);
+    let folder = Folder::of(&["groups"]);
     let exporter = folder.start(&[]);
     let paths: Vec<String> = in_containers.iter().map(|(path, ..)| path).chain(&in_none).cloned().collect();
     let groups = Groups::new(&paths);
     paths.iter().for_each(|path| inside(path, || trigger(0, 0)));
-    let name = "ebpf_exporter_container_total";
+    let name = "ebpf_exporter_groups_containers_total";
     let scrape = exporter.scrape();
     for (path, digit, times) in &in_containers {
         let counted = scrape.get(name, &[("container", &id(*digit))]);
-        assert_eq!(counted, Some(31.0 * times), "{path}: {:?}", scrape.labels(name));
+        assert_eq!(counted, Some(19.0 * times), "{path}: {:?}", scrape.labels(name));
     }
-    assert_eq!(scrape.get(name, &[("container", "")]), Some(31.0 * in_none.len() as f64));
+    assert_eq!(scrape.get(name, &[("container", "")]), Some(19.0 * in_none.len() as f64));
     assert_eq!(scrape.labels(name).len(), 8);
     drop(groups);
     let scrape = exporter.scrape();
