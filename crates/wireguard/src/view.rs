@@ -40,7 +40,7 @@ pub struct View {
     everywhere: bool,
     /// Whether the programs use a layout table that is not yet verified, and whether the log says so.
     unproven: bool,
-    waits: bool,
+    is_told_unproven: bool,
     /// Labels by map.
     pub rosters: Rosters,
     spaces: Vec<(Namespace, Vec<Device>)>,
@@ -204,14 +204,14 @@ impl View {
         if self.unproven {
             self.rosters.clear();
             self.birthdates.clear();
-            if !std::mem::replace(&mut self.waits, true) {
+            if !std::mem::replace(&mut self.is_told_unproven, true) {
                 log::warn!(
                     "the module wireguard has no BTF, and member offsets come from a table: metrics of \
                      programs are absent until one of them sees a peer that netlink lists, in a network \
                      namespace that has a name or is the exporter's"
                 );
             }
-        } else if std::mem::take(&mut self.waits) {
+        } else if std::mem::take(&mut self.is_told_unproven) {
             log::info!("the table of member offsets is right: metrics of programs are shown from now on");
         }
         Ok(())
