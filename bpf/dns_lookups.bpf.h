@@ -169,6 +169,12 @@ static __always_inline void add(void *map, u32 key)
 		__sync_fetch_and_add(&n->value, 1);
 }
 
+/* Another CPU may receive the query again after `now` was read: that is recent too. */
+static __always_inline bool was_just_received(const struct dns_wanted *w, u64 now)
+{
+	return now <= w->when + WANTED_NS;
+}
+
 /* Open files of a process to check: a server opens its sockets early. */
 #define DNS_FILES 256
 
@@ -185,7 +191,7 @@ __noinline int was_asked(u64 hash, u64 now)
 	void **files;
 	u32 n;
 
-	if (!w || now - w->when > WANTED_NS)
+	if (!w || !was_just_received(w, now))
 		return false;
 	table = BPF_CORE_READ(task, files, fdt);
 	files = BPF_CORE_READ(table, fd);
@@ -298,7 +304,7 @@ static __always_inline void on_served(struct dns_question *q, const struct dns_m
 	struct dns_wanted *w = bpf_map_lookup_elem(&wanted, &hash);
 
 	bpf_map_update_elem(&served, q, &s, BPF_ANY);
-	if (!w || now - w->when > WANTED_NS) {
+	if (!w || !was_just_received(w, now)) {
 		bpf_map_update_elem(&wanted, &hash, &first, BPF_ANY);
 		return;
 	}

@@ -352,6 +352,55 @@ fn of_two_servers_each_has_its_own_answer() {
     assert_eq!(delta.of("ebpf_dns_unmatched_responses_total", &[]), 0.0);
 }
 
+/// Sends each query that it receives at the first address on to the second one, and tells the
+/// sender from a port that is not 53. It never answers a query.
+const FORWARDER: &str = r#"
+use Socket;
+my ($here, $there) = map { pack_sockaddr_in(53, inet_aton($_)) } @ARGV;
+socket($_, PF_INET, SOCK_DGRAM, 0) or die for my ($server, $client, $other);
+bind($server, $here) or die;
+while (my $from = recv($server, my $query, 512, 0)) {
+    send($client, $query, 0, $there) or die;
+    send($other, "sent on", 0, $from) or die;
+}
+"#;
+
+/// Sends the same question many times, each time after the one before was sent on.
+const REPEATER: &str = r#"
+use Socket;
+my ($times, $server) = @ARGV;
+alarm 60;
+socket(my $client, PF_INET, SOCK_DGRAM, 0) or die;
+for my $n (1 .. $times) {
+    my $query = pack("n6 C/a* C/a* C n2", $n, 256, 1, 0, 0, 0, "silent", "example", 0, 1, 1);
+    send($client, $query, 0, pack_sockaddr_in(53, inet_aton($server))) or die;
+    defined recv($client, my $told, 512, 0) or die;
+}
+"#;
+
+#[live::test(functions, tool("perl"))]
+fn a_query_that_is_sent_on_while_the_same_one_arrives_is_upstream() {
+    const EACH: u32 = 1500;
+    let address = "127.0.0.57";
+    let _forwarder = Running::start(Command::new("perl").args(["-e", FORWARDER, address, "127.0.0.53"]));
+    wait_until("the forwarder listens", Duration::from_secs(20), || {
+        sh(&format!("ss -Hlun src {address}:53")).contains(address)
+    });
+    let delta = measure(&[], |_| {
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut repeater = Command::new("perl");
+                    let repeater = repeater.args(["-e", REPEATER, &EACH.to_string(), address]);
+                    assert!(repeater.status().unwrap().success(), "each query was sent on");
+                });
+            }
+        });
+    });
+    assert_eq!(queries(&delta, "udp", "A"), f64::from(2 * EACH), "{delta:?}");
+    assert_eq!(delta.of("ebpf_dns_upstream_queries_total", &[]), f64::from(2 * EACH));
+}
+
 #[live::test(functions)]
 fn answers_that_come_twice_at_once_are_one_and_one_without_a_question() {
     const QUESTIONS: u16 = 300;
