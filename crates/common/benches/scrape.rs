@@ -37,7 +37,11 @@ fn main() {
     }
 
     let field = |width, length| Field { offset: 0, width, length, is_signed: false };
-    let layout = |name: &str, size, field| Layout { size, fields: [(name.to_owned(), field)].into() };
+    let layout = |name: &str, size, field| Layout {
+        size,
+        fields: [(name.to_owned(), field)].into(),
+        ..Layout::default()
+    };
     let key = layout("disk", 40, field(1, 40));
     let layouts: Layouts =
         [("bench".to_owned(), MapLayout { key, value: layout("n", 8, field(8, 1)) })].into();

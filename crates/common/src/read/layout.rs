@@ -2,7 +2,6 @@
 //! Offsets of members in the keys and values of an object's maps, from the object's BTF.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 
 use anyhow::{Context, Result, bail};
 use libbpf_rs::btf::types::{Array, Enum, Int, IntEncoding, MemberAttr, Struct};
@@ -29,6 +28,8 @@ pub struct Layout {
     /// Fields by path: `errors`, or `latency.slots` for a nested struct. A type that is not a
     /// struct has one field, named "".
     pub fields: BTreeMap<String, Field>,
+    /// Why members that are no numbers have no field, by path: pointers and bit fields.
+    pub unreadable: BTreeMap<String, String>,
 }
 
 /// A number or an array of numbers.
@@ -101,6 +102,9 @@ impl Layout {
     /// When there is no such field. The error names the fields that exist.
     pub fn field(&self, path: &str) -> Result<Field> {
         self.fields.get(path).copied().with_context(|| {
+            if let Some(why) = self.unreadable.get(path) {
+                return why.clone();
+            }
             let known: Vec<&str> = self.fields.keys().map(String::as_str).collect();
             format!("no member `{path}`; there are: {}", known.join(", "))
         })
@@ -149,7 +153,7 @@ pub fn number(bytes: &[u8]) -> u64 {
 /// The layouts of all maps of `object` that have BTF. Does not ask the kernel.
 ///
 /// # Errors
-/// When the object has no BTF, or a member of a key or value has an unsupported type.
+/// When the object has no BTF, or a key or value is neither a struct, a number nor an array of numbers.
 pub fn of(object: &OpenObject) -> Result<Layouts> {
     // SAFETY: the pointer is that of a live object, borrowed for as long as `btf` lives.
     let raw = unsafe { object.as_libbpf_object().as_ref() };
@@ -178,7 +182,8 @@ pub fn of(object: &OpenObject) -> Result<Layouts> {
 /// The layout of the values of one map of a loaded object. Does not ask the kernel.
 ///
 /// # Errors
-/// When the object has no BTF or no such map, or a member has an unsupported type.
+/// When the object has no BTF or no such map, or the value is neither a struct, a number nor an array of
+/// numbers.
 pub fn value_of(object: &Object, map: &str) -> Result<Layout> {
     // SAFETY: the pointer is that of a live object, borrowed for as long as `btf` lives.
     let raw = unsafe { object.as_libbpf_object().as_ref() };
@@ -196,32 +201,29 @@ pub fn value_of(object: &Object, map: &str) -> Result<Layout> {
 
 fn layout(btf: &Btf<'_>, id: TypeId) -> Result<Layout> {
     let mut layout = Layout::default();
-    layout.size = take_apart(btf, id, "", 0, &mut layout.fields)?;
+    layout.size = take_apart(btf, id, "", 0, &mut layout)?;
     Ok(layout)
 }
 
 /// Adds the fields of type `id`, which is at `path` and `offset`; returns its size in bytes.
-fn take_apart(
-    btf: &Btf<'_>,
-    id: TypeId,
-    path: &str,
-    offset: usize,
-    fields: &mut BTreeMap<String, Field>,
-) -> Result<usize> {
+fn take_apart(btf: &Btf<'_>, id: TypeId, path: &str, offset: usize, layout: &mut Layout) -> Result<usize> {
     let ty: BtfType<'_> = btf.type_by_id(id).context("a type is missing in BTF")?;
     let ty = ty.skip_mods_and_typedefs();
     if let Ok(structure) = Struct::try_from(ty) {
         for member in structure.iter() {
-            let MemberAttr::Normal { offset: bits } = member.attr else {
-                bail!("`{path}` has a bit field");
-            };
             let name = member.name.unwrap_or_default().to_string_lossy();
             let inner = match (path, &*name) {
                 ("", name) => name.to_owned(),
                 (path, "") => path.to_owned(),
                 (path, name) => format!("{path}.{name}"),
             };
-            take_apart(btf, member.ty, &inner, offset + bits as usize / 8, fields)?;
+            let MemberAttr::Normal { offset: bits } = member.attr else {
+                layout.unreadable.insert(inner.clone(), format!("`{inner}` is a bit field"));
+                continue;
+            };
+            if let Err(error) = take_apart(btf, member.ty, &inner, offset + bits as usize / 8, layout) {
+                layout.unreadable.insert(inner, format!("{error:#}"));
+            }
         }
         return Ok(structure.size());
     }
@@ -232,7 +234,7 @@ fn take_apart(
         }
         _ => (scalar(ty, path)?, 1),
     };
-    fields.insert(path.to_owned(), Field { offset, width, length, is_signed });
+    layout.fields.insert(path.to_owned(), Field { offset, width, length, is_signed });
     Ok(width * length)
 }
 
@@ -245,6 +247,5 @@ fn scalar(ty: BtfType<'_>, path: &str) -> Result<(usize, bool)> {
     if let Ok(kind) = Enum::try_from(ty) {
         return Ok((kind.size(), kind.is_signed()));
     }
-    let name = ty.name().unwrap_or(OsStr::new("?")).to_string_lossy();
-    bail!("`{path}`: a {:?} `{name}` is neither a number nor an array of numbers", ty.kind())
+    bail!("`{path}` is of BTF kind {:?}, neither a number nor an array of numbers", ty.kind())
 }

@@ -245,6 +245,7 @@ mod tests {
         let layout = |size, fields: &[(&str, Field)]| Layout {
             size,
             fields: fields.iter().map(|(name, field)| ((*name).to_owned(), *field)).collect(),
+            ..Layout::default()
         };
         let key = layout(24, &[("comm", field(0, 1, 16)), ("errno", field(16, 8, 1))]);
         let value = layout(8, &[("value", field(0, 8, 1))]);

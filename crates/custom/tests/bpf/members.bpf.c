@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* A value with members that are negative, and one that is an array. */
+/* A value with members that are negative, an array, a pointer and bit fields. */
 #include "trigger.bpf.h"
 
 struct members_value {
 	u64 count;
+	void *pointer;
 	s64 balance;
+	u32 low : 3;
+	u32 high : 5;
 	s32 offset;
 	u32 slots[4];
 };

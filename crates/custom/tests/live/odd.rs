@@ -121,14 +121,22 @@ fn gauges_of_signed_members_go_below_zero() {
 }
 
 #[live::test]
-fn a_member_that_is_an_array_is_refused() {
-    let folder = Folder::of(&["members"]);
+fn members_that_are_no_number_are_refused_and_others_of_the_value_are_not() {
     let yaml = String::from_utf8(bytes("members.yaml")).unwrap();
-    folder.write("members.yaml", yaml.replace("member: offset", "member: slots").as_bytes());
-    let refused = folder.run(&["--check"]);
-    let words = said(&refused);
-    assert_eq!(refused.status.code(), Some(1), "{words}");
-    assert!(words.contains("member `slots`: it is 4 numbers of 32 bits"), "{words}");
+    for (member, why) in [
+        ("slots", "member `slots`: it is 4 numbers of 32 bits"),
+        ("pointer", "`pointer` is of BTF kind Ptr, neither a number"),
+        ("high", "`high` is a bit field"),
+        ("other", "no member `other`; there are: balance, count, offset, slots"),
+    ] {
+        let folder = Folder::of(&["members"]);
+        let member = format!("member: {member}");
+        folder.write("members.yaml", yaml.replace("member: offset", &member).as_bytes());
+        let refused = folder.run(&["--check"]);
+        let words = said(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{words}");
+        assert!(words.contains(why), "{member}: {words}");
+    }
 }
 
 #[live::test]
