@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -274,23 +275,28 @@ fn serve(
     doors: Vec<Door>,
     ready: &str,
     stop: &Stop,
-    mut release: impl FnMut(),
+    release: impl FnMut(),
 ) -> Result<Wake> {
     let _fronts = listen(flags, spec, Arc::clone(engine), doors)?;
     notify::ready(ready);
+    Ok(attend(|| engine.is_idle(), stop, release))
+}
+
+/// Waits for the end, and sends the systemd watchdog message while work goes on or `is_idle`.
+fn attend(is_idle: impl Fn() -> bool, stop: &Stop, mut release: impl FnMut()) -> Wake {
     let mut pulse = Pulse::default();
     let mut next = watchdog();
     loop {
         match stop.wait(next) {
             Wake::Time => {
                 next = Some(RETRY);
-                if pulse.beats(engine, maps::reads()) {
+                if pulse.beats(is_idle(), maps::reads()) {
                     notify::watchdog();
                     next = watchdog();
                 }
             }
             Wake::Release => release(),
-            end => return Ok(ending(end)),
+            end => return ending(end),
         }
     }
 }
@@ -308,41 +314,41 @@ struct Pulse {
 impl Pulse {
     /// Whether no scrape is under way, or something was read since the last look: a million entries
     /// may take longer than the watchdog waits.
-    fn beats(&mut self, engine: &Engine, reads: u64) -> bool {
+    fn beats(&mut self, is_idle: bool, reads: u64) -> bool {
         let before = std::mem::replace(&mut self.reads, reads);
-        engine.is_idle() || before != reads
+        is_idle || before != reads
     }
 }
 
-/// Writes the file at `path` now and every `interval`. The same thread sends the systemd watchdog
-/// message between two writes, so a hanging write or scrape stops it.
+/// Writes the file at `path` now and every `interval`, in a thread of its own. A write or scrape that
+/// hangs stops the systemd watchdog message.
 fn keep_writing(
     path: &Path,
     interval: Duration,
     engine: &Engine,
     ready: &str,
     stop: &Stop,
-    mut release: impl FnMut(),
+    release: impl FnMut(),
 ) -> Result<Wake> {
     let write = || textfile::write(path, &engine.scrape_for_file()?);
     write()?;
     notify::ready(ready);
-    let mut due = Instant::now() + interval;
-    loop {
-        let left = due.saturating_duration_since(Instant::now());
-        match stop.wait(Some(watchdog().map_or(left, |watchdog| watchdog.min(left)))) {
-            Wake::Time => {
-                if due <= Instant::now() {
-                    // The first write succeeded, so a later one may: a full disk can be freed.
-                    write().unwrap_or_else(|error| log::error!("{error:#}"));
-                    due = Instant::now() + interval;
-                }
-                notify::watchdog();
+    let is_idle = AtomicBool::new(true);
+    let (ended, end) = mpsc::channel::<()>();
+    Ok(thread::scope(|scope| {
+        scope.spawn(|| {
+            let end = end;
+            while end.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                is_idle.store(false, Ordering::Relaxed);
+                // The first write succeeded, so a later one may: a full disk can be freed.
+                write().unwrap_or_else(|error| log::error!("{error:#}"));
+                is_idle.store(true, Ordering::Relaxed);
             }
-            Wake::Release => release(),
-            end => return Ok(ending(end)),
-        }
-    }
+        });
+        let wake = attend(|| is_idle.load(Ordering::Relaxed), stop, release);
+        drop(ended);
+        wake
+    }))
 }
 
 /// The interval of systemd watchdog messages: half of the watchdog timeout.
@@ -401,13 +407,11 @@ mod tests {
 
     #[test]
     fn a_scrape_that_reads_does_not_hang() {
-        let (engine, mut pulse) = (Engine::default(), Pulse::default());
-        assert!(pulse.beats(&engine, 0), "no scrape is under way");
-        let scrape = engine.state();
-        assert!(!pulse.beats(&engine, 0), "nothing was read");
-        assert!(pulse.beats(&engine, 7), "it reads");
-        assert!(!pulse.beats(&engine, 7), "nothing was read since");
-        drop(scrape);
-        assert!(pulse.beats(&engine, 7), "it ended");
+        let mut pulse = Pulse::default();
+        assert!(pulse.beats(true, 0), "no scrape is under way");
+        assert!(!pulse.beats(false, 0), "nothing was read");
+        assert!(pulse.beats(false, 7), "it reads");
+        assert!(!pulse.beats(false, 7), "nothing was read since");
+        assert!(pulse.beats(true, 7), "it ended");
     }
 }
