@@ -9,13 +9,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use common::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
+use common::exposition::metric::{Families, FamilyKind, Sample, Value};
 use common::process::privileges;
 use libbpf_rs::{Map, MapCore, MapType, PerfBuffer, PerfBufferBuilder, RingBuffer, RingBufferBuilder};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
 use crate::config::{Metric, PREFIX};
+use crate::render::Shared;
 use crate::steps::Stop;
 use crate::steps::labels::LabelSet;
 use crate::wrongs::Wrongs;
@@ -123,16 +124,27 @@ impl Events {
         self.lost.fetch_add(records, Ordering::Relaxed);
     }
 
-    /// Adds the counters to `families`, and what was wrong to `wrongs`.
-    pub fn read(&self, config: &str, wrongs: &mut Wrongs, families: &mut Families) {
+    /// Adds the counters to `families`, and what was wrong to `wrongs`. Of series that several configs
+    /// have, `shared` tells whose is shown in this scrape.
+    pub fn read(
+        &self,
+        config: &str,
+        shared: &Shared,
+        scrape: u64,
+        wrongs: &mut Wrongs,
+        families: &mut Families,
+    ) {
         let now = Instant::now();
         for counter in self.counters().iter_mut() {
             counter.flush_if_due(now);
+            let names: Vec<&str> = counter.names.iter().map(String::as_str).collect();
+            let claim = shared.of(scrape, &counter.name, config);
             let family = families.family(&counter.name, &counter.help, FamilyKind::Counter);
             for (values, count) in &counter.series {
-                let mut labels = Labels::none();
-                counter.names.iter().zip(values).for_each(|(name, value)| labels.push(name, value));
-                family.samples.push(Sample { labels, value: Value::Integer(*count) });
+                match claim.labels(&names, values) {
+                    Ok(labels) => family.samples.push(Sample { labels, value: Value::Integer(*count) }),
+                    Err(why) => wrongs.note(config, format!("metric {}: {why}", counter.name)),
+                }
             }
         }
         let noted = std::mem::take(&mut *self.wrongs.lock().unwrap_or_else(PoisonError::into_inner));

@@ -90,10 +90,9 @@ pub fn reading(
         };
         let has = found.key_size() as usize;
         let bound = Bound::new(&metric, kind, labels, value, has, is_percpu);
-        if bound.lacks_bucket() {
+        if let Some(why) = bound.fault() {
             warn!(
-                "{}.yaml:{}: the only label of histogram {} is `cpu`, and none is the number of the bucket; the \
-                 metric is left out",
+                "{}.yaml:{}: histogram {}: {why}; the metric is left out",
                 config.name, metric.line, metric.name
             );
             mistakes += 1;

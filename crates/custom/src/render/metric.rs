@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use anyhow::Result;
-use common::exposition::metric::{Families, FamilyKind, Labels, Sample, Value};
+use common::exposition::metric::{Families, FamilyKind, Sample, Value};
 use common::read::layout::{Field, number};
 use common::read::maps::MapSource;
 
@@ -134,9 +134,18 @@ impl Bound {
         }
     }
 
-    /// Whether it is a histogram whose only label is the number of the CPU.
-    pub fn lacks_bucket(&self) -> bool {
-        matches!(self.kind, Kind::Histogram(_)) && self.bucket.is_none()
+    /// Why it is a histogram that cannot be shown, which depends on whether its map is per CPU.
+    pub fn fault(&self) -> Option<&'static str> {
+        if !matches!(self.kind, Kind::Histogram(_)) {
+            return None;
+        }
+        let Some(bucket) = self.bucket else {
+            return Some("its only label is `cpu`, and none is the number of the bucket");
+        };
+        let has_le = self.names.iter().enumerate().any(|(at, name)| at != bucket && name == "le");
+        has_le.then_some(
+            "the label `le` is that of its buckets, and here the last label is the bucket's: rename it",
+        )
     }
 
     /// Bytes of the keys that the labels fit.
@@ -273,17 +282,12 @@ impl Bound {
             .filter(|(at, _)| Some(*at) != *bucket)
             .map(|(_, n)| n.as_str())
             .collect();
-        let is_shared = shared.names.contains(name);
-        let mut show = |values: &[String], value: Value, say: &mut dyn FnMut(String)| {
-            let labels = if is_shared { sorted(&names, values) } else { Labels::zip(&names, values) };
-            if is_shared && let Some(other) = shared.owner(scrape, name, &labels, config) {
-                say(format!(
-                    "config {other} has the series {{{}}} too, and that one is shown",
-                    labels.as_str()
-                ));
-                return;
-            }
-            family.samples.push(Sample { labels, value });
+        let claim = shared.of(scrape, name, config);
+        let mut show = |values: &[String], value: Value, say: &mut dyn FnMut(String)| match claim
+            .labels(&names, values)
+        {
+            Ok(labels) => family.samples.push(Sample { labels, value }),
+            Err(why) => say(why),
         };
         let mut rows = std::mem::take(rows);
         let is_signed = is_signed && matches!(kind, Kind::Gauge);
@@ -354,15 +358,6 @@ fn widened(place: Field, value: &[u8]) -> u64 {
         return (number << unused).cast_signed().wrapping_shr(unused).cast_unsigned();
     }
     number
-}
-
-/// Labels in the order of their names: keys of another map may have the same ones in another order.
-fn sorted(names: &[&str], values: &[String]) -> Labels {
-    let mut pairs: Vec<(&str, &String)> = names.iter().copied().zip(values).collect();
-    pairs.sort();
-    let mut labels = Labels::none();
-    pairs.into_iter().for_each(|(name, value)| labels.push(name, value));
-    labels
 }
 
 /// Rows with equal labels as one: a sum of numbers that have a sign is not what encoding adds up.

@@ -203,7 +203,7 @@ impl Reading {
             }
         }
         if let Some(events) = &self.events {
-            events.read(&self.config, &mut self.wrongs, families);
+            events.read(&self.config, &self.shared, self.scrape, &mut self.wrongs, families);
         }
         old
     }

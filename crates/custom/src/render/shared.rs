@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use common::exposition::metric::Labels;
 
+use super::metric::Wrong;
+
 /// Equal series of several configs: the first config's is shown. Prometheus refuses a scrape that has
 /// a series twice.
 #[derive(Debug, Default)]
@@ -27,14 +29,51 @@ impl Shared {
         Self { names, claims: Mutex::default() }
     }
 
-    /// The config that has this series already in the scrape; None if it is `config`'s.
-    pub fn owner(&self, scrape: u64, metric: &str, labels: &Labels, config: &str) -> Option<String> {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What decides for the series of `metric` in one scrape whether `config` shows them.
+    pub fn of<'s>(&'s self, scrape: u64, metric: &'s str, config: &'s str) -> Claim<'s> {
+        let shared = self.names.contains(metric).then_some(self);
+        Claim { shared, scrape, metric, config }
+    }
+}
+
+/// The series of one metric that one config has in one scrape.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'s> {
+    /// None if no other metric has this name.
+    shared: Option<&'s Shared>,
+    scrape: u64,
+    metric: &'s str,
+    config: &'s str,
+}
+
+impl Claim<'_> {
+    /// The labels of a series.
+    ///
+    /// # Errors
+    /// Why it is not shown: another config has it already.
+    pub fn labels(&self, names: &[&str], values: &[String]) -> Result<Labels, Wrong> {
+        let Self { shared: Some(shared), scrape, metric, config } = *self else {
+            return Ok(Labels::zip(names, values));
+        };
+        let labels = sorted(names, values);
+        let mut claims = shared.claims.lock().unwrap_or_else(PoisonError::into_inner);
         if claims.scrape != scrape {
             *claims = Claims { scrape, owners: BTreeMap::new() };
         }
         let owner = claims.owners.entry((metric.to_owned(), labels.clone()));
         let owner = owner.or_insert_with(|| config.to_owned());
-        (owner != config).then(|| owner.clone())
+        if owner == config {
+            return Ok(labels);
+        }
+        Err(format!("config {owner} has the series {{{}}} too, and that one is shown", labels.as_str()))
     }
+}
+
+/// Labels in the order of their names: keys of another map may have the same ones in another order.
+fn sorted(names: &[&str], values: &[String]) -> Labels {
+    let mut pairs: Vec<(&str, &String)> = names.iter().copied().zip(values).collect();
+    pairs.sort();
+    let mut labels = Labels::none();
+    pairs.into_iter().for_each(|(name, value)| labels.push(name, value));
+    labels
 }

@@ -205,11 +205,14 @@ fn a_dump_has_a_row_for_each_cpu() {
 }
 
 #[test]
-fn a_histogram_needs_a_label_for_the_bucket() {
+fn a_histogram_needs_one_label_for_the_bucket() {
     let kind = || Kind::histogram(&Buckets::Exp2 { min: 0, max: 1 }, 1.0);
-    assert!(bound("h", &[uint("cpu", 2)], kind(), true).lacks_bucket());
-    assert!(!bound("h", &[uint("cpu", 2)], kind(), false).lacks_bucket(), "there it is the bucket");
-    assert!(!bound("h", &[uint("bucket", 1), uint("cpu", 2)], kind(), true).lacks_bucket());
+    let fault = |labels: &[Label], is_percpu| bound("h", labels, kind(), is_percpu).fault();
+    assert!(fault(&[uint("cpu", 2)], true).is_some());
+    assert_eq!(fault(&[uint("cpu", 2)], false), None, "there it is the bucket");
+    assert_eq!(fault(&[uint("bucket", 1), uint("cpu", 2)], true), None);
+    assert_eq!(fault(&[uint("le", 1), uint("cpu", 2)], true), None, "there `le` is the bucket");
+    assert!(fault(&[uint("le", 1), uint("cpu", 2)], false).is_some_and(|why| why.contains("`le`")));
 }
 
 #[test]

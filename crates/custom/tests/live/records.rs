@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use tiny_http::{Response, Server};
 
-use crate::folder::{Folder, trigger};
+use crate::folder::{Folder, bytes, trigger};
 
 /// Time limit for a request to arrive on an emulated machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -74,6 +74,23 @@ fn several_metrics_of_one_perf_event_array_count_all_records() {
         let count = |name: &str| scrape.get(name, &[("key", "5")]);
         count("ebpf_exporter_one_total") == Some(97.0) && count("ebpf_exporter_other_total") == Some(97.0)
     });
+}
+
+#[live::test]
+fn of_equal_series_of_records_of_two_configs_the_first_is_shown() {
+    let folder = Folder::of(&["perf"]);
+    for file in ["perf.yaml", "perf.bpf.o"] {
+        folder.write(&file.replace("perf", "twin"), &bytes(file));
+    }
+    let exporter = folder.start(&[]);
+    trigger(97, 5);
+    until(exporter.port(), "97 records", |scrape| {
+        scrape.get("ebpf_exporter_perf_all_total", &[]).is_some_and(|count| count >= 97.0)
+    });
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.get("ebpf_exporter_perf_all_total", &[]), Some(97.0), "not those of both");
+    let errors = |config| scrape.get("ebpf_exporter_decoder_errors_total", &[("config", config)]);
+    assert_eq!((errors("perf"), errors("twin").is_some_and(|errors| errors > 0.0)), (Some(0.0), true));
 }
 
 /// Values of `what` in ring.bpf.c.
