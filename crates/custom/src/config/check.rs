@@ -4,7 +4,7 @@
 //! What ends ebpf_exporter at start is an error. What it notices at each scrape only, where it leaves a
 //! family out, is a finding, and the family is left out from the start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::raw::{self, Raw};
@@ -82,6 +82,7 @@ pub fn check(name: &str, raw: Raw, findings: Vec<Finding>) -> Result<(Config, Ve
         config.kaddrs.push(kaddr.value);
     }
     config.cgroup_id_map = checker.cgroup_id_map(cgroup_id_map)?;
+    ages(&config)?;
     checker.findings.sort_by_key(|finding| finding.line);
     Ok((config, checker.findings))
 }
@@ -92,6 +93,26 @@ pub fn of_series(labels: &[Label]) -> impl Iterator<Item = &Label> {
     let is_cpu = last > 0 && labels.get(last).is_some_and(|label| label.name == "cpu");
     let bucket = last - usize::from(is_cpu);
     labels.iter().enumerate().filter(move |(at, _)| *at != bucket).map(|(_, label)| label)
+}
+
+/// Checks that the metrics of a map state one `max_age`: it is that of the map's entries.
+fn ages(config: &Config) -> Result<(), Wrong> {
+    let mut ages: BTreeMap<&str, (Duration, u64)> = BTreeMap::new();
+    for metric in config.metrics() {
+        let Some(age) = metric.max_age else { continue };
+        let (first, line) = *ages.entry(metric.map()).or_insert((age, metric.line));
+        if first != age {
+            let (map, name) = (shown(metric.map()), shown(&metric.name));
+            return Err(wrong(
+                metric.line,
+                format!(
+                    "metric `{name}`: map `{map}` has a `max_age` of {first:?} at line {line} already, not \
+                     {age:?}: state the same, or it once"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn wrong(line: u64, message: impl Into<String>) -> Wrong {

@@ -134,6 +134,11 @@ fn what_ends_the_process_at_start_is_an_error() {
             ),
         ),
         (
+            "metrics: {gauges: [{name: a, help: a, map: m, max_age: 1m}, {name: b, help: b, map: m, max_age: 2m}]}",
+            "metric `b`: map `m` has a `max_age` of 60s at line 1 already, not 120s: state the same, or it once"
+                .to_owned(),
+        ),
+        (
             "tracing: {spans: [{name: a}]}",
             "tracing.spans[0] has no ring buffer: add `ringbuf`, the name of its map".to_owned(),
         ),
