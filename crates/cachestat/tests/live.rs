@@ -38,7 +38,7 @@ struct Counted {
 
 /// Uses an exporter that has also run during the tests before.
 fn measure(work: impl FnOnce()) -> Counted {
-    measure_with(Exporter::shared("cachestat"), work)
+    measure_with(&Exporter::shared("cachestat", &[]), work)
 }
 
 fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Counted {

@@ -107,7 +107,7 @@ fn dig(server: &str, name: &str, options: &str) -> String {
 
 fn measure(flags: &[&str], work: impl FnOnce(&Exporter)) -> Delta {
     Server::get();
-    let exporter = Exporter::start("dns", flags);
+    let exporter = Exporter::shared("dns", flags);
     let before = exporter.scrape();
     work(&exporter);
     let delta = Delta(before, exporter.scrape());
@@ -192,7 +192,7 @@ impl Drop for Address {
     }
 }
 
-#[live::test(functions, tool("dig"))]
+#[live::test(functions, tool("dig"), last)]
 fn failures_have_their_reason() {
     let _address = Address::new();
     let delta = measure(&["--dns.timeout", "1s"], |exporter| {
@@ -378,7 +378,7 @@ for my $n (1 .. $times) {
 }
 "#;
 
-#[live::test(functions, tool("perl"))]
+#[live::test(functions, tool("perl"), last)]
 fn a_query_that_is_sent_on_while_the_same_one_arrives_is_upstream() {
     const EACH: u32 = 1500;
     let address = "127.0.0.57";
@@ -401,7 +401,8 @@ fn a_query_that_is_sent_on_while_the_same_one_arrives_is_upstream() {
     assert_eq!(delta.of("ebpf_dns_upstream_queries_total", &[]), f64::from(2 * EACH));
 }
 
-#[live::test(functions)]
+// Last: for the exporter that tests share, this process is a resolver afterwards.
+#[live::test(functions, last)]
 fn answers_that_come_twice_at_once_are_one_and_one_without_a_question() {
     const QUESTIONS: u16 = 300;
     let delta = measure(&[], |_| {

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
@@ -50,12 +51,10 @@ impl Counted {
 /// What the exporter counts for `work` of this process. This includes what the test reads
 /// and writes for the scrapes. [`of_asking`] measures that without work.
 fn measure(flags: &[&str], work: impl FnOnce()) -> Counted {
-    let own;
-    let exporter = if flags.is_empty() {
-        Exporter::shared("fileops")
-    } else {
-        own = Exporter::start("fileops", flags);
-        &own
+    // The one without flags is kept for the tests after this.
+    let exporter = match flags {
+        [] => Exporter::shared("fileops", &[]),
+        flags => Arc::new(Exporter::start("fileops", flags)),
     };
     let before = exporter.scrape();
     work();

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Number of attempts to get a response.
 const ATTEMPTS: u32 = 3;
 
+/// The exporter that tests share, with its name and flags.
+static SHARED: Mutex<Option<(Vec<String>, Arc<Exporter>)>> = Mutex::new(None);
+
 /// A running exporter; it is killed when this is dropped.
 #[derive(Debug)]
 pub struct Exporter {
@@ -41,32 +44,44 @@ impl Exporter {
         Self::spawn(Command::new(format!("ebpf-{name}-exporter")).args(arguments))
     }
 
-    /// An exporter without flags that all tests of this process share, because starting one takes
-    /// longer than most tests. For counts between two scrapes.
+    /// An exporter with these flags that tests of this process share, because starting one takes longer
+    /// than most tests. For counts between two scrapes. There is one at a time: with another name or
+    /// other flags a new one is started, and the one before ends when no test has it.
     ///
     /// # Panics
     /// As [`Exporter::start`].
     #[track_caller]
-    pub fn shared(name: &'static str) -> &'static Self {
-        static ONE: OnceLock<(&str, Exporter)> = OnceLock::new();
-        let (of, exporter) = ONE.get_or_init(|| {
-            let (sender, receiver) = mpsc::channel();
-            // It is killed when the thread that started it ends, which is when the process ends.
-            thread::spawn(move || {
-                let mut command = Command::new(format!("ebpf-{name}-exporter"));
-                // SAFETY: between fork and exec it only makes one system call.
-                unsafe {
-                    command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-                }
-                sender.send(Self::spawn(&mut command)).expect("somebody waits");
-                loop {
-                    thread::park();
-                }
-            });
-            (name, receiver.recv().expect("the exporter starts"))
+    pub fn shared(name: &str, arguments: &[&str]) -> Arc<Self> {
+        let words: Vec<String> = [name].iter().chain(arguments).map(ToString::to_string).collect();
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, exporter)) = &*shared
+            && *of == words
+        {
+            return Arc::clone(exporter);
+        }
+        *shared = None;
+        let mut command = Command::new(format!("ebpf-{name}-exporter"));
+        command.args(arguments);
+        let (sender, receiver) = mpsc::channel();
+        // It is killed when the thread that started it ends, which is when the process ends.
+        thread::spawn(move || {
+            // SAFETY: between fork and exec it only makes one system call.
+            unsafe {
+                command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            }
+            sender.send(Self::spawn(&mut command)).expect("somebody waits");
+            loop {
+                thread::park();
+            }
         });
-        assert_eq!(*of, name, "a process shares one");
+        let exporter = Arc::new(receiver.recv().expect("the exporter starts"));
+        *shared = Some((words, Arc::clone(&exporter)));
         exporter
+    }
+
+    /// Ends the exporter that tests share, for one that unloads its module or counts programs.
+    pub fn end_shared() {
+        *SHARED.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// As [`Exporter::start`], with a command that takes the exporter's flags as its last arguments.

@@ -13,6 +13,7 @@ mod secrets;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -33,6 +34,12 @@ const SUCCESS: &str = "ebpf_wireguard_handshake_success_total";
 fn start(detail: &str) -> Exporter {
     sh("modprobe wireguard");
     Exporter::start("wireguard", &["--wireguard.detail", detail])
+}
+
+/// An exporter that has also run during the tests before, which had other tunnels.
+fn shared() -> Arc<Exporter> {
+    sh("modprobe wireguard");
+    Exporter::shared("wireguard", &["--wireguard.detail", "packet"])
 }
 
 /// Whether the module has BTF. Without it, offsets in the module's structs come from a table, and metrics
@@ -203,7 +210,7 @@ fn a_start_amid_traffic_makes_up_no_losses() {
 
 #[live::test(kprobes, module("wireguard"), tool("wg"))]
 fn keepalives_sent_are_keepalives_received() {
-    let exporter = start("packet");
+    let exporter = shared();
     let tunnel = Tunnel::new("");
     tunnel.exchange("left", "right", "10.98.0.2", 1);
     settle();
@@ -225,7 +232,7 @@ fn keepalives_sent_are_keepalives_received() {
 
 #[live::test(kprobes, module("wireguard"), tool("wg"))]
 fn what_is_forged_is_told_apart() {
-    let exporter = start("packet");
+    let exporter = shared();
     let tunnel = Tunnel::new("");
     let mut tap = Tap::new();
     tunnel.exchange("left", "right", "10.98.0.2", 20);
@@ -308,7 +315,7 @@ fn what_is_forged_is_told_apart() {
 
 #[live::test(kprobes, module("wireguard"), tool("wg"))]
 fn handshakes_that_find_the_queue_full_are_told_apart() {
-    let exporter = start("packet");
+    let exporter = shared();
     let tunnel = Tunnel::new("");
     let mut tap = Tap::new();
     tunnel.exchange("left", "right", "10.98.0.2", 20);
@@ -341,7 +348,7 @@ fn handshakes_that_find_the_queue_full_are_told_apart() {
 
 #[live::test(kprobes, module("wireguard"), tool("wg"))]
 fn what_goes_nowhere_is_told_apart() {
-    let exporter = start("packet");
+    let exporter = shared();
     let tunnel = Tunnel::new("");
     tunnel.exchange("left", "right", "10.98.0.2", 1);
     settle();
@@ -467,6 +474,7 @@ fn loss_roaming_and_a_hundred_peers() {
 
 #[live::test(kprobes, module("wireguard"), tool("wg"), own_machine)]
 fn netlink_alone_needs_no_program_and_probes_can_be_let_go() {
+    Exporter::end_shared();
     let exporter = start("netlink");
     let tunnel = Tunnel::new("");
     tunnel.exchange("left", "right", "10.98.0.2", 3);
@@ -500,6 +508,7 @@ fn netlink_alone_needs_no_program_and_probes_can_be_let_go() {
 
 #[live::test(kprobes, module("wireguard"), tool("wg"), own_machine, last)]
 fn the_unit_comes_and_goes_with_the_module() {
+    Exporter::end_shared();
     sh("modprobe -r wireguard; systemctl enable --now ebpf-wireguard-exporter 2> /dev/null");
     let output = Command::new("ebpf-wireguard-exporter").arg("--check").output().unwrap();
     assert_eq!(output.status.code(), Some(1));

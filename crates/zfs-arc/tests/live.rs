@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use live::exporter::Exporter;
@@ -32,9 +33,9 @@ const STALE: Duration = Duration::from_secs(10);
 
 const PARAMETERS: &str = "/sys/module/zfs/parameters";
 
-fn start() -> &'static Exporter {
+fn start() -> Arc<Exporter> {
     sh(&format!("modprobe zfs; echo 600 > {PARAMETERS}/zfs_txg_timeout"));
-    Exporter::shared("zfs-arc")
+    Exporter::shared("zfs-arc", &[])
 }
 
 /// The changes during `work`, each compared with arcstats.
@@ -55,7 +56,7 @@ fn compared(what: &str, work: impl FnOnce()) -> Delta {
             .sum();
         all
     };
-    let (delta, ranges) = between(exporter, truth, work);
+    let (delta, ranges) = between(&exporter, truth, work);
     let same = |name: &str, labels: &[(&str, &str)], range: &RangeInclusive<f64>| {
         let ours = delta.of(name, labels);
         println!("{what}: {name} {labels:?}: {ours}, arcstats {range:?}");

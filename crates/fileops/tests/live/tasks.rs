@@ -18,7 +18,7 @@ use crate::{Counted, OPS, measure};
 
 #[live::test]
 fn writes_of_a_thread_that_becomes_the_process_are_counted_once() {
-    let exporter = Exporter::shared("fileops");
+    let exporter = Exporter::shared("fileops", &[]);
     let first = exporter.scrape();
     let writes = |delta: &Delta, name| delta.of(OPS, &[("process", name), ("operation", "write")]);
     let work = || {

@@ -20,7 +20,7 @@ use live::{sh, tell};
 use crate::{MEMORY, exporters};
 
 /// How long the machine is busy.
-const BUSY: Duration = Duration::from_secs(40);
+const BUSY: Duration = Duration::from_secs(20);
 
 /// How many programs must at least be started meanwhile.
 const ENOUGH: f64 = 100.0;

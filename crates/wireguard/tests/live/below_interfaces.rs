@@ -6,7 +6,7 @@ use live::sh;
 use live::truth::between;
 use live::wireguard::{Tunnel, key, label, statistic};
 
-use super::{DROPS, PACKETS, settle, start};
+use super::{DROPS, PACKETS, settle, shared};
 
 /// Messages that a side sent during `work`, and those that were dropped below the tunnel, compared
 /// with the counters of its interface.
@@ -42,7 +42,7 @@ fn send(from: &str, to: &str, bytes: usize, count: usize) {
 
 #[live::test(kprobes, module("wireguard"), tool("wg"))]
 fn what_is_dropped_below_the_tunnel_is_not_sent() {
-    let exporter = start("packet");
+    let exporter = shared();
     let tunnel = Tunnel::new("");
     let end = |address: &str| {
         sh(&format!("ip netns exec left wg set wg0 peer {} endpoint {address}:51821", key("b.pub")));
@@ -78,7 +78,7 @@ fn what_is_dropped_below_the_tunnel_is_not_sent() {
 
 #[live::test(kprobes, module("wireguard"), tool("wg"))]
 fn a_reply_that_is_dropped_is_not_the_senders() {
-    let exporter = start("packet");
+    let exporter = shared();
     let _tunnel = Tunnel::new("");
     // The right side has no tunnel. It replies with an ICMP error in the sending thread, and drops that.
     sh("ip -n right link set wg0 down; tc -n right qdisc add dev cable root pfifo limit 0");
