@@ -16,7 +16,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
 use crate::config::{Metric, PREFIX};
-use crate::render::Shared;
+use crate::shared::Shared;
 use crate::steps::Stop;
 use crate::steps::labels::LabelSet;
 use crate::wrongs::Wrongs;
@@ -24,8 +24,9 @@ use crate::wrongs::Wrongs;
 /// What the records of one config add up to.
 #[derive(Default)]
 pub struct Events {
+    config: String,
     counters: Mutex<Vec<Counter>>,
-    wrongs: Mutex<Vec<String>>,
+    wrongs: Mutex<Wrongs>,
     lost: AtomicU64,
     too_many: AtomicU64,
     undecoded: AtomicU64,
@@ -56,9 +57,6 @@ struct Flush {
     next: Instant,
 }
 
-/// Maximum number of messages that wait for a scrape to log them.
-const WRONGS: usize = 64;
-
 /// Maximum number of series of a counter of records. Its series live in the memory of this process.
 const SERIES: usize = 65_536;
 
@@ -69,8 +67,9 @@ const TURN: usize = 4096;
 const LAST_TURNS: usize = 64;
 
 impl Events {
-    /// Counters of these metrics, in this order. `has_perf`: losses of a perf event array are known.
-    pub fn new(metrics: Vec<(&Metric, LabelSet, Option<Duration>)>, has_perf: bool) -> Self {
+    /// Counters of these metrics of a config, in this order. `has_perf`: losses of a perf event array are
+    /// known.
+    pub fn new(config: &str, metrics: Vec<(&Metric, LabelSet, Option<Duration>)>, has_perf: bool) -> Self {
         let counter = |(metric, labels, flush): (&Metric, LabelSet, Option<Duration>)| Counter {
             name: format!("{PREFIX}{}", metric.name),
             help: metric.help.clone(),
@@ -80,7 +79,7 @@ impl Events {
             flush: flush.map(|interval| Flush { interval, next: Instant::now() + interval }),
         };
         let counters = Mutex::new(metrics.into_iter().map(counter).collect());
-        Self { counters, has_perf, ..Self::default() }
+        Self { config: config.to_owned(), counters, has_perf, ..Self::default() }
     }
 
     fn counters(&self) -> MutexGuard<'_, Vec<Counter>> {
@@ -110,13 +109,19 @@ impl Events {
         *counter.series.entry(values).or_default() += 1;
     }
 
-    /// Counts a record that cannot be decoded, and notes why.
+    fn wrongs(&self) -> MutexGuard<'_, Wrongs> {
+        self.wrongs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a record that cannot be decoded, and logs why.
     pub fn note(&self, what: String) {
         self.undecoded.fetch_add(1, Ordering::Relaxed);
-        let mut wrongs = self.wrongs.lock().unwrap_or_else(PoisonError::into_inner);
-        if wrongs.len() < WRONGS && !wrongs.contains(&what) {
-            wrongs.push(what);
-        }
+        self.wrongs().note(&self.config, what);
+    }
+
+    /// How many different faults there were.
+    pub fn decoder_errors(&self) -> u64 {
+        self.wrongs().count()
     }
 
     /// Counts records that the kernel dropped.
@@ -124,31 +129,22 @@ impl Events {
         self.lost.fetch_add(records, Ordering::Relaxed);
     }
 
-    /// Adds the counters to `families`, and what was wrong to `wrongs`. Of series that several configs
-    /// have, `shared` tells whose is shown in this scrape.
-    pub fn read(
-        &self,
-        config: &str,
-        shared: &Shared,
-        scrape: u64,
-        wrongs: &mut Wrongs,
-        families: &mut Families,
-    ) {
+    /// Adds the counters to `families`. Of series that several configs have, `shared` tells whose is shown
+    /// in this scrape.
+    pub fn read(&self, shared: &Shared, scrape: u64, families: &mut Families) {
         let now = Instant::now();
         for counter in self.counters().iter_mut() {
             counter.flush_if_due(now);
             let names: Vec<&str> = counter.names.iter().map(String::as_str).collect();
-            let claim = shared.of(scrape, &counter.name, config);
+            let claim = shared.of(scrape, &counter.name, &self.config);
             let family = families.family(&counter.name, &counter.help, FamilyKind::Counter);
             for (values, count) in &counter.series {
                 match claim.labels(&names, values) {
                     Ok(labels) => family.samples.push(Sample { labels, value: Value::Integer(*count) }),
-                    Err(why) => wrongs.note(config, format!("metric {}: {why}", counter.name)),
+                    Err(why) => self.wrongs().note(&self.config, format!("metric {}: {why}", counter.name)),
                 }
             }
         }
-        let noted = std::mem::take(&mut *self.wrongs.lock().unwrap_or_else(PoisonError::into_inner));
-        noted.into_iter().for_each(|what| wrongs.note(config, what));
     }
 
     /// Lost records, by reason.
@@ -351,7 +347,7 @@ mod tests {
         let world = World::new(&Needs::default(), &Places::default());
         let labels = LabelSet::new(&[], &world).expect("right");
         let interval = Duration::from_secs(10);
-        let events = Events::new(vec![(&Metric::default(), labels, Some(interval))], true);
+        let events = Events::new("c", vec![(&Metric::default(), labels, Some(interval))], true);
         let mut counters = events.counters();
         let counter = &mut counters[0];
         let start = counter.flush.as_ref().expect("it has one").next - interval;

@@ -12,6 +12,7 @@ mod fuzz;
 mod objects;
 mod parts;
 mod render;
+mod shared;
 mod spans;
 mod start;
 mod steps;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
 fn build() -> ExitCode {
     /// Compiles a program for this exporter.
     #[derive(Parser)]
-    #[command(name = "ebpf-custom-exporter build")]
+    #[command(name = "ebpf-custom-exporter build", bin_name = "ebpf-custom-exporter build")]
     struct Build {
         #[command(flatten)]
         args: compile::Args,

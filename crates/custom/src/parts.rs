@@ -16,7 +16,8 @@ use log::warn;
 
 use crate::config::{Config, Label, Metric, Source, Span};
 use crate::events::{Buffers, Events, Taker};
-use crate::render::{Ages, Bound, Kind, MapOf, Reading, Shared, WHOLE};
+use crate::render::{Ages, Bound, Kind, MapOf, Reading, WHOLE};
+use crate::shared::Shared;
 use crate::spans::record::{self, Clocks, SpanData};
 use crate::spans::shipper::Shipper;
 use crate::steps::Stop;
@@ -179,7 +180,7 @@ fn records(config: &Config, object: &Object, opened: &mut Opened<'_>) -> Result<
     }
     let sources: Vec<(String, bool)> =
         counters.iter().map(|(metric, _, flush)| (metric.map().to_owned(), flush.is_some())).collect();
-    let events = Arc::new(Events::new(counters, has_perf));
+    let events = Arc::new(Events::new(&config.name, counters, has_perf));
     // A map has one buffer, whose records go to all that name the map: of two buffers, one would get
     // nothing.
     let (mut perf, mut rings) =

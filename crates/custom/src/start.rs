@@ -27,7 +27,7 @@ use crate::flags::Flags;
 use crate::objects::mark::post_attach_mark;
 use crate::objects::{self, Loaded};
 use crate::parts;
-use crate::render::Shared;
+use crate::shared::Shared;
 use crate::spans::exporter::Settings;
 use crate::spans::shipper::Shipper;
 use crate::steps::world::{Places, World};

@@ -137,6 +137,11 @@ pub fn attach_by_section(program: &ProgramMut<'_>, hook: &Hook) -> Result<Vec<Li
     };
     let (plain, why) = (format!("{error:#}"), refusal::with_details(&error));
     let Some(function) = hook.function().filter(|_| hook.is_breakpoint()) else {
+        if error.kind() == ErrorKind::NotFound
+            && let Some(why) = no_tracepoint(&program.section().to_string_lossy())
+        {
+            return Err(why);
+        }
         // libbpf explains all other errors.
         let unknown = error.kind() == ErrorKind::Unsupported && why == plain;
         let section = program.section().display();
@@ -159,6 +164,20 @@ pub fn attach_by_section(program: &ProgramMut<'_>, hook: &Hook) -> Result<Vec<Li
         }
         _ => at_likely_symbols(program, hook),
     }
+}
+
+/// Where the kernel lists its tracepoints, if tracefs is mounted.
+const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// Why there is nothing for a program whose section is that of a tracepoint, such as
+/// `tp/sched/sched_switch`; None for other sections.
+fn no_tracepoint(section: &str) -> Option<String> {
+    let name = section.strip_prefix("tp/").or_else(|| section.strip_prefix("tracepoint/"))?;
+    let is_mounted = TRACEFS.iter().any(|folder| Path::new(folder).join("events").exists());
+    Some(match is_mounted {
+        true => format!("no tracepoint {name} in the kernel or a module that is loaded"),
+        false => format!("no tracefs to look up tracepoint {name}: mount -t tracefs none {}", TRACEFS[0]),
+    })
 }
 
 /// The initial value of the member. A kernel that does not have the member leaves it unchanged.
@@ -201,4 +220,18 @@ pub fn missed(link: &Link) -> Result<Option<u64>> {
         && [BPF_PERF_EVENT_KPROBE, BPF_PERF_EVENT_KRETPROBE].contains(&kind)
         && missed != UNTOLD;
     Ok(told.then_some(missed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tracepoint_that_is_not_there_is_named() {
+        for section in ["tp/sched/none", "tracepoint/sched/none"] {
+            let why = no_tracepoint(section).expect("a tracepoint");
+            assert!(why.contains("tracepoint sched/none"), "{why}");
+        }
+        assert_eq!(no_tracepoint("tp_btf/none"), None);
+    }
 }

@@ -106,6 +106,9 @@ impl Layout {
                 return why.clone();
             }
             let known: Vec<&str> = self.fields.keys().map(String::as_str).collect();
+            if known == [""] {
+                return format!("no member `{path}`: this type is no struct");
+            }
             format!("no member `{path}`; there are: {}", known.join(", "))
         })
     }

@@ -306,8 +306,11 @@ fn buckets(raw: &raw::Metric, multiplier: f64) -> Result<Buckets, String> {
         "linear" => Buckets::Linear { min, max },
         "fixed" => Buckets::Fixed(raw.bucket_keys.clone()),
         other => {
-            let found = shown(other);
-            return Err(format!("bucket_type: expected exp2, exp2zero, linear or fixed, found `{found}`"));
+            let found = match other {
+                "" => "nothing".to_owned(),
+                other => format!("`{}`", shown(other)),
+            };
+            return Err(format!("bucket_type: expected exp2, exp2zero, linear or fixed, found {found}"));
         }
     };
     let (count, largest) = match &buckets {

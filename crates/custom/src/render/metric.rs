@@ -12,8 +12,8 @@ use common::read::layout::{Field, number};
 use common::read::maps::MapSource;
 
 use super::buckets::{self, Bounds, Rows};
-use super::shared::Shared;
 use crate::config::{Buckets, Metric, PREFIX};
+use crate::shared::Shared;
 use crate::steps::Stop;
 use crate::steps::cache::Cache;
 use crate::steps::labels::LabelSet;

@@ -3,7 +3,6 @@
 
 mod buckets;
 mod metric;
-mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,8 +17,8 @@ use common::read::part::Source;
 use common::read::self_metrics;
 
 pub use self::metric::{Bound, Kind};
-pub use self::shared::Shared;
 use crate::events::Events;
+use crate::shared::Shared;
 use crate::spans::shipper::{Counts, Shipper};
 use crate::wrongs::Wrongs;
 
@@ -203,7 +202,7 @@ impl Reading {
             }
         }
         if let Some(events) = &self.events {
-            events.read(&self.config, &self.shared, self.scrape, &mut self.wrongs, families);
+            events.read(&self.shared, self.scrape, families);
         }
         old
     }
@@ -237,7 +236,7 @@ impl Source for Reading {
     }
 
     fn decoder_errors(&self) -> u64 {
-        self.wrongs.count()
+        self.wrongs.count() + self.events.as_ref().map_or(0, |events| events.decoder_errors())
     }
 
     fn fill(&self) -> Option<Vec<Fill>> {

@@ -204,7 +204,7 @@ fn what_is_noticed_at_scrapes_only_leaves_the_family_out() {
         ),
         (
             histogram("bucket_max: 5"),
-            "histogram `a`: bucket_type: expected exp2, exp2zero, linear or fixed, found ``",
+            "histogram `a`: bucket_type: expected exp2, exp2zero, linear or fixed, found nothing",
         ),
         (
             histogram("bucket_type: exp3, bucket_max: 5"),

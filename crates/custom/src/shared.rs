@@ -6,8 +6,6 @@ use std::sync::{Mutex, PoisonError};
 
 use common::exposition::metric::Labels;
 
-use super::metric::Wrong;
-
 /// Equal series of several configs: the first config's is shown. Prometheus refuses a scrape that has
 /// a series twice.
 #[derive(Debug, Default)]
@@ -51,7 +49,7 @@ impl Claim<'_> {
     ///
     /// # Errors
     /// Why it is not shown: another config has it already.
-    pub fn labels(&self, names: &[&str], values: &[String]) -> Result<Labels, Wrong> {
+    pub fn labels(&self, names: &[&str], values: &[String]) -> Result<Labels, String> {
         let Self { shared: Some(shared), scrape, metric, config } = *self else {
             return Ok(Labels::zip(names, values));
         };
