@@ -3,12 +3,13 @@
 #define __MAPS_BPF_H
 
 /*
- * Counters and histograms in maps whose values are u64. Include vmlinux.h and bpf/bpf_helpers.h
- * before.
+ * Counters and histograms in maps whose values are u64. Include vmlinux.h before.
  *
  * A histogram's key is a struct with the member `bucket`, which is its last label. Slot max + 1
  * holds the sum of the values, so an array needs max + 2 entries.
  */
+
+#include <bpf/bpf_helpers.h>
 
 #include "bits.bpf.h"
 

@@ -8,7 +8,9 @@
  *
  * The labels of a config that read struct span_base_t are, in this order: trace_id (16 bytes, hex),
  * parent_span_id (8, hex), span_id (8, hex), span_monotonic_timestamp_ns (8, uint) and
- * span_duration_ns (8, uint). An id of zeros is replaced by a random one, as parent it means none.
+ * span_duration_ns (8, uint). A span_id of zeros is replaced by a random one, and a parent_span_id
+ * of zeros means none. A record whose trace_id is all zeros is no span: set it, or let the config
+ * give those 16 bytes another name than trace_id.
  */
 
 #ifndef __always_inline

@@ -84,6 +84,8 @@ pub fn run(args: &Args) -> Result<()> {
 fn command(clang: &OsStr, source: &Path, output: &Path, headers: &[PathBuf]) -> Command {
     let mut command = Command::new(clang);
     command.args(["-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall"]);
+    // A misspelt function would be one that libbpf does not find when it opens the object.
+    command.arg("-Werror=implicit-function-declaration");
     // The stack of a program has no place for a canary, and some systems' clang adds one.
     command.arg("-fno-stack-protector").arg(format!("-D__TARGET_ARCH_{TARGET}"));
     for folder in headers {
