@@ -116,7 +116,7 @@ fn units() -> Result<()> {
         // they have them.
         let most = match unit.file_name().and_then(|name| name.to_str()) {
             Some("ebpf-wireguard-exporter.service") => "22",
-            Some("ebpf-custom-exporter.service") => "26",
+            Some("ebpf-custom-exporter.service" | "ebpf-textfile@.service") => "26",
             _ => "20",
         };
         let mut security = Command::new("systemd-analyze");

@@ -162,10 +162,21 @@ fn direct_reads(text: &str) -> Vec<&str> {
     reads.filter(|read| read.contains("->")).collect()
 }
 
+/// The unit that runs any exporter to write a file.
+const TEXTFILE: &str = "systemd/ebpf-textfile@.service";
+
+/// Capabilities that a unit may have.
+fn capabilities(unit: &str) -> BTreeSet<&str> {
+    let sets = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    sets.flat_map(str::split_whitespace).collect()
+}
+
 /// The block of a unit that begins with "The same in every unit" and ends with an empty line is the
-/// same in all units.
+/// same in all units. The unit that runs any exporter has the capabilities of each.
 fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     let mut blocks = BTreeSet::new();
+    let of_any = fs::read_to_string(root().join(TEXTFILE))?;
+    let of_any = capabilities(&of_any);
     for exporter in exporters {
         let path = format!("systemd/{}.service", exporter.binary);
         let unit = fs::read_to_string(root().join(&path)).unwrap_or_default();
@@ -173,6 +184,9 @@ fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
             Some((_, block)) => blocks.insert(block.split("\n\n").next().unwrap_or_default().to_owned()),
             None => bail!("{path} has no block that is the same in every unit"),
         };
+        for missing in capabilities(&unit).difference(&of_any) {
+            breaches.push(format!("{TEXTFILE} lacks {missing}, which {path} has"));
+        }
     }
     if blocks.len() > 1 {
         breaches.push("systemd/: the block that is the same in every unit is not".to_owned());
