@@ -209,7 +209,12 @@ impl Mapping {
     #[track_caller]
     pub fn anonymous(pages: usize) -> Self {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        Self::new(pages, libc::PROT_READ | libc::PROT_WRITE, flags, -1).advise(libc::MADV_NOHUGEPAGE)
+        let mapping = Self::new(pages, libc::PROT_READ | libc::PROT_WRITE, flags, -1);
+        // A kernel that has no huge pages, such as a real-time one, refuses the advice.
+        match Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            true => mapping.advise(libc::MADV_NOHUGEPAGE),
+            false => mapping,
+        }
     }
 
     /// Private memory of this many pages, which the kernel populates itself.

@@ -77,7 +77,7 @@ fn control_groups_add_up_to_all() {
     assert!(group.shell(line).status().unwrap().success());
     let delta = Delta(before, exporter.scrape());
     let hogs = delta.of(&format!("{BY_CGROUP}_sum"), &[("cgroup", group.name())]);
-    assert!(hogs / 1e6 > 0.5, "{hogs} us");
+    assert!(hogs / 1e6 > 0.5, "{hogs} us: {delta:?}");
     let (groups, all) =
         (delta.of(&format!("{BY_CGROUP}_count"), &[]), delta.of(&format!("{NAME}_count"), &[]));
     // The maps are read one after the other, and more waits are counted in between.

@@ -89,6 +89,18 @@ pub const SUITES: &[Suite] = &[
         part: Part::Only(&["cachestat", "diskio", "memory", "syscall"]),
         lacks: &[],
     },
+    // Programs can be preempted wherever they are, also in interrupts, which are threads there.
+    Suite {
+        name: "forky-rt",
+        release: "forky",
+        archive: None,
+        flavour: "rt-amd64",
+        command_line: "",
+        zfs: false,
+        kernel: "7.2, PREEMPT_RT",
+        part: Part::OnDemand,
+        lacks: &["needs module zfs: ", "needs storage of programs: "],
+    },
     // A stable release with a kernel that is as new as they come; the ZFS of its archive, 2.4.4, takes
     // 7.2 at most.
     Suite {
