@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use clap::builder::Resettable;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 
 use crate::exposition::encode::{Format, encode};
@@ -189,7 +190,7 @@ pub fn golden_fallback<E: Exporter>(crate_folder: &str, mut families: Families) 
 /// The manual page, without version and date, which the package adds.
 fn manual<F: Args>(spec: &Spec) -> Result<String> {
     let mut page = Vec::new();
-    let command = cli::command::<F>(spec).after_help("");
+    let command = cli::command::<F>(spec).after_help(Resettable::Reset);
     let manual =
         clap_mangen::Man::new(command).section("8").source("ebpf-exporters").manual("System Administration");
     manual.render(&mut page).context("failed to write a manual page")?;

@@ -356,7 +356,7 @@ mod tests {
     fn flags_are_those_of_the_manual_page() {
         let page = ".SH OPTIONS\n.TP\n\\fB\\-\\-a.b\\fR \\fI<N>\\fR [default: 5s]\nOne\\*(Aqs help\n\
                     .TP\n\\fB\\-\\-mode\\fR \\fI<MODE>\\fR\nHow\n.br\n\n.br\n\\fIPossible values:\\fR\n.RS 14\n\
-                    .IP \\(bu 2\non\n.IP \\(bu 2\noff\n.RE\n.TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nPrint help\n.SH EXTRA\n";
+                    .IP \\(bu 2\non\n.IP \\(bu 2\noff\n.RE\n.TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR\nPrint help\n.SH FILES\n";
         let flag = |name: &str, default: &str, help: &str| Flag {
             name: name.to_owned(),
             default: default.to_owned(),
