@@ -192,6 +192,7 @@ impl Drop for Address {
     }
 }
 
+// Last: its query without an answer times out during a test after it.
 #[live::test(functions, tool("dig"), last)]
 fn failures_have_their_reason() {
     let _address = Address::new();
@@ -378,6 +379,7 @@ for my $n (1 .. $times) {
 }
 "#;
 
+// Last: its queries have no answers and time out during tests after it.
 #[live::test(functions, tool("perl"), last)]
 fn a_query_that_is_sent_on_while_the_same_one_arrives_is_upstream() {
     const EACH: u32 = 1500;
