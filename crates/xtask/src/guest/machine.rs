@@ -143,19 +143,17 @@ impl Machine {
         Ok(Self { child, commands, lines, monitor, folder: folder.to_owned() })
     }
 
-    /// Waits until it has booted; whether it has in time. A guest that resumes says nothing.
+    /// Waits until it has booted. A guest that resumes says nothing.
     ///
     /// # Errors
-    /// When it says something else.
-    pub fn is_up(&self) -> Result<bool> {
+    /// When it does not say in time that it has, or says something else.
+    pub fn is_up(&self) -> Result<()> {
         match self.lines.recv_timeout(BOOT) {
-            Ok(line) if line == "guest: up" => Ok(true),
+            Ok(line) if line == "guest: up" => Ok(()),
             Ok(line) => bail!("it says {line:?} instead of being up"),
-            // Disconnected: it panicked, or the emulator refused.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => match self.complaint() {
-                complaint if complaint.is_empty() => Ok(false),
-                complaint => bail!("the emulator says: {complaint}"),
-            },
+            Err(RecvTimeoutError::Timeout) => bail!("it says nothing for {BOOT:?} {}", self.complaint()),
+            // It panicked, or the emulator refused.
+            Err(RecvTimeoutError::Disconnected) => bail!("the emulator ended {}", self.complaint()),
         }
     }
 
@@ -192,6 +190,19 @@ impl Machine {
     /// # Errors
     /// When the emulator refuses.
     pub fn keep(mut self, state: &Path) -> Result<()> {
+        if let Err(error) = self.write_state(state) {
+            let emulator = self.child.try_wait()?.map_or_else(|| "runs".into(), |status| status.to_string());
+            let complaint = self.complaint();
+            return Err(error.context(format!("its state is not kept; the emulator: {emulator} {complaint}")));
+        }
+        let status = self.child.wait()?;
+        if !status.success() {
+            bail!("its state may be incomplete; the emulator: {status} {}", self.complaint());
+        }
+        Ok(())
+    }
+
+    fn write_state(&self, state: &Path) -> Result<()> {
         let mut monitor = Monitor::connect(self.monitor.try_clone()?)?;
         // While its memory is written, the guest must not change it. Before version 9.0 the emulator
         // misses some of the pages that an emulated processor writes to meanwhile, so that the state
@@ -214,12 +225,7 @@ impl Machine {
                 _ => {}
             }
         }
-        monitor.ask(&json!({"execute": "quit"}))?;
-        let status = self.child.wait()?;
-        if !status.success() {
-            bail!("the emulator: {status}");
-        }
-        Ok(())
+        monitor.ask(&json!({"execute": "quit"}))
     }
 }
 
@@ -268,9 +274,9 @@ impl Monitor {
 
     /// Waits for the answer to a command.
     fn ask(&mut self, command: &Value) -> Result<()> {
-        writeln!(self.stream, "{command}")?;
+        writeln!(self.stream, "{command}").with_context(|| format!("it does not take {command}"))?;
         loop {
-            let answer = self.read()?;
+            let answer = self.read().with_context(|| format!("after {command}"))?;
             if answer.get("return").is_some() {
                 return Ok(());
             }

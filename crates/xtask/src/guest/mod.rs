@@ -26,9 +26,9 @@ use image::{Image, key, once, remove};
 use machine::{Machine, Parts, tell_console};
 use suites::{DISK_BYTES, DISKS, MEMORY_MIB, PAYLOAD_BYTES, Suite};
 
-/// How often a guest is started until it has booted: a kernel may stand still or fall over under
-/// emulation before any program of ours has run.
-const BOOTS: u32 = 2;
+/// How often a guest is started until its state is kept: a kernel may stand still under emulation, or
+/// the emulator may end, before any program of ours has run.
+const ATTEMPTS: u32 = 2;
 
 /// Without any network of its own: what tests need they make.
 pub const NO_NETWORK: &str = "none";
@@ -89,19 +89,15 @@ impl Guest {
                 let payload = unfinished.join("payload.img");
                 File::create(&payload)?.set_len(PAYLOAD_BYTES)?;
                 let root = unfinished.join("root.qcow2");
-                for attempt in 1..=BOOTS {
+                self.attempt("boot", unfinished, || {
                     overlay(&self.image.root, "raw", &root)?;
                     let mut parts = self.parts(&payload);
                     parts.root = (&root, "qcow2");
                     parts.keep_root = true;
                     let machine = Machine::start(self.accel, &parts, unfinished)?;
-                    if machine.is_up()? {
-                        return machine.keep(&unfinished.join("memory"));
-                    }
-                    println!("{}: did not boot in time ({attempt} of {BOOTS}):", self.suite.name);
-                    tell_console(unfinished, CONSOLE_LINES, &mut |line| println!("{line}"));
-                }
-                bail!("{} does not boot", self.suite.name)
+                    machine.is_up()?;
+                    machine.keep(&unfinished.join("memory"))
+                })
             })
         })?;
         Ok(State::of(&folder, folder.join("payload.img")))
@@ -111,21 +107,40 @@ impl Guest {
     /// it are in `folder`.
     ///
     /// # Errors
-    /// When the guest or `setup` fails; `say` has the end of its console then.
+    /// When the guest or `setup` fails; `say` has what `setup` printed.
     pub fn ready(&self, payload: &Path, folder: &Path, say: &mut dyn FnMut(&str)) -> Result<State> {
         let state = State::of(folder, folder.join("payload.img"));
-        let mut machine = self.with_payload(payload, folder, say)?;
         let setup = "[ ! -x /payload/setup ] || /payload/setup";
-        match machine.command(setup, MOUNTED, say) {
-            Ok(0) => {}
-            Ok(code) => bail!("{}: the payload's setup failed: exit {code}", self.suite.name),
-            Err(error) => {
-                tell_console(folder, CONSOLE_LINES, say);
-                return Err(error.context(format!("guest {}", self.suite.name)));
+        let code = self.attempt("take the payload", folder, || {
+            let mut machine = self.with_payload(payload, folder, say)?;
+            let code = machine.command(setup, MOUNTED, say)?;
+            if code == 0 {
+                machine.keep(&state.memory)?;
             }
+            Ok(code)
+        })?;
+        match code {
+            0 => Ok(state),
+            code => bail!("{}: the payload's setup failed: exit {code}", self.suite.name),
         }
-        machine.keep(&state.memory)?;
-        Ok(state)
+    }
+
+    /// Calls `attempt`, which starts a machine whose files are in `folder`, until it succeeds:
+    /// [`ATTEMPTS`] times at most. Prints why one failed, and the end of its console.
+    fn attempt<T>(&self, what: &str, folder: &Path, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        let mut made = 1;
+        loop {
+            let error = match attempt() {
+                Ok(result) => return Ok(result),
+                Err(error) => error.context(format!("guest {} did not {what}", self.suite.name)),
+            };
+            println!("{error:#} (attempt {made} of {ATTEMPTS})");
+            tell_console(folder, CONSOLE_LINES, &mut |line| println!("{line}"));
+            if made == ATTEMPTS {
+                return Err(error);
+            }
+            made += 1;
+        }
     }
 
     /// Resumes the booted state with `payload` mounted; what is written to the root disk stays.
@@ -204,9 +219,9 @@ impl Guest {
             let mut parts = self.parts(&disk);
             parts.network = network;
             let mut machine = Machine::start(self.accel, &parts, folder)?;
-            if !machine.is_up()? {
+            if let Err(error) = machine.is_up() {
                 tell_console(folder, CONSOLE_LINES, say);
-                bail!("{} does not boot", self.suite.name);
+                return Err(error.context(format!("guest {} did not boot", self.suite.name)));
             }
             mount(&mut machine, say)?;
             machine
