@@ -11,7 +11,7 @@ use libbpf_rs::{ErrorKind, Link, Object, ProgramMut};
 use libbpf_sys::{BPF_LINK_TYPE_PERF_EVENT, BPF_PERF_EVENT_KPROBE, BPF_PERF_EVENT_KRETPROBE, bpf_link_info};
 use rustix::io::Errno;
 
-use crate::kernel::copies::Copies;
+use crate::kernel::copies::{Copies, First};
 use crate::kernel::facts::{Facts, KPROBES};
 use crate::kernel::hook::{Hook, Hooks};
 use crate::kernel::probes::Plan;
@@ -40,19 +40,28 @@ impl Attached {
 /// Links by program.
 pub type Links = BTreeMap<String, Attached>;
 
-/// Attaches the programs of a plan.
+/// Attaches the programs of a plan: those in `firsts` as several copies.
 ///
 /// # Errors
 /// When the kernel refuses a program: returns the program's name and the reason. The links of
 /// programs attached before are closed.
-pub fn attach(object: &Object, plan: &Plan, hooks: &Hooks, facts: &Facts) -> Result<Links, (String, String)> {
+pub fn attach(
+    object: &Object,
+    mut firsts: BTreeMap<String, First>,
+    plan: &Plan,
+    hooks: &Hooks,
+    facts: &Facts,
+) -> Result<Links, (String, String)> {
     let wanted = plan.programs();
     let mut links = Links::new();
     for program in object.progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
         if wanted.contains(name.as_str()) {
             let hook = hooks.get(&name);
-            if let Some(copies) = hook.and_then(|hook| several(&program, hook, object, facts)) {
+            let first = firsts.remove(&name);
+            if let Some(copies) =
+                first.zip(hook).and_then(|(first, hook)| several(first, &program, hook, object))
+            {
                 links.insert(name, copies);
                 continue;
             }
@@ -69,12 +78,9 @@ pub fn attach(object: &Object, plan: &Plan, hooks: &Hooks, facts: &Facts) -> Res
     Ok(links)
 }
 
-/// Attaches a program as several copies if the kernel preempts it.
-fn several(program: &ProgramMut<'_>, hook: &Hook, object: &Object, facts: &Facts) -> Option<Attached> {
-    if !facts.preempts(hook) {
-        return None;
-    }
-    match Copies::attach(program, hook, object) {
+/// Attaches a program as several copies. Without the others, the first one acts as the program alone.
+fn several(first: First, program: &ProgramMut<'_>, hook: &Hook, object: &Object) -> Option<Attached> {
+    match Copies::attach(first, program, hook, object) {
         Ok((copies, links)) => Some(Attached::Copies(links, Arc::new(copies))),
         Err(error) => {
             log::warn!(

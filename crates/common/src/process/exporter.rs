@@ -16,6 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::exposition::metric::Families;
+use crate::kernel::copies;
 use crate::kernel::facts::Facts;
 use crate::kernel::hook::{self, Hook, Hooks};
 use crate::kernel::links::{self, Links};
@@ -377,8 +378,12 @@ fn bring_up<'o, E: Exporter>(
     let layouts = layout::of(open.open_object())?;
     let wanted = plan.programs();
     prepare(exporter, &mut open, cli, spec, &wanted, facts)?;
-    let skeleton = match open.load() {
-        Ok(skeleton) => skeleton,
+    let preempted = hooks.iter().filter(|(name, hook)| wanted.contains(&***name) && facts.preempts(hook));
+    let preempted: Vec<String> = preempted.map(|(name, _)| name.clone()).collect();
+    let loaded = copies::prepare(open.open_object_mut(), &preempted)
+        .and_then(|firsts| open.load().map(|skeleton| (firsts, skeleton)));
+    let (firsts, skeleton) = match loaded {
+        Ok(loaded) => loaded,
         Err(error) => return Err(why_not_loaded(exporter, &error, cli, spec, &wanted, facts)),
     };
     let object = skeleton.object();
@@ -389,7 +394,7 @@ fn bring_up<'o, E: Exporter>(
         probes: Mutex::default(),
     };
     E::seed(&live)?;
-    let links = links::attach(object, plan, hooks, facts)
+    let links = links::attach(object, firsts, plan, hooks, facts)
         .map_err(|(program, why)| Failure::Programs([(program, why)].into()))?;
     let iterators = links.iter().filter(|(program, _)| hooks.get(*program).is_some_and(Hook::is_iterator));
     for (program, link) in

@@ -6,7 +6,7 @@
 //! `__bpf_prog_enter_recur`), and counts the miss. If a task is preempted inside a program, that
 //! CPU misses events until the task runs again. That may be thousands of events.
 //!
-//! So the program is attached as `COPIES` copies, which run one after the other at each event.
+//! So the program is attached as `COPIES` copies (the program itself is loaded as the first), which run one after the other at each event.
 //! Each copy starts with a few added instructions. The first copy makes a note that the event is
 //! counted and runs the program. Another copy that finds the note returns. If there is no note, the
 //! earlier copies were skipped: this copy makes the note, runs the program and counts a rescue. The
@@ -30,15 +30,17 @@ use std::{ptr, slice};
 
 use anyhow::{Context, Result};
 use libbpf_rs::libbpf_sys::{self, bpf_insn};
-use libbpf_rs::{AsRawLibbpf, MapCore, MapFlags, MapHandle, MapType, Object, ProgramMut};
+use libbpf_rs::{AsRawLibbpf, MapCore, MapFlags, MapHandle, Object, ProgramMut};
 use rustix::io::Errno;
 
 use crate::kernel::hook::Hook;
 use crate::kernel::refusal::verdict;
 
+mod first;
 mod prologue;
 
-use prologue::{ARMED, COPIES, LEFT, RESCUES, VALUE_BYTES, prologue};
+pub use first::{First, prepare};
+use prologue::{ARMED, COPIES, LEFT, RESCUES, prologue};
 
 /// Size of the verifier's log for a copy that it rejects.
 const LOG_BYTES: usize = 1 << 20;
@@ -78,25 +80,25 @@ impl Runs {
 }
 
 impl Copies {
-    /// Loads copies of a loaded program that is not attached, and attaches them. They stay attached
-    /// while the returned links are open.
+    /// Loads more copies of a program that was loaded as `first` and is not attached, and attaches them
+    /// all. They stay attached while the returned links are open.
     ///
     /// # Errors
     /// When the kernel refuses one of them; then none is attached.
-    pub fn attach(program: &ProgramMut<'_>, hook: &Hook, object: &Object) -> Result<(Self, Vec<OwnedFd>)> {
-        let options = libbpf_sys::bpf_map_create_opts {
-            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as u64,
-            ..Default::default()
-        };
-        let notes = MapHandle::create(MapType::Array, Some("notes"), 4, VALUE_BYTES as u32, 1, &options)
-            .context("failed to create a map")?;
-        let mut copies = Self { programs: Vec::new(), notes, missed: AtomicU64::new(0) };
+    pub fn attach(
+        first: First,
+        program: &ProgramMut<'_>,
+        hook: &Hook,
+        object: &Object,
+    ) -> Result<(Self, Vec<OwnedFd>)> {
         // SAFETY: the pointer is that of a live object.
         let btf = unsafe { libbpf_sys::bpf_object__btf_fd(object.as_libbpf_object().as_ptr()) };
         // SAFETY: the descriptor belongs to the object, and is borrowed no longer than the object.
         let btf = (btf >= 0).then(|| unsafe { BorrowedFd::borrow_raw(btf) });
-        let original = Original::of(program, hook, btf)?;
-        for copy in 0..COPIES {
+        let original = Original::of(program, first.added, hook, btf)?;
+        let fd = program.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
+        let mut copies = Self { programs: vec![fd], notes: first.notes, missed: AtomicU64::new(0) };
+        for copy in 1..COPIES {
             copies.programs.push(original.load(copy, copies.notes.as_fd())?);
         }
         // At a tracepoint, the program attached first runs first (kernel/tracepoint.c: func_add). At a
@@ -163,7 +165,7 @@ pub fn info(fd: &OwnedFd) -> Result<(libbpf_sys::bpf_prog_info, usize)> {
     Ok((info, size as usize))
 }
 
-/// Everything needed to load a program again.
+/// Everything needed to load a program again, without what makes it the first copy.
 struct Original<'p> {
     name: CString,
     kind: libbpf_sys::bpf_prog_type,
@@ -179,7 +181,8 @@ struct Original<'p> {
 }
 
 impl<'p> Original<'p> {
-    fn of(program: &ProgramMut<'p>, hook: &Hook, btf: Option<BorrowedFd<'p>>) -> Result<Self> {
+    /// `added` is the number of instructions that were put before the program.
+    fn of(program: &ProgramMut<'p>, added: usize, hook: &Hook, btf: Option<BorrowedFd<'p>>) -> Result<Self> {
         let fd = program.as_fd().try_clone_to_owned().context("failed to copy a program descriptor")?;
         let (about, _) = info(&fd)?;
         let tracepoint = match hook {
@@ -195,7 +198,7 @@ impl<'p> Original<'p> {
             None
         };
         let functions = match btf {
-            Some(_) => functions(program),
+            Some(_) => functions(program, added as u32),
             None => Vec::new(),
         };
         Ok(Self {
@@ -209,7 +212,7 @@ impl<'p> Original<'p> {
                 _ => 0,
             },
             tracepoint,
-            instructions: program.insns(),
+            instructions: &program.insns()[added..],
             target: (about.attach_btf_id, module),
             btf,
             functions,
@@ -281,8 +284,8 @@ fn descriptor(result: i32) -> Result<OwnedFd, Errno> {
 }
 
 /// Start and type of a program's functions as they were passed to the kernel, which has removed
-/// unreachable code since.
-fn functions(program: &ProgramMut<'_>) -> Vec<[u32; 2]> {
+/// unreachable code since; without the instructions that were put before the program.
+fn functions(program: &ProgramMut<'_>, added: u32) -> Vec<[u32; 2]> {
     let program = program.as_libbpf_object().as_ptr();
     // SAFETY: the pointer is that of a live program, and libbpf returns the number of the records.
     let records = unsafe {
@@ -292,5 +295,5 @@ fn functions(program: &ProgramMut<'_>) -> Vec<[u32; 2]> {
         }
         slice::from_raw_parts(records, libbpf_sys::bpf_program__func_info_cnt(program) as usize)
     };
-    records.iter().map(|record| [record.insn_off, record.type_id]).collect()
+    records.iter().map(|record| [record.insn_off.saturating_sub(added), record.type_id]).collect()
 }
