@@ -26,6 +26,9 @@ const BOOT: Duration = Duration::from_secs(300);
 /// For the emulator's own answers: keeping a state writes some hundred MB.
 const ANSWER: Duration = Duration::from_secs(120);
 
+/// For the emulator to end, once it does.
+const END: Duration = Duration::from_secs(10);
+
 /// What the kernel is told, after the root disk. The second line leaves out hardening that costs an
 /// emulated processor much and that no test is about.
 const KERNEL: &str = "console=ttyS0 panic=-1 quiet tsc=reliable rcupdate.rcu_expedited=1 \
@@ -191,7 +194,13 @@ impl Machine {
     /// When the emulator refuses.
     pub fn keep(mut self, state: &Path) -> Result<()> {
         if let Err(error) = self.write_state(state) {
-            let emulator = self.child.try_wait()?.map_or_else(|| "runs".into(), |status| status.to_string());
+            // One that ends has closed its monitor before, and its output with it.
+            let ends = loop {
+                if let Err(why) = self.lines.recv_timeout(END) {
+                    break why == RecvTimeoutError::Disconnected;
+                }
+            };
+            let emulator = if ends { self.child.wait()?.to_string() } else { "still runs".to_owned() };
             let complaint = self.complaint();
             return Err(error.context(format!("its state is not kept; the emulator: {emulator} {complaint}")));
         }
