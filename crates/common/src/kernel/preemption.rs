@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whether this kernel preempts tasks, and where. The kernel's version number is not used for this.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use rustix::system::uname;
 
 /// Whether the kernel preempts tasks inside the kernel, and so inside programs attached to
@@ -18,10 +20,25 @@ pub fn of_tasks() -> bool {
     is_preemptible(&models, &arguments, &version, &config())
 }
 
-/// The kernel's build configuration, from where distributions install it. Empty if it is not there.
+/// The kernel's build configuration: from the kernel itself if it was built with CONFIG_IKCONFIG_PROC,
+/// else from where distributions install it. Empty if there is none.
 fn config() -> String {
-    let path = Path::new("/boot").join(format!("config-{}", uname().release().to_string_lossy()));
-    fs::read_to_string(path).unwrap_or_default()
+    let release = uname().release().to_string_lossy().into_owned();
+    let files = [
+        PathBuf::from("/proc/config.gz"),
+        Path::new("/boot").join(format!("config-{release}")),
+        Path::new("/lib/modules").join(release).join("config"),
+    ];
+    files.iter().find_map(|path| read_config(path).ok()).unwrap_or_default()
+}
+
+fn read_config(path: &Path) -> io::Result<String> {
+    if path.extension().is_none_or(|extension| extension != "gz") {
+        return fs::read_to_string(path);
+    }
+    let mut text = String::new();
+    GzDecoder::new(File::open(path)?).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn is_preemptible(models: &str, arguments: &str, version: &str, config: &str) -> bool {
@@ -46,7 +63,26 @@ pub const TRACEPOINT_GUARD: &str = "class_srcu_fast_notrace_t";
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
     use super::*;
+
+    #[test]
+    fn a_configuration_is_read_compressed_or_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (plain, compressed) = (folder.path().join("config-6.1"), folder.path().join("config.gz"));
+        fs::write(&plain, "CONFIG_PREEMPT=y\n").expect("written");
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(b"CONFIG_PREEMPT=y\n").expect("compressed");
+        fs::write(&compressed, encoder.finish().expect("compressed")).expect("written");
+        assert_eq!(read_config(&plain).expect("text"), read_config(&compressed).expect("text"));
+        fs::write(&compressed, "no gzip").expect("written");
+        assert!(read_config(&compressed).is_err());
+        assert!(read_config(&folder.path().join("none")).is_err());
+    }
 
     #[test]
     fn the_model_in_force_decides() {
