@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use caps::Capability;
+use common::kernel::preemption::Preemption;
 use common::kernel::probes::{Plan, Verdict};
 use common::process::cli::{Cli, Common};
 use common::process::{exporter, lifetime, logging, notify};
@@ -95,9 +96,11 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     // Before programs count: names of the control groups that are gone by the first scrape.
     let groups = watch(&configs, &world)?;
     notify::status("attaching configs...");
+    let find = || Preemption::of_programs(flags.btf.as_deref());
+    let preemption = flags.preempts.map_or_else(find, Preemption::from);
     let mut running = Vec::new();
     for config in configs {
-        running.push(attach(&own.dir, config, &flags, &world)?);
+        running.push(attach(&own.dir, config, &flags, preemption, &world)?);
     }
     if running.iter().all(|one| one.loaded.object.is_err())
         && let Some(Running { config, loaded: Loaded { object: Err(why), .. } }) = running.first()
@@ -189,10 +192,16 @@ fn watch(configs: &[Config], world: &World) -> Result<Option<Watcher>> {
     }
 }
 
-fn attach(dir: &Path, config: Config, flags: &Common, world: &World) -> Result<Running> {
+fn attach(
+    dir: &Path,
+    config: Config,
+    flags: &Common,
+    preemption: Preemption,
+    world: &World,
+) -> Result<Running> {
     let path = dir.join(format!("{}.bpf.o", config.name));
     let symbols = |name: &str| world.address(name);
-    let mut loaded = objects::load(&path, &config, flags.btf.as_deref(), &symbols)
+    let mut loaded = objects::load(&path, &config, flags.btf.as_deref(), preemption, &symbols)
         .with_context(|| format!("config {}", config.name))?;
     loaded.attach();
     Ok(Running { config, loaded })
@@ -252,7 +261,8 @@ fn programs(one: &Running) -> Result<Vec<Program>> {
     let programs = one.loaded.programs.iter().map(|program| {
         let fd = program.loaded.as_ref().map(OwnedFd::try_clone).transpose();
         let fd = fd.context("failed to copy a program descriptor")?;
-        Program::of(&program.name, &program.section, fd, program.attached.is_ok())
+        let copies = program.links.copies().cloned();
+        Program::of(&program.name, &program.section, fd, copies, program.attached.is_ok())
     });
     programs.collect()
 }

@@ -80,7 +80,7 @@ impl Exporter for Syscall {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.syscall_latency = flags.latency;
         settings.syscall_errors = flags.errors;
-        settings.syscall_preempted = facts.preempts_tracepoints;
+        settings.syscall_preempted = facts.preemption.at_tracepoints;
         let never = ["exit", "exit_group"].into_iter().flat_map(syscall_slots);
         for (setting, slot) in settings.syscall_no_return.iter_mut().zip(never) {
             *setting = slot as u32;

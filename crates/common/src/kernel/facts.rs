@@ -14,7 +14,7 @@ use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::kernel::hook::Hook;
-use crate::kernel::preemption;
+use crate::kernel::preemption::{self, Preemption};
 use crate::kernel::symbols::{self, Symbols};
 use crate::kernel::types::{KERNEL_BTF, Prototype, Types, module_btf};
 use crate::kernel::view;
@@ -33,10 +33,8 @@ pub struct Facts {
     pub kprobes: bool,
     /// Values of the requested enumerators that exist.
     pub enumerators: BTreeMap<String, i64>,
-    /// Whether the kernel preempts programs attached to functions.
-    pub preempts_functions: bool,
-    /// The same for tracepoints.
-    pub preempts_tracepoints: bool,
+    /// Where the kernel preempts programs.
+    pub preemption: Preemption,
     /// What is hidden from this process, and why.
     pub hidden: BTreeMap<View, String>,
     /// Symbols of the requested functions; None if symbols are hidden.
@@ -44,16 +42,6 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Whether the kernel preempts programs at this hook.
-    pub fn preempts(&self, hook: &Hook) -> bool {
-        match hook {
-            Hook::TpBtf(_) | Hook::RawTp(_) => self.preempts_tracepoints,
-            Hook::Fentry(_) | Hook::Fexit(_) => self.preempts_functions,
-            // Kprobes run programs with preemption disabled.
-            _ => false,
-        }
-    }
-
     /// Collects facts about `hooks` and `enumerators` from the kernel's BTF, or from `external`,
     /// and about functions of `module` from that of the module.
     ///
@@ -79,7 +67,7 @@ impl Facts {
         let mut facts = Self {
             own_btf,
             kprobes,
-            preempts_functions: preempts,
+            preemption: Preemption { at_functions: preempts, at_tracepoints: false },
             hidden: view::hidden(),
             ..Self::default()
         };
@@ -96,7 +84,7 @@ impl Facts {
                 {
                     facts.tracepoints.entry(name.to_owned()).or_insert(prototype);
                 } else if handler.name().is_some_and(|name| name == preemption::TRACEPOINT_GUARD) {
-                    facts.preempts_tracepoints = preempts;
+                    facts.preemption.at_tracepoints = preempts;
                 }
             } else if let Some(function) = btf.type_by_id::<Func<'_>>(id)
                 && let Some(name) =

@@ -27,7 +27,22 @@ pub enum Attached {
     Copies(Vec<OwnedFd>, Arc<Copies>),
 }
 
+impl Default for Attached {
+    /// Not attached.
+    fn default() -> Self {
+        Self::Links(Vec::new())
+    }
+}
+
 impl Attached {
+    /// The copies of a program that is attached as several.
+    pub fn copies(&self) -> Option<&Arc<Copies>> {
+        match self {
+            Self::Links(_) => None,
+            Self::Copies(_, copies) => Some(copies),
+        }
+    }
+
     /// The links of a program that is not attached as copies.
     pub fn links(&self) -> &[Arc<Link>] {
         match self {
@@ -78,8 +93,9 @@ pub fn attach(
     Ok(links)
 }
 
-/// Attaches a program as several copies. Without the others, the first one acts as the program alone.
-fn several(first: First, program: &ProgramMut<'_>, hook: &Hook, object: &Object) -> Option<Attached> {
+/// Attaches a program as several copies. Without the others, the first one acts as the program alone:
+/// then this returns None, and the log says why.
+pub fn several(first: First, program: &ProgramMut<'_>, hook: &Hook, object: &Object) -> Option<Attached> {
     match Copies::attach(first, program, hook, object) {
         Ok((copies, links)) => Some(Attached::Copies(links, Arc::new(copies))),
         Err(error) => {

@@ -6,7 +6,51 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
+use libbpf_rs::btf::Btf;
+use libbpf_rs::btf::types::Typedef;
 use rustix::system::uname;
+
+use crate::kernel::hook::Hook;
+use crate::kernel::types::KERNEL_BTF;
+
+/// Where the kernel preempts programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Preemption {
+    /// At functions.
+    pub at_functions: bool,
+    /// At tracepoints.
+    pub at_tracepoints: bool,
+}
+
+impl Preemption {
+    /// What the kernel says; `btf` replaces the kernel's own BTF. Without BTF, tracepoints are taken to be
+    /// as functions are.
+    pub fn of_programs(btf: Option<&Path>) -> Self {
+        let preempts = of_tasks();
+        let has_guard = || {
+            Btf::from_path(btf.unwrap_or(Path::new(KERNEL_BTF)))
+                .map_or(true, |btf| btf.type_by_name::<Typedef<'_>>(TRACEPOINT_GUARD).is_some())
+        };
+        Self { at_functions: preempts, at_tracepoints: preempts && has_guard() }
+    }
+
+    /// Whether programs at this hook are preempted.
+    pub fn at(self, hook: &Hook) -> bool {
+        match hook {
+            Hook::TpBtf(_) | Hook::RawTp(_) => self.at_tracepoints,
+            Hook::Fentry(_) | Hook::Fexit(_) => self.at_functions,
+            // Kprobes run programs with preemption disabled.
+            _ => false,
+        }
+    }
+}
+
+impl From<bool> for Preemption {
+    /// Everywhere or nowhere.
+    fn from(preempts: bool) -> Self {
+        Self { at_functions: preempts, at_tracepoints: preempts }
+    }
+}
 
 /// Whether the kernel preempts tasks inside the kernel, and so inside programs attached to
 /// functions. Sources in order: debugfs, the command line, the build string of uname(2), the build

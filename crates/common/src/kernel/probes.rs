@@ -234,6 +234,7 @@ pub fn check_atomics(object: &OpenObject) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::preemption::Preemption;
     use crate::kernel::symbols::Symbols;
     use crate::kernel::types::Prototype;
 
@@ -263,8 +264,7 @@ mod tests {
             functions: [("vfs_read".to_owned(), Prototype::of(4))].into(),
             kprobes: true,
             enumerators: BTreeMap::new(),
-            preempts_functions: false,
-            preempts_tracepoints: false,
+            preemption: Preemption::default(),
             hidden: BTreeMap::new(),
             symbols: None,
         }

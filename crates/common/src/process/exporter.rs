@@ -272,7 +272,7 @@ fn start_now<E: Exporter>(
                     spec.module.as_deref(),
                 )?;
                 if let Some(preempts) = flags.preempts {
-                    (found.preempts_functions, found.preempts_tracepoints) = (preempts, preempts);
+                    found.preemption = preempts.into();
                 }
                 none.insert(found)
             }
@@ -378,7 +378,8 @@ fn bring_up<'o, E: Exporter>(
     let layouts = layout::of(open.open_object())?;
     let wanted = plan.programs();
     prepare(exporter, &mut open, cli, spec, &wanted, facts)?;
-    let preempted = hooks.iter().filter(|(name, hook)| wanted.contains(&***name) && facts.preempts(hook));
+    let preempted =
+        hooks.iter().filter(|(name, hook)| wanted.contains(&***name) && facts.preemption.at(hook));
     let preempted: Vec<String> = preempted.map(|(name, _)| name.clone()).collect();
     let loaded = copies::prepare(open.open_object_mut(), &preempted)
         .and_then(|firsts| open.load().map(|skeleton| (firsts, skeleton)));

@@ -68,10 +68,7 @@ impl Program {
             if !wanted.contains(name.as_str()) {
                 continue;
             }
-            let copies = match links.get(&name) {
-                Some(Attached::Copies(_, copies)) => Some(Arc::clone(copies)),
-                _ => None,
-            };
+            let copies = links.get(&name).and_then(Attached::copies).cloned();
             let fd = copies.as_ref().and_then(|copies| copies.first()).unwrap_or_else(|| program.as_fd());
             let fd = fd.try_clone_to_owned().context("failed to copy a program descriptor")?;
             let (info, _) = info(&fd).with_context(|| format!("failed to query program `{name}`"))?;
@@ -96,16 +93,23 @@ impl Program {
         Ok(programs)
     }
 
-    /// A program that `hook` describes in the words of its object. Without a descriptor it is not loaded.
+    /// A program that `hook` describes in the words of its object, with its copies if it is attached as
+    /// several. Without a descriptor it is not loaded.
     ///
     /// # Errors
     /// When the kernel returns no information about it.
-    pub fn of(name: &str, hook: &str, fd: Option<OwnedFd>, attached: bool) -> Result<Self> {
+    pub fn of(
+        name: &str,
+        hook: &str,
+        fd: Option<OwnedFd>,
+        copies: Option<Arc<Copies>>,
+        attached: bool,
+    ) -> Result<Self> {
         let info = fd.as_ref().map(info).transpose();
         let info = info.with_context(|| format!("failed to query program `{name}`"))?;
         let (id, tag) = info.map_or((0, String::new()), |(info, _)| (info.id, tag_of(&info)));
         let (name, hook) = (name.to_owned(), hook.to_owned());
-        Ok(Self { name, hook, fd, id, tag, attached, ..Self::default() })
+        Ok(Self { name, hook, fd, copies, id, tag, attached, ..Self::default() })
     }
 }
 

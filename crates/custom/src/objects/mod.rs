@@ -6,20 +6,24 @@ mod maps;
 pub mod mark;
 mod section;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use common::kernel::copies::{self, First};
 use common::kernel::globals::{self, Variable};
 use common::kernel::hook::{self, Hook, Hooks};
+use common::kernel::links::{self, Attached};
+use common::kernel::perf;
+use common::kernel::preemption::Preemption;
 use common::kernel::probes::{self, Refused};
 use common::kernel::refusal::{self, Obstacles};
 use common::kernel::together::{self, WhyNot};
-use common::kernel::{links, perf};
 use common::words::counted;
 use libbpf_rs::{Link, Object, OpenObject, ProgramAttachType, ProgramMut, ProgramType};
+use log::warn;
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 use crate::config::Config;
@@ -35,6 +39,8 @@ pub struct Loaded {
     /// does not have.
     pub object: Result<Object, String>,
     hooks: Hooks,
+    /// Programs that are to be attached as several copies.
+    firsts: BTreeMap<String, First>,
 }
 
 /// A program of an object.
@@ -49,12 +55,12 @@ pub struct Program {
     /// Why it is not attached.
     pub attached: Result<(), String>,
     /// While these exist, it is attached.
-    pub links: Vec<Arc<Link>>,
+    pub links: Attached,
 }
 
 /// Loads the object of a config. What the kernel refuses is left out: see [`Program::loaded`] and
-/// [`Loaded::object`]. `btf` replaces the kernel's own BTF; `symbols` returns the address of a kernel
-/// symbol, or why it is not known.
+/// [`Loaded::object`]. `btf` replaces the kernel's own BTF; `preemption` is that of this kernel;
+/// `symbols` returns the address of a kernel symbol, or why it is not known.
 ///
 /// # Errors
 /// When the file is no BPF object or does not have what the config names. The error names the file.
@@ -62,6 +68,7 @@ pub fn load(
     path: &Path,
     config: &Config,
     btf: Option<&Path>,
+    preemption: Preemption,
     symbols: &dyn Fn(&str) -> Result<u64, String>,
 ) -> Result<Loaded> {
     let file = ObjectFile::read(path)?;
@@ -71,6 +78,7 @@ pub fn load(
     let addresses = addresses(&open, &file, config, symbols).with_context(at)?;
     let hooks = hook::hooks(&open);
     let mut refused = Refused::new();
+    let mut firsts = BTreeMap::new();
     let mut wanted = BTreeSet::new();
     let mut programs = Vec::new();
     for program in open.progs().filter(|program| program.autoload()) {
@@ -81,7 +89,7 @@ pub fn load(
             Err(why) => drop(refused.insert(name.clone(), why)),
         }
         let attached = Err("not attached yet".to_owned());
-        programs.push(Program { name, section, loaded: None, attached, links: Vec::new() });
+        programs.push(Program { name, section, loaded: None, attached, links: Attached::default() });
     }
     drop(open);
     let prepared = |programs: &BTreeSet<&str>| -> Result<OpenObject> {
@@ -95,11 +103,30 @@ pub fn load(
         Ok(open)
     };
     let object = loop {
-        let some = wanted.iter().map(String::as_str).filter(|name| !refused.contains_key(*name)).collect();
-        let error = match prepared(&some)?.load() {
-            Ok(object) => break Ok(object),
+        let some: BTreeSet<&str> =
+            wanted.iter().map(String::as_str).filter(|name| !refused.contains_key(*name)).collect();
+        let preempted = hooks.iter().filter(|(name, hook)| some.contains(&***name) && preemption.at(hook));
+        let preempted: Vec<String> = preempted.map(|(name, _)| name.clone()).collect();
+        let mut open = prepared(&some)?;
+        let loaded = copies::prepare(&mut open, &preempted)
+            .and_then(|firsts| open.load().map(|object| (object, firsts)));
+        let mut error = match loaded {
+            Ok((object, made)) => {
+                firsts = made;
+                break Ok(object);
+            }
             Err(error) => error,
         };
+        if !preempted.is_empty() {
+            let why = refusal::with_details(&error);
+            error = match prepared(&some)?.load() {
+                Ok(object) => {
+                    warn!("{}: programs are attached only once: {why}", at());
+                    break Ok(object);
+                }
+                Err(error) => error,
+            };
+        }
         let alone = |programs: &BTreeSet<&str>| Ok(prepared(programs)?.load().err());
         match together::why_not_loaded(&error, &some, alone)? {
             WhyNot::Programs(programs) => {
@@ -124,7 +151,7 @@ pub fn load(
             program.loaded = Some(fd);
         }
     }
-    Ok(Loaded { programs, object, hooks })
+    Ok(Loaded { programs, object, hooks, firsts })
 }
 
 /// Tells libbpf the types of programs in sections that it does not know.
@@ -175,9 +202,18 @@ impl Loaded {
         for program in self.programs.iter_mut().filter(|program| program.loaded.is_some()) {
             let found = object.progs_mut().find(|other| other.name().to_string_lossy() == program.name);
             let Some(found) = found else { continue };
-            program.attached = match attach(&found, &program.section, self.hooks.get(&program.name)) {
+            let hook = self.hooks.get(&program.name);
+            let first = self.firsts.remove(&program.name);
+            let copies =
+                first.zip(hook).and_then(|(first, hook)| links::several(first, &found, hook, object));
+            let attached = match copies {
+                Some(copies) => Ok(copies),
+                None => attach(&found, &program.section, hook)
+                    .map(|links| Attached::Links(links.into_iter().map(Arc::new).collect())),
+            };
+            program.attached = match attached {
                 Ok(links) => {
-                    program.links = links.into_iter().map(Arc::new).collect();
+                    program.links = links;
                     Ok(())
                 }
                 Err(why) => Err(Obstacles::now().explain(&why)),

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::process::Command;
 
+use live::bpf_programs;
 use live::exporter::{Exporter, until};
 use live::exposition::Exposition;
 use rustix::fs::FallocateFlags;
@@ -137,6 +138,15 @@ fn asks_programs() -> bool {
 fn each_section_counts_or_is_not_attached() {
     let folder = Folder::of(&["sections"]);
     count_all(&folder.start(&[]), &["raw_tp", "raw_tp_writable", "tp_btf", "iter"]);
+}
+
+// As on a kernel that preempts programs.
+#[live::test(copies)]
+fn programs_attached_several_times_count_each_call_once() {
+    let folder = Folder::of(&["sections"]);
+    let exporter = folder.start(&["--ebpf.preempts", "true"]);
+    assert_eq!(bpf_programs().into_iter().filter(|name| name == "sections_tp_btf").count(), 3);
+    count_all(&exporter, &["raw_tp", "tp_btf"]);
 }
 
 #[live::test(uprobes)]

@@ -59,7 +59,7 @@ pub struct Copies {
 pub struct Runs {
     /// Events for which no copy ran; None if the kernel does not report them.
     pub missed: Option<u64>,
-    /// Number of runs while kernel.bpf_stats_enabled was 1.
+    /// Number of runs while kernel.bpf_stats_enabled was 1; of copies, of the first.
     pub runs: u64,
     /// Nanoseconds spent in these runs.
     pub nanoseconds: u64,
@@ -132,10 +132,10 @@ impl Copies {
         let mut sum = Runs::default();
         for (copy, program) in self.programs.iter().enumerate() {
             let one = Runs::of(program)?;
-            sum.runs += one.runs;
             sum.nanoseconds += one.nanoseconds;
+            // All copies run at each event.
             if copy == 0 {
-                sum.missed = one.missed;
+                (sum.runs, sum.missed) = (one.runs, one.missed);
             }
         }
         let value = self.value()?;
