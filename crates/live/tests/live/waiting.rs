@@ -97,7 +97,7 @@ fn as_root_nothing_is_left_while_it_waits_and_all_comes_back_with_the_module() {
 /// As a unit that systemd restarts without the module, which it does from version 254 on.
 #[live::test(tool("setpriv"), tool("unshare"))]
 fn who_gets_nothing_back_keeps_what_starting_takes_and_has_it_not_in_effect() {
-    let given = "+bpf,+perfmon,+net_admin,+sys_admin,+sys_ptrace,+kill";
+    let given = "+cap_39,+cap_38,+net_admin,+sys_admin,+sys_ptrace,+kill";
     let (inheritable, ambient) = (format!("--inh-caps={given}"), format!("--ambient-caps={given}"));
     let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let unit = [&["setpriv", &inheritable, &ambient, "--no-new-privs"], user.as_slice()].concat();
