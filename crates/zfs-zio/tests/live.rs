@@ -189,7 +189,7 @@ fn a_device_that_is_offline_makes_no_errors() {
     drop(pool);
 }
 
-#[live::test(kprobes, module("zfs"), spare_disks)]
+#[live::test(kprobes, module("zfs"), spare_disks, file("/sys/module/zfs/features.pool/org.openzfs:draid"))]
 fn a_distributed_spare_has_no_latency_of_its_own() {
     let exporter = start();
     let disks = ["a", "b", "c", "d"].map(|disk| format!("/var/tmp/small-{disk}")).join(" ");

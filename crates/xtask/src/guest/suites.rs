@@ -124,7 +124,12 @@ pub const SUITES: &[Suite] = &[
         zfs: true,
         kernel: "5.10, ZFS 2.0",
         part: Part::OnDemand,
-        lacks: &["needs a kernel that tells what a program is attached to", "needs fprobes: "],
+        lacks: &[
+            "needs a kernel that tells what a program is attached to",
+            "needs fprobes: ",
+            // draid is in ZFS since 2.1.
+            "needs /sys/module/zfs/features.pool/org.openzfs:draid: ",
+        ],
     },
 ];
 
