@@ -148,7 +148,8 @@ mod tests {
         by_probe().add(&mut families);
         assert!(families.get("ebpf_page_faults_minor_total").is_none(), "absent, not zero");
         for (kind, count) in [("minor", 12), ("major", 3), ("failed", 1)] {
-            let histogram = Histogram { scale: Scale::Unit(Unit::Seconds), buckets: vec![1, count], sum: 0 };
+            let (scale, buckets) = (Scale::Unit(Unit::Seconds), vec![1, count]);
+            let histogram = Histogram { scale, buckets, sum: 0, native: None };
             let value = Value::Histogram(Box::new(histogram));
             families
                 .family(LATENCY, "", FamilyKind::Histogram)

@@ -141,6 +141,33 @@ fn write_histogram(
     writeln!(out, "{}", histogram.buckets.last().copied().unwrap_or_default())
 }
 
+/// The number that a reader of the text of `value` gets; NaN for a histogram.
+pub(super) fn number(value: &Value) -> f64 {
+    match value {
+        Value::Integer(n) => *n as f64,
+        Value::Nanoseconds(n) => scaled(*n, Unit::Seconds),
+        Value::Float(n) => *n,
+        Value::Histogram(_) => f64::NAN,
+    }
+}
+
+/// The number that a reader of the text of a histogram's sum gets.
+pub(super) fn sum(histogram: &Histogram) -> f64 {
+    match histogram.scale {
+        Scale::Unit(unit) => scaled(histogram.sum, unit),
+        Scale::Bounds { multiplier, .. } => histogram.sum as f64 * multiplier,
+    }
+}
+
+/// The number nearest to what [`write_scaled`] writes. A quotient of two floats is not always: a sum of
+/// more than 104 days has more nanoseconds than a float has digits.
+fn scaled(ns: u64, unit: Unit) -> f64 {
+    let mut text = String::new();
+    // Writing to a String cannot fail, and the text is a number.
+    let _ = write_scaled(&mut text, ns, unit);
+    text.parse().unwrap_or(f64::NAN)
+}
+
 /// Writes a sum in `unit` as an exact decimal fraction.
 fn write_scaled(out: &mut String, ns: u64, unit: Unit) -> fmt::Result {
     let scale = unit.scale();
@@ -233,6 +260,7 @@ mod tests {
                 scale: Scale::Unit(Unit::Microseconds),
                 buckets,
                 sum: 7,
+                native: None,
             })),
         });
         let text = encode(families.clone(), Format::Text);

@@ -46,15 +46,19 @@ impl Unit {
         }
     }
 
+    /// The exponent of the smallest bound, which is a power of two; `None` if bounds are not powers of two.
+    pub const fn first_octave(self) -> Option<i32> {
+        match self {
+            Self::Microseconds => Some(0),
+            Self::Seconds => Some(-20),
+            Self::LongSeconds => Some(-10),
+            Self::Whole => None,
+        }
+    }
+
     /// The upper bound, inclusive, of classic bucket `at`.
     pub fn bound(self, at: usize) -> f64 {
-        let octave = at as i32;
-        match self {
-            Self::Microseconds => 2f64.powi(octave),
-            Self::Seconds => 2f64.powi(octave - 20),
-            Self::LongSeconds => 2f64.powi(octave - 10),
-            Self::Whole => at as f64,
-        }
+        self.first_octave().map_or(at as f64, |first| 2f64.powi(at as i32 + first))
     }
 }
 

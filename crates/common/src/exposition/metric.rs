@@ -4,12 +4,15 @@
 //! The `prometheus` crate's model has no exact integer sums, no OpenMetrics text and no native
 //! histograms. [`Families::collect`] converts its collectors.
 
+use std::borrow::Cow;
+use std::iter;
 use std::sync::Arc;
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
 
 use crate::exposition::hist::Unit;
+use crate::exposition::native::Native;
 
 /// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +21,7 @@ pub enum FamilyKind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Classic histogram.
+    /// Histogram.
     Histogram,
 }
 
@@ -66,6 +69,20 @@ pub struct Histogram {
     pub buckets: Vec<u64>,
     /// Sum of the observed values, in whole numbers of [`Scale`].
     pub sum: u64,
+    /// The same values in the buckets of a native histogram, if they were asked for and are exact.
+    pub native: Option<Box<Native>>,
+}
+
+impl Histogram {
+    /// Changes the counts and the sum by those of `other`.
+    fn combine(&mut self, other: &Self, change: impl Fn(u64, u64) -> u64) {
+        for (a, b) in self.buckets.iter_mut().zip(&other.buckets) {
+            *a = change(*a, *b);
+        }
+        self.sum = change(self.sum, other.sum);
+        let natives = self.native.as_ref().zip(other.native.as_ref());
+        self.native = natives.and_then(|(a, b)| a.combine(b, change)).map(Box::new);
+    }
 }
 
 /// The bounds of a histogram's buckets, and how its sum is shown.
@@ -142,10 +159,50 @@ impl Labels {
         self.0.split('=').next().unwrap_or_default().to_owned()
     }
 
+    /// Names and their values, not escaped.
+    ///
+    /// ```
+    /// use common::exposition::metric::Labels;
+    /// let labels = Labels::of(&[("a", "say \"hi\","), ("b", "x\\y\n")]);
+    /// let pairs: Vec<_> = labels.pairs().collect();
+    /// assert_eq!(pairs, [("a", "say \"hi\",".into()), ("b", "x\\y\n".into())]);
+    /// ```
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
+        let mut rest = self.0.as_str();
+        iter::from_fn(move || {
+            let (name, after) = rest.split_once("=\"")?;
+            let mut is_escaped = false;
+            let is_end = |byte: u8| {
+                let is_end = byte == b'"' && !is_escaped;
+                is_escaped = byte == b'\\' && !is_escaped;
+                is_end
+            };
+            let (value, after) = after.split_at(after.bytes().position(is_end)?);
+            rest = after.strip_prefix("\",").unwrap_or_default();
+            Some((name, unescaped(value)))
+        })
+    }
+
     /// As in the exposition, without braces.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The value that [`Labels::push`] escaped.
+fn unescaped(value: &str) -> Cow<'_, str> {
+    if !value.contains('\\') {
+        return value.into();
+    }
+    let mut plain = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => plain.extend(chars.next().map(|c| if c == 'n' { '\n' } else { c })),
+            c => plain.push(c),
+        }
+    }
+    plain.into()
 }
 
 impl Value {
@@ -156,12 +213,7 @@ impl Value {
                 *a = a.wrapping_add(*b);
             }
             (Self::Float(a), Self::Float(b)) => *a += b,
-            (Self::Histogram(a), Self::Histogram(b)) => {
-                for (a, b) in a.buckets.iter_mut().zip(&b.buckets) {
-                    *a = a.wrapping_add(*b);
-                }
-                a.sum = a.sum.wrapping_add(b.sum);
-            }
+            (Self::Histogram(a), Self::Histogram(b)) => a.combine(b, u64::wrapping_add),
             _ => {}
         }
     }
@@ -173,12 +225,7 @@ impl Value {
                 *a = a.saturating_sub(*b);
             }
             (Self::Float(a), Self::Float(b)) => *a = (*a - b).max(0.0),
-            (Self::Histogram(a), Self::Histogram(b)) => {
-                for (a, b) in a.buckets.iter_mut().zip(&b.buckets) {
-                    *a = a.saturating_sub(*b);
-                }
-                a.sum = a.sum.saturating_sub(b.sum);
-            }
+            (Self::Histogram(a), Self::Histogram(b)) => a.combine(b, u64::saturating_sub),
             _ => {}
         }
     }

@@ -218,11 +218,13 @@ impl BoundMetric {
             Self::Histogram { slots, sum, unit } => {
                 let buckets = cumulative(&numbers(slots, value))?;
                 let sum = number(sum.bytes(value));
-                Some(Value::Histogram(Box::new(Histogram { scale: Scale::Unit(*unit), buckets, sum })))
+                let scale = Scale::Unit(*unit);
+                Some(Value::Histogram(Box::new(Histogram { scale, buckets, sum, native: None })))
             }
             Self::Steps(slots) => {
                 let (buckets, sum) = steps(&numbers(slots, value));
-                Some(Value::Histogram(Box::new(Histogram { scale: Scale::Unit(Unit::Whole), buckets, sum })))
+                let scale = Scale::Unit(Unit::Whole);
+                Some(Value::Histogram(Box::new(Histogram { scale, buckets, sum, native: None })))
             }
         }
     }

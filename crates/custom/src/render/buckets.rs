@@ -73,7 +73,7 @@ impl Bounds {
         }
         let sum = self.sum.and_then(|sum| rows.get(&sum)).copied().unwrap_or_default();
         let scale = Scale::Bounds { bounds: Arc::clone(&self.bounds), multiplier: self.multiplier };
-        Value::Histogram(Box::new(Histogram { scale, buckets, sum }))
+        Value::Histogram(Box::new(Histogram { scale, buckets, sum, native: None }))
     }
 }
 
