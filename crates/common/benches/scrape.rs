@@ -56,7 +56,7 @@ fn main() {
     for _ in 0..ROUNDS {
         let start = Instant::now();
         let mut families = Families::default();
-        renderer.render(&maps, &Rosters::new(), &mut families, &mut Unknown::default()).unwrap();
+        renderer.render(&maps, &Rosters::new(), None, &mut families, &mut Unknown::default()).unwrap();
         text = encode(families, Format::Text);
         best = best.min(start.elapsed().as_nanos());
     }

@@ -117,7 +117,7 @@ pub fn render_named<E: Exporter>(
     let mut fixture = Fixture::new(layouts);
     let rosters = fill(&mut fixture)?;
     let mut families = Families::default();
-    renderer.render(&fixture, &rosters, &mut families, &mut Unknown::default())?;
+    renderer.render(&fixture, &rosters, None, &mut families, &mut Unknown::default())?;
     add_ratios(&spec, &mut families);
     for top in &spec.tops {
         Ranking::new(top.clone()).apply(&mut families);

@@ -42,9 +42,9 @@ pub struct Spec {
     pub tops: Vec<Top>,
     /// Paths of pages for whoever looks for a fault: see [`crate::read::part::Source::page`].
     pub pages: Vec<Text>,
-    /// Whether scrapes are answered in text format 0.0.4 only. OpenMetrics spells some bounds of
-    /// buckets differently (`1.0`), which makes other series of them.
-    pub text_only: bool,
+    /// Whether scrapes are not answered in OpenMetrics. It spells some bounds of buckets differently
+    /// (`1.0`), which makes other series of them.
+    pub without_open_metrics: bool,
     /// Full names of the counters and histograms that together count each event once. Lost events
     /// are compared with their sum.
     pub events: Vec<Text>,

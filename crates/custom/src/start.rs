@@ -73,7 +73,7 @@ pub fn start(cli: &Cli<Flags>, mut spec: Spec) -> Result<ExitCode> {
     if own.debug {
         log::set_max_level(LevelFilter::Debug);
     }
-    spec.text_only = !own.openmetrics;
+    spec.without_open_metrics = !own.openmetrics;
     if own.debug {
         spec.pages.push("/maps".into());
     }

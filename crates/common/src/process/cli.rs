@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use crate::exposition::native::Schema;
 use crate::read::self_metrics::REVISION;
 use crate::serve::{http, ports};
 use crate::spec::Spec;
@@ -48,6 +49,11 @@ pub struct Common {
     /// Maximum number of scrapes served at the same time; 0 means no limit.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 40)]
     pub max_requests: usize,
+
+    /// Resolution of native histograms, from 0 to 3: a bucket's bounds are a factor of 2, 1.41, 1.19 or
+    /// 1.09 apart. Only a scrape in protobuf has native histograms.
+    #[arg(long = "web.native-histogram-schema", value_name = "N", default_value = "3", value_parser = schema)]
+    pub native_schema: Schema,
 
     /// Do not export metrics about the exporter itself (ebpf_exporter_*, process_*).
     #[arg(long = "web.disable-exporter-metrics")]
@@ -181,6 +187,11 @@ fn listen_address(text: &str) -> Result<String, String> {
     }
 }
 
+fn schema(text: &str) -> Result<Schema, String> {
+    let schema = text.parse().ok().and_then(Schema::new);
+    schema.ok_or_else(|| "must be 0, 1, 2 or 3".to_owned())
+}
+
 fn textfile(text: &str) -> Result<PathBuf, String> {
     if text.ends_with(".prom") {
         Ok(text.into())
@@ -289,6 +300,7 @@ mod tests {
         assert_eq!(flags.textfile_interval, Duration::from_secs(15));
         assert_eq!((flags.log_level, flags.log_format), (LogLevel::Info, LogFormat::Logfmt));
         assert_eq!((flags.once, flags.keep), (None, None));
+        assert_eq!(flags.native_schema, Schema::FINEST);
     }
 
     #[test]
@@ -314,6 +326,8 @@ mod tests {
             &["--textfile.interval", "0s"],
             &["--once=soon"],
             &["--max-series", "0"],
+            &["--web.native-histogram-schema", "4"],
+            &["--web.native-histogram-schema=-1"],
             &["--log.level", "loud"],
             &["--check", "--once"],
             &["--capabilities.keep", "cap_everything"],

@@ -255,7 +255,8 @@ impl Stop {
 /// Serves requests at `doors` until the process ends. Doors with TLS are served only while the
 /// returned value lives.
 fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, doors: Vec<Door>) -> Result<Vec<Front>> {
-    let site = Arc::new(Site::new(spec, &flags.telemetry_path, flags.max_requests, engine));
+    let (path, requests, schema) = (&flags.telemetry_path, flags.max_requests, flags.native_schema);
+    let site = Arc::new(Site::new(spec, path, requests, schema, engine));
     let mut fronts = Vec::new();
     for door in doors {
         log::info!("listening on {}", door.address);

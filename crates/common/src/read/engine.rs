@@ -8,6 +8,8 @@ use anyhow::Result;
 
 use crate::exposition::encode::{Format, encode};
 use crate::exposition::metric::{Families, Labels, Value};
+use crate::exposition::native::Schema;
+use crate::exposition::protobuf;
 use crate::read::part::{Part, Reader};
 use crate::read::self_metrics;
 use crate::spec::Spec;
@@ -67,14 +69,25 @@ impl Engine {
         !matches!(self.state.try_lock(), Err(TryLockError::WouldBlock))
     }
 
-    /// Reads everything and renders it.
+    /// Reads everything and renders it as text.
     ///
     /// # Errors
     /// When the kernel refuses a read. No partial result is returned.
     pub fn scrape(&self, format: Format) -> Result<String> {
-        let Scrape { mut shown, own } = self.read()?;
+        let Scrape { mut shown, own } = self.read(None)?;
         shown.append(own);
         Ok(encode(shown, format))
+    }
+
+    /// Reads everything and renders it as protobuf. Histograms whose bounds are those of `schema` are also
+    /// native.
+    ///
+    /// # Errors
+    /// As [`Engine::scrape`].
+    pub fn scrape_protobuf(&self, schema: Schema) -> Result<Vec<u8>> {
+        let Scrape { mut shown, own } = self.read(Some(schema))?;
+        shown.append(own);
+        Ok(protobuf::encode(shown))
     }
 
     /// As [`Engine::scrape`], for a file that node_exporter reads with those of other exporters.
@@ -82,7 +95,7 @@ impl Engine {
     /// # Errors
     /// As there.
     pub fn scrape_for_file(&self) -> Result<String> {
-        let Scrape { mut shown, mut own } = self.read()?;
+        let Scrape { mut shown, mut own } = self.read(None)?;
         own.set_apart(&self.name);
         shown.append(own);
         Ok(encode(shown, Format::Text))
@@ -116,10 +129,11 @@ impl Engine {
         self.state().parts.iter_mut().for_each(Part::release);
     }
 
-    fn read(&self) -> Result<Scrape> {
+    fn read(&self, schema: Option<Schema>) -> Result<Scrape> {
         let mut state = self.state();
         let start = Instant::now();
-        let read: Vec<Families> = state.parts.iter_mut().map(Part::scrape).collect::<Result<_>>()?;
+        let read = state.parts.iter_mut().map(|part| part.scrape(schema));
+        let read: Vec<Families> = read.collect::<Result<_>>()?;
         state.scrapes += 1;
         let mut own = Families::default();
         if !self.without_exporter_metrics {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::exposition::metric::{Families, FamilyKind, Labels, Value};
+use crate::exposition::native::Schema;
 use crate::read::live::Live;
 use crate::read::maps::{Fill, MapSource};
 use crate::read::ratio::Window;
@@ -180,11 +181,11 @@ impl Part {
         self.released
     }
 
-    /// Reads everything.
+    /// Reads everything, with native histograms of `schema` if there is one.
     ///
     /// # Errors
     /// When the kernel refuses a read.
-    pub fn read(&mut self) -> Result<Families> {
+    pub fn read(&mut self, schema: Option<Schema>) -> Result<Families> {
         let mut families = Families::default();
         let nobody = Rosters::new();
         let mut rosters = &nobody;
@@ -193,7 +194,8 @@ impl Part {
             rosters = source.rosters();
         }
         if !self.released {
-            self.renderer.render(&self.live.maps, rosters, &mut families, &mut self.unknown)?;
+            let unknown = &mut self.unknown;
+            self.renderer.render(&self.live.maps, rosters, schema, &mut families, unknown)?;
         }
         if let Some(source) = &mut self.source {
             source.extra(&self.live, &mut families)?;
@@ -201,12 +203,12 @@ impl Part {
         Ok(families)
     }
 
-    /// What a scrape shows.
+    /// What a scrape shows, with native histograms of `schema` if there is one.
     ///
     /// # Errors
     /// When the kernel refuses a read.
-    pub fn scrape(&mut self) -> Result<Families> {
-        let mut families = self.read()?;
+    pub fn scrape(&mut self, schema: Option<Schema>) -> Result<Families> {
+        let mut families = self.read(schema)?;
         self.windows.iter().for_each(|window| window.add(&mut families));
         self.rankings.iter_mut().for_each(|ranking| ranking.apply(&mut families));
         Ok(families)
@@ -221,7 +223,7 @@ impl Part {
         if self.windows.is_empty() {
             return self.source.as_mut().map_or(Ok(()), |source| source.gather(&self.live));
         }
-        let families = self.read()?;
+        let families = self.read(None)?;
         let now = Instant::now();
         self.windows.iter_mut().for_each(|window| window.remember(&families, now));
         Ok(())
@@ -233,7 +235,7 @@ impl Part {
         if self.released {
             return;
         }
-        let shown = self.read().map(counters).unwrap_or_else(|error| {
+        let shown = self.read(None).map(counters).unwrap_or_else(|error| {
             log::warn!("counters restart from 0: {error:#}");
             Counters::new()
         });

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::exposition::hist::{Unit, cumulative, steps};
 use crate::exposition::metric::{Families, FamilyKind, Histogram, Labels, Sample, Scale, Value};
+use crate::exposition::native::{Native, Schema};
 use crate::read::decode::{Decoder, is_folded};
 use crate::read::layout::{Field, Layout, Layouts, number};
 use crate::read::maps::MapSource;
@@ -62,7 +63,8 @@ impl Renderer {
         Ok(Self { maps: maps.collect::<Result<_>>()?, decoder: Decoder::default() })
     }
 
-    /// Reads all maps into `families`, and records in `unknown` what could not be decoded.
+    /// Reads all maps into `families`, and records in `unknown` what could not be decoded. With `schema`,
+    /// histograms have native buckets too.
     ///
     /// # Errors
     /// When a map cannot be read.
@@ -70,6 +72,7 @@ impl Renderer {
         &self,
         source: &dyn MapSource,
         rosters: &Rosters,
+        schema: Option<Schema>,
         families: &mut Families,
         unknown: &mut Unknown,
     ) -> Result<()> {
@@ -88,11 +91,11 @@ impl Renderer {
                 } else {
                     map.labels_of(key, value, &self.decoder, unknown)
                 };
-                map.sample(&labels, value, &mut samples, unknown);
+                map.sample(&labels, value, schema, &mut samples, unknown);
             })?;
             let zero = vec![0; map.size];
             for labels in &roster.idle {
-                map.sample(labels, &zero, &mut samples, unknown);
+                map.sample(labels, &zero, schema, &mut samples, unknown);
             }
             for (metric, samples) in map.spec.metrics.iter().zip(samples) {
                 let kind = match metric.kind {
@@ -172,12 +175,19 @@ impl BoundMap {
     }
 
     /// Adds the samples of an entry to `samples`.
-    fn sample(&self, labels: &Labels, value: &[u8], samples: &mut [Vec<Sample>], unknown: &mut Unknown) {
+    fn sample(
+        &self,
+        labels: &Labels,
+        value: &[u8],
+        schema: Option<Schema>,
+        samples: &mut [Vec<Sample>],
+        unknown: &mut Unknown,
+    ) {
         let metrics = self.metrics.iter().zip(&self.spec.metrics).zip(samples);
         for ((metric, spec), samples) in metrics.filter(|((metric, _), _)| !metric.is_silent(value)) {
             let mut labels = labels.clone();
             spec.labels.iter().for_each(|(name, value)| labels.push(name, value));
-            match metric.value(value) {
+            match metric.value(value, schema) {
                 Some(value) => samples.push(Sample { labels, value }),
                 None => unknown.note(format!("{} {}", spec.name, labels.as_str())),
             }
@@ -207,7 +217,7 @@ impl BoundMetric {
         matches!(self, Self::Tally(Some(field)) if field.bytes(value).iter().all(|byte| *byte == 0))
     }
 
-    fn value(&self, value: &[u8]) -> Option<Value> {
+    fn value(&self, value: &[u8], schema: Option<Schema>) -> Option<Value> {
         match self {
             Self::Counter(field) => {
                 Some(Value::Integer(numbers(field, value).iter().fold(0, |a, b| a.wrapping_add(*b))))
@@ -216,10 +226,16 @@ impl BoundMetric {
             Self::Gauge(field) => Some(Value::Integer(number(field.bytes(value)))),
             Self::Tally(field) => Some(Value::Integer(field.is_some().into())),
             Self::Histogram { slots, sum, unit } => {
-                let buckets = cumulative(&numbers(slots, value))?;
+                let slots = numbers(slots, value);
+                let buckets = cumulative(&slots)?;
                 let sum = number(sum.bytes(value));
-                let scale = Scale::Unit(*unit);
-                Some(Value::Histogram(Box::new(Histogram { scale, buckets, sum, native: None })))
+                let native = schema.and_then(|schema| Native::new(&slots, *unit, schema)).map(Box::new);
+                Some(Value::Histogram(Box::new(Histogram {
+                    scale: Scale::Unit(*unit),
+                    buckets,
+                    sum,
+                    native,
+                })))
             }
             Self::Steps(slots) => {
                 let (buckets, sum) = steps(&numbers(slots, value));
@@ -270,7 +286,7 @@ mod tests {
         let (mut text, mut unknown) = (String::new(), Unknown::default());
         for _ in 0..n {
             let mut families = Families::default();
-            renderer.render(&fixture, &Rosters::new(), &mut families, &mut unknown).expect("rendered");
+            renderer.render(&fixture, &Rosters::new(), None, &mut families, &mut unknown).expect("rendered");
             text = encode(families, Format::Text);
         }
         (text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"), unknown.count())

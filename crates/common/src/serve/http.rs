@@ -466,10 +466,31 @@ impl Write for Timed<'_> {
 /// assert_eq!(quality("", |_| true), None);
 /// ```
 pub fn quality(header: &str, matches: impl Fn(&str) -> bool) -> Option<f64> {
+    quality_with(header, &[], matches)
+}
+
+/// As [`quality`], of the first item that also has all these parameters. An item may have others.
+///
+/// ```
+/// use common::serve::http::quality_with;
+/// let header = "a;version=1, a; Version=\"2\";q=0.5";
+/// assert_eq!(quality_with(header, &[("version", "2")], |item| item == "a"), Some(0.5));
+/// assert_eq!(quality_with(header, &[("version", "3")], |item| item == "a"), None);
+/// ```
+pub fn quality_with(
+    header: &str,
+    parameters: &[(&str, &str)],
+    matches: impl Fn(&str) -> bool,
+) -> Option<f64> {
     header.split(',').find_map(|item| {
         let mut parts = item.split(';').map(str::trim);
         parts.next().filter(|name| !name.is_empty() && matches(name))?;
-        let q = parts.find_map(|part| part.strip_prefix("q="));
-        Some(q.and_then(|q| q.parse().ok()).unwrap_or(1.0))
+        let given: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
+        let value = |name: &str| {
+            let parameter = given.iter().find(|(given, _)| given.eq_ignore_ascii_case(name));
+            parameter.map(|(_, value)| value.trim_matches('"'))
+        };
+        let fits = parameters.iter().all(|(name, wanted)| value(name) == Some(wanted));
+        fits.then(|| value("q").and_then(|q| q.parse().ok()).unwrap_or(1.0))
     })
 }

@@ -10,8 +10,10 @@ use flate2::write::GzEncoder;
 use tiny_http::Method;
 
 use crate::exposition::encode::Format;
+use crate::exposition::native::Schema;
+use crate::exposition::protobuf;
 use crate::read::engine::Engine;
-use crate::serve::http::{Reply, Request, quality};
+use crate::serve::http::{Reply, Request, quality, quality_with};
 use crate::spec::{Spec, Text};
 
 /// Paths and their responses.
@@ -21,23 +23,31 @@ pub struct Site {
     summary: String,
     telemetry_path: String,
     pages: Vec<Text>,
-    text_only: bool,
+    without_open_metrics: bool,
     max_requests: usize,
+    schema: Schema,
     active: AtomicUsize,
     engine: Arc<Engine>,
 }
 
 impl Site {
     /// The site of the exporter that `spec` describes. It answers up to `max_requests` scrapes at the same
-    /// time; 0 means no limit.
-    pub fn new(spec: &Spec, telemetry_path: &str, max_requests: usize, engine: Arc<Engine>) -> Self {
+    /// time; 0 means no limit. Native histograms are of `schema`.
+    pub fn new(
+        spec: &Spec,
+        telemetry_path: &str,
+        max_requests: usize,
+        schema: Schema,
+        engine: Arc<Engine>,
+    ) -> Self {
         Self {
             name: format!("ebpf-{}-exporter", spec.name),
             summary: spec.summary.to_string(),
             telemetry_path: telemetry_path.to_owned(),
             pages: spec.pages.clone(),
-            text_only: spec.text_only,
+            without_open_metrics: spec.without_open_metrics,
             max_requests: if max_requests == 0 { usize::MAX } else { max_requests },
+            schema,
             active: AtomicUsize::new(0),
             engine,
         }
@@ -94,9 +104,12 @@ impl Site {
 
     fn scrape(&self, request: &Request) -> Reply {
         let accept = request.header("Accept").unwrap_or_default();
-        let format = if self.text_only { Format::Text } else { negotiate(accept) };
-        let text = match self.engine.scrape(format) {
-            Ok(text) => text,
+        let (content_type, body) = match negotiate(accept, !self.without_open_metrics) {
+            Some(format) => (format.content_type(), self.engine.scrape(format).map(String::into_bytes)),
+            None => (protobuf::CONTENT_TYPE, self.engine.scrape_protobuf(self.schema)),
+        };
+        let body = match body {
+            Ok(body) => body,
             Err(error) => {
                 log::error!("scrape failed: {error:#}");
                 return Reply::text(500, &format!("{error:#}"));
@@ -104,20 +117,28 @@ impl Site {
         };
         let accepts = request.header("Accept-Encoding").unwrap_or_default();
         let zip = quality(accepts, |item| item == "gzip").is_some_and(|q| q > 0.0);
-        if zip && let Ok(body) = gzip(text.as_bytes()) {
-            let mut reply = Reply::new(200, format.content_type(), body);
+        if zip && let Ok(zipped) = gzip(&body) {
+            let mut reply = Reply::new(200, content_type, zipped);
             reply.say("Content-Encoding", "gzip");
             return reply;
         }
-        Reply::new(200, format.content_type(), text.into_bytes())
+        Reply::new(200, content_type, body)
     }
 }
 
-/// OpenMetrics if the client accepts it and does not prefer plain text.
-fn negotiate(accept: &str) -> Format {
+/// The text format to answer in, or `None` for protobuf: only for a client that names it and prefers it to
+/// all text. OpenMetrics if it is offered and the client accepts it and does not prefer plain text.
+fn negotiate(accept: &str, offers_open_metrics: bool) -> Option<Format> {
     let open = quality(accept, |item| item == "application/openmetrics-text").unwrap_or(0.0);
+    let open = if offers_open_metrics { open } else { 0.0 };
     let text = quality(accept, |item| item == "text/plain").unwrap_or(0.0);
-    if open > 0.0 && open >= text { Format::OpenMetrics } else { Format::Text }
+    let parameters = [("proto", protobuf::MESSAGE), ("encoding", protobuf::ENCODING)];
+    let is_protobuf = |item: &str| item.eq_ignore_ascii_case(protobuf::MEDIA_TYPE);
+    let protobuf = quality_with(accept, &parameters, is_protobuf).unwrap_or(0.0);
+    if protobuf > open.max(text) {
+        return None;
+    }
+    Some(if open > 0.0 && open >= text { Format::OpenMetrics } else { Format::Text })
 }
 
 fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -131,11 +152,14 @@ mod tests {
     use std::io::Read;
 
     use flate2::read::GzDecoder;
+    use prost::Message;
 
     use super::*;
+    use crate::exposition::message::MetricFamily;
 
     fn site() -> Site {
-        Site::new(&Spec::new("test", 1, "does it <work>?"), "/metrics", 1, Arc::new(Engine::default()))
+        let spec = Spec::new("test", 1, "does it <work>?");
+        Site::new(&spec, "/metrics", 1, Schema::FINEST, Arc::new(Engine::default()))
     }
 
     fn ask(site: &Site, head: &str) -> Reply {
@@ -168,7 +192,8 @@ mod tests {
     #[test]
     fn while_it_waits_for_a_module_it_is_healthy_and_not_ready() {
         let spec = Spec::new("test", 1, "does it work?");
-        let site = Site::new(&spec, "/metrics", 1, Arc::new(Engine::waiting(&spec, "zfs")));
+        let engine = Arc::new(Engine::waiting(&spec, "zfs"));
+        let site = Site::new(&spec, "/metrics", 1, Schema::FINEST, engine);
         assert_eq!(ask(&site, "GET /-/healthy HTTP/1.1").status, 200);
         let reply = ask(&site, "GET /-/ready HTTP/1.1");
         assert_eq!((reply.status, reply.body), (503, b"waiting for kernel module zfs\n".to_vec()));
@@ -191,6 +216,22 @@ mod tests {
         assert!(text.contains("ebpf_exporter_scrapes_total 3\n"));
         let refused = ask(&site, "GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip;q=0");
         assert_eq!(header(&refused, "Content-Encoding"), None);
+        let head = format!("GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip\r\nAccept: {PROTOBUF}");
+        let zipped = ask(&site, &head);
+        assert_eq!(header(&zipped, "Content-Encoding"), Some("gzip"));
+        let delimited =
+            "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+        assert_eq!(header(&zipped, "Content-Type"), Some(delimited));
+        let mut bytes = Vec::new();
+        GzDecoder::new(zipped.body.as_slice()).read_to_end(&mut bytes).expect("gzip of protobuf");
+        let mut families = Vec::new();
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            families.push(MetricFamily::decode_length_delimited(&mut rest).expect("a family"));
+        }
+        let scrapes = families.iter().find(|family| family.name() == "ebpf_exporter_scrapes_total");
+        let counter = scrapes.and_then(|family| family.metric[0].counter).expect("a counter");
+        assert_eq!(counter.value(), 5.0);
     }
 
     #[test]
@@ -204,13 +245,57 @@ mod tests {
 
     #[test]
     fn open_metrics_is_given_to_who_prefers_it() {
-        assert_eq!(negotiate(""), Format::Text);
-        assert_eq!(negotiate("*/*"), Format::Text);
-        assert_eq!(
-            negotiate("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"),
-            Format::OpenMetrics
-        );
-        assert_eq!(negotiate("application/openmetrics-text;q=0.2,text/plain"), Format::Text);
-        assert_eq!(negotiate("application/openmetrics-text;q=0"), Format::Text);
+        for (accept, format) in [
+            ("", Format::Text),
+            ("*/*", Format::Text),
+            ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", Format::OpenMetrics),
+            ("application/openmetrics-text;q=0.2,text/plain", Format::Text),
+            ("application/openmetrics-text;q=0", Format::Text),
+        ] {
+            assert_eq!(negotiate(accept, true), Some(format), "{accept}");
+            assert_eq!(negotiate(accept, false), Some(Format::Text), "{accept}");
+        }
+    }
+
+    const PROTOBUF: &str =
+        "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+
+    #[test]
+    fn protobuf_is_given_to_who_names_and_prefers_it() {
+        // What Prometheus 2.42, 2.53 and 3.5 send when native histograms are on, and nobody else's.
+        for rest in [
+            ",application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;\
+             version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            ";q=0.5,application/openmetrics-text;version=1.0.0;q=0.4,application/openmetrics-text;\
+             version=0.0.1;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+            ";q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+             application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;\
+             escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+            "",
+            ", */*",
+            ";q=0.1,text/plain;q=0",
+        ] {
+            assert_eq!(negotiate(&format!("{PROTOBUF}{rest}"), true), None, "{rest}");
+            assert_eq!(negotiate(&format!("{PROTOBUF}{rest}"), false), None, "{rest}");
+        }
+        let upper = PROTOBUF.replace("application", "Application").replace("delimited", "\"delimited\"");
+        assert_eq!(negotiate(&upper, true), None);
+        for (rest, format) in [
+            (";q=0", Format::Text),
+            (",text/plain", Format::Text),
+            (";q=0.2,text/plain;q=0.3", Format::Text),
+            (";q=0.2,application/openmetrics-text;q=0.3", Format::OpenMetrics),
+        ] {
+            assert_eq!(negotiate(&format!("{PROTOBUF}{rest}"), true), Some(format), "{rest}");
+        }
+        for other in [
+            "application/*",
+            "application/vnd.google.protobuf",
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text",
+            "application/vnd.google.protobuf;proto=io.prometheus.write.v2.Request;encoding=delimited",
+            "application/json",
+        ] {
+            assert_eq!(negotiate(other, true), Some(Format::Text), "{other}");
+        }
     }
 }
