@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write, pipe};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -22,6 +23,20 @@ pub fn system_call(number: i64, arguments: [i64; 3], times: u32) -> i64 {
         result = unsafe { libc::syscall(number, arguments[0], arguments[1], arguments[2]) };
     }
     result
+}
+
+/// Waits for a signal that does not come, for `time`: one `rt_sigtimedwait`, which little else calls.
+pub fn wait_for_no_signal(time: Duration) {
+    let time = libc::timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    let mut none = MaybeUninit::uninit();
+    // SAFETY: the call fills in the set; both structs outlive the calls, and a null pointer is allowed.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigtimedwait(none.as_ptr(), std::ptr::null_mut(), &raw const time);
+    }
 }
 
 /// Makes the kernel answer system call `number` of this thread with `error`, from now on.

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Exporters as users run them: flags and units of the package, with diskio as the example. Errors are
 //! in `refusals.rs`, all exporters on a busy machine in `together.rs`, modes without eBPF in
-//! `fallback.rs`, loading of all programs in `programs.rs`, imports by other programs in `prometheus.rs`
-//! and `textfile.rs`, installation in `package.rs`, TLS in `web.rs`, waiting for a module in
+//! `fallback.rs`, loading of all programs in `programs.rs`, imports by other programs in `prometheus.rs`,
+//! `native.rs` and `textfile.rs`, installation in `package.rs`, TLS in `web.rs`, waiting for a module in
 //! `waiting.rs`, ports in `ports.rs`, what systemd is told in `notify.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
+mod native;
 mod notify;
 mod package;
 mod ports;
@@ -156,7 +157,7 @@ fn the_units_run_unprivileged_and_prometheus_scrapes_them() {
     let device = block::null_blk(2_100_000, "none");
     let config = "/usr/share/ebpf-exporters/prometheus/prometheus.yml";
     sh(&format!("promtool check config {config}"));
-    let server = prometheus::prometheus(config);
+    let server = prometheus::prometheus(config, &[]);
     let query = |query: &str| numbers(&ask("query", Some(query)));
     wait_until("the target is up", Duration::from_secs(120), || {
         query("up{job=\"ebpf-diskio\"} == 1") == [1.0]

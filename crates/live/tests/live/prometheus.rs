@@ -32,14 +32,15 @@ const SLOW_NS: u64 = 300_000_000;
 /// Number of connections through a link that loses one segment in five.
 const LOSING: usize = 16;
 
-/// Starts Prometheus with a configuration, and without data of an earlier run.
-pub fn prometheus(config: &str) -> Running {
+/// Starts Prometheus with a configuration and more flags, and without data of an earlier run.
+pub fn prometheus(config: &str, flags: &[&str]) -> Running {
     let _ = std::fs::remove_dir_all(DATA);
     Running::start(
         Command::new("prometheus")
             .arg(format!("--config.file={config}"))
             .arg(format!("--web.listen-address=127.0.0.1:{PORT}"))
             .arg(format!("--storage.tsdb.path={DATA}"))
+            .args(flags)
             .stderr(std::fs::File::create(LOG).unwrap()),
     )
 }
@@ -147,7 +148,7 @@ fn the_dashboard_has_data_and_alerts_fire_for_real_faults() {
          dnsmasq --conf-file=/dev/null --no-resolv --no-hosts --port=53 --listen-address=127.0.0.53 \
             --bind-interfaces --address=/busy.example/192.0.2.1 --pid-file=/run/operators-dns.pid"
     ));
-    let server = prometheus(&format!("{SHARE}/prometheus/prometheus.yml"));
+    let server = prometheus(&format!("{SHARE}/prometheus/prometheus.yml"), &[]);
 
     wait_for("all targets are up", || {
         let up = ask("query", Some("count(up{job=~\"ebpf-.+\"} == 1)"));
@@ -204,7 +205,7 @@ fn the_dashboard_has_data_and_alerts_fire_for_real_faults() {
     // As if the peer had been away for ten minutes.
     sh("date -s '+600 seconds'");
     let device = null_blk(SLOW_NS, "none");
-    let server = prometheus("/tmp/operators/prometheus/prometheus.yml");
+    let server = prometheus("/tmp/operators/prometheus/prometheus.yml", &[]);
     let wanted = ["DiskLatencyP99Critical", "TcpRetransmitRateHigh", "WireguardHandshakeStale"];
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
