@@ -223,6 +223,45 @@ mod tests {
     }
 
     #[test]
+    fn any_slots_are_listed_once_and_tightly() {
+        // A fixed sequence (Knuth's MMIX multiplier). Its highest bits say which slots are empty.
+        let mut state = 42u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state >> 33
+        };
+        for round in 0..400 {
+            let filled = 1 + round % 16;
+            let slots: Vec<u64> = (0..SLOTS).map(|_| if next() % 16 < filled { next() } else { 0 }).collect();
+            for schema in schemas() {
+                let native = native(&slots, Unit::LongSeconds, schema);
+                let listed = native.spans();
+                let mut counts = read(&listed);
+                // At both ends of a span there is a bucket with values, and no small gap between two.
+                let (mut index, mut after_gap) = (0, false);
+                for span in &listed.0 {
+                    let (offset, length) = (span.offset(), span.length().cast_signed());
+                    assert!(!after_gap || offset > SMALL_GAP, "{listed:?}");
+                    index += offset;
+                    assert!(counts[&index] > 0 && counts[&(index + length - 1)] > 0, "{listed:?}");
+                    (index, after_gap) = (index + length, true);
+                }
+                counts.retain(|_, count| *count > 0);
+                let width = PER_OCTAVE as i32 >> schema.number();
+                let mut expected = BTreeMap::new();
+                for (slot, count) in (0..).zip(&slots).skip(1).filter(|(_, count)| **count > 0) {
+                    // Bound `slot` of schema 3, counted from 2^0, and the next bound of the schema from there.
+                    let bound: i32 = slot - 10 * PER_OCTAVE as i32;
+                    *expected
+                        .entry(bound.div_euclid(width) + i32::from(bound.rem_euclid(width) > 0))
+                        .or_default() += count;
+                }
+                assert_eq!(counts, expected);
+            }
+        }
+    }
+
+    #[test]
     fn what_has_other_bounds_is_not_native() {
         assert_eq!(Native::new(&[0; SLOTS], Unit::Whole, Schema::FINEST), None);
         assert_eq!(Native::new(&[0; SLOTS - 1], Unit::Seconds, Schema::FINEST), None);
