@@ -127,7 +127,7 @@ fn native_histograms_in_prometheus_are_those_of_the_text() {
 
     let with_native = server(line, switches);
     let has_all = || exporters.iter().all(|(_, exporter)| !native(exporter.port()).is_null());
-    wait_until("native histograms", Duration::from_secs(180), has_all);
+    wait_until("native histograms", Duration::from_secs(240), has_all);
     let classic = ask("query", Some(&format!("{LATENCY}_bucket")));
     assert_eq!(classic["result"], Value::Array(vec![]), "it asked for protobuf");
     let mut found = Vec::new();
@@ -156,7 +156,7 @@ fn native_histograms_in_prometheus_are_those_of_the_text() {
     let bucket = format!("{LATENCY}_bucket");
     let buckets = format!("count by (instance) ({bucket}{{syscall=\"{}\"}})", CALL[0].1);
     let has_all = || numbers(&ask("query", Some(&buckets))).len() == exporters.len();
-    wait_until("classic histograms", Duration::from_secs(180), has_all);
+    wait_until("classic histograms", Duration::from_secs(240), has_all);
     for (((schema, exporter), classic), native) in exporters.iter().zip(&pages).zip(found) {
         assert_eq!(page(exporter), *classic, "something else makes this system call");
         let by_buckets = quantiles(&bucket, exporter.port());
