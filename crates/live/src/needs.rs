@@ -57,6 +57,8 @@ pub enum Need {
     Tool(&'static str),
     /// See the attribute's word `file`.
     File(&'static str),
+    /// See the attribute's word `kernel_with`.
+    KernelWith(&'static str),
     /// See the attribute's word `disk`.
     Disk(&'static str),
 }
@@ -107,6 +109,11 @@ pub const fn tool(name: &'static str) -> Term {
 /// The file exists, such as one in /proc.
 pub const fn file(path: &'static str) -> Term {
     Term::Need(Need::File(path))
+}
+
+/// The kernel has a function or type of that name.
+pub const fn kernel_with(name: &'static str) -> Term {
+    Term::Need(Need::KernelWith(name))
 }
 
 /// The directory is on a single disk, whose reads are counted.
@@ -175,6 +182,10 @@ impl Need {
             Self::Module(name) => (has_module(name), format!("needs module {name}: there is none")),
             Self::Tool(name) => (has_tool(name), format!("needs {name}: it is not in PATH")),
             Self::File(path) => (Path::new(path).exists(), format!("needs {path}: there is none")),
+            Self::KernelWith(name) => (
+                kernel_knows(format!("\0{name}\0").as_bytes()),
+                format!("needs a kernel with {name}: this one has none"),
+            ),
             Self::Disk(folder) => (
                 crate::block::below(Path::new(folder)).is_some(),
                 format!("needs a disk: {folder} is on none that counts"),

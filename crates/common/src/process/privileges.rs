@@ -11,6 +11,7 @@ use rustix::thread::{CapabilitiesSecureBits, capabilities_secure_bits, no_new_pr
 
 use crate::process::cli::Keep;
 use crate::read::part::Part;
+use crate::read::self_metrics::Program;
 
 /// Capabilities that starting may need. The first two are for programs. CAP_SYS_ADMIN is for kprobes
 /// if `perf_event_paranoid` is 3, and replaces the first two before 5.8. CAP_SYS_RESOURCE and
@@ -81,13 +82,18 @@ pub fn keep_only(keep: &[Capability]) -> Result<()> {
     restrict(&keep.iter().copied().collect()).context("failed to drop capabilities")
 }
 
-/// Before 5.19, bpf(2) requires CAP_BPF even to read a map by an open descriptor, if unprivileged
-/// eBPF is disabled. A thread without capabilities tests this.
+/// Before 5.19, bpf(2) requires CAP_BPF even to read a map or a program's statistics by an open
+/// descriptor, if unprivileged eBPF is disabled. A thread without capabilities tests this.
 fn needed(parts: &[Part]) -> Result<CapsHashSet> {
     let readable = thread::scope(|scope| {
-        let maps: Vec<_> = parts.iter().map(|part| &part.live.maps).collect();
-        let bare = scope
-            .spawn(move || restrict(&CapsHashSet::new()).map(|()| maps.iter().all(|maps| maps.readable())));
+        let sources: Vec<_> = parts.iter().map(|part| (&part.live.maps, &part.programs)).collect();
+        let bare = scope.spawn(move || -> Result<bool> {
+            restrict(&CapsHashSet::new())?;
+            // A part may have maps that are never read so, such as ring buffers.
+            Ok(sources
+                .iter()
+                .all(|(maps, programs)| maps.readable() && programs.iter().all(Program::is_readable)))
+        });
         bare.join().map_err(|_| anyhow::anyhow!("the thread that tests reading maps died"))?
     })?;
     Ok(if readable { CapsHashSet::new() } else { [Capability::CAP_BPF].into() })

@@ -93,6 +93,11 @@ impl Program {
         Ok(programs)
     }
 
+    /// Whether this thread may read its statistics.
+    pub fn is_readable(&self) -> bool {
+        self.fd.as_ref().is_none_or(|fd| info(fd).is_ok())
+    }
+
     /// A program that `hook` describes in the words of its object, with its copies if it is attached as
     /// several. Without a descriptor it is not loaded.
     ///

@@ -45,16 +45,26 @@ ON_TRIGGER(feedback_triggered)
 	return feedback_record();
 }
 
-/* The thread that reads buffers is called `events`. */
+/* The thread that reads buffers is called `events`. bpf_strncmp() came with 5.17. */
+static __always_inline bool feedback_is_reader(void)
+{
+	const char name[] = "events";
+	char comm[16] = {};
+
+	bpf_get_current_comm(comm, sizeof(comm));
+#pragma unroll
+	for (u32 i = 0; i < sizeof(name); i++)
+		if (comm[i] != name[i])
+			return false;
+	return true;
+}
+
 SEC("tp_btf/sys_enter")
 int BPF_PROG(feedback_asked, struct pt_regs *regs, long id)
 {
-	char comm[16] = {};
-
 	if (!feedback_interface || id != FEEDBACK_IOCTL)
 		return 0;
-	bpf_get_current_comm(comm, sizeof(comm));
-	return bpf_strncmp(comm, sizeof("events"), "events") ? 0 : feedback_record();
+	return feedback_is_reader() ? feedback_record() : 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -209,7 +209,7 @@ fn names_that_are_not_utf8_are_refused() {
     }
 }
 
-#[live::test]
+#[live::test(kernel_with("bloom_map_alloc"))]
 fn maps_that_cannot_be_what_the_config_says_are_refused() {
     let folder = Folder::of(&["kinds"]);
     for (metric, words) in [

@@ -139,7 +139,7 @@ fn members_that_are_no_number_are_refused_and_others_of_the_value_are_not() {
     }
 }
 
-#[live::test]
+#[live::test(kernel_with("bpf_loop"))]
 fn what_did_not_change_is_deleted_at_its_age() {
     let folder = Folder::of(&["churn"]);
     let yaml = String::from_utf8(bytes("churn.yaml")).unwrap();
@@ -158,7 +158,7 @@ fn what_did_not_change_is_deleted_at_its_age() {
     assert!(shown("102").is_some(), "it changed since");
 }
 
-#[live::test]
+#[live::test(kernel_with("bpf_loop"))]
 fn a_map_whose_metric_is_left_out_is_left_alone() {
     let folder = Folder::of(&["churn"]);
     let yaml = String::from_utf8(bytes("churn.yaml")).unwrap();
@@ -174,7 +174,7 @@ fn a_map_whose_metric_is_left_out_is_left_alone() {
 }
 
 // Each entry is made by a program, which takes an emulator long.
-#[live::test(once)]
+#[live::test(once, kernel_with("bpf_loop"))]
 fn no_family_is_missing_and_no_value_too_great_while_entries_come_and_go() {
     let folder = Folder::of(&["churn"]);
     let exporter = folder.start(&[]);

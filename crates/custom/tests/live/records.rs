@@ -19,7 +19,7 @@ use crate::folder::{Folder, bytes, trigger};
 /// Time limit for a request to arrive on an emulated machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-#[live::test]
+#[live::test(kernel_with("bpf_loop"))]
 fn records_of_a_perf_event_array_are_counted_and_forgotten() {
     let folder = Folder::of(&["perf"]);
     let exporter = folder.start(&[]);
@@ -43,7 +43,7 @@ fn records_of_a_perf_event_array_are_counted_and_forgotten() {
     assert_eq!(lost(), Some(0.0));
 }
 
-#[live::test]
+#[live::test(kernel_with("bpf_loop"))]
 fn records_that_a_perf_event_array_has_no_room_for_are_counted_as_lost() {
     let folder = Folder::of(&["perf"]);
     let exporter = folder.start(&["--custom.perf-pages=1"]);
@@ -57,7 +57,7 @@ fn records_that_a_perf_event_array_has_no_room_for_are_counted_as_lost() {
     });
 }
 
-#[live::test]
+#[live::test(kernel_with("bpf_loop"))]
 fn several_metrics_of_one_perf_event_array_count_all_records() {
     let folder = Folder::of(&["perf"]);
     let counter = |name: &str| {
@@ -76,7 +76,7 @@ fn several_metrics_of_one_perf_event_array_count_all_records() {
     });
 }
 
-#[live::test]
+#[live::test(kernel_with("bpf_loop"))]
 fn of_equal_series_of_records_of_two_configs_the_first_is_shown() {
     let folder = Folder::of(&["perf"]);
     for file in ["perf.yaml", "perf.bpf.o"] {
@@ -97,7 +97,7 @@ fn of_equal_series_of_records_of_two_configs_the_first_is_shown() {
 const SHORT: u64 = 0;
 const OTHER: u64 = 1 << 20;
 
-#[live::test]
+#[live::test(kernel_with("bpf_loop"))]
 fn records_of_a_ring_buffer_are_counted() {
     let folder = Folder::of(&["ring"]);
     let exporter = folder.start(&[]);
@@ -127,7 +127,7 @@ fn records_of_a_ring_buffer_are_counted() {
     assert_eq!(scrape.get("ebpf_exporter_ring_full_total", &[]), Some(0.0));
 }
 
-#[live::test]
+#[live::test(kernel_with("bpf_loop"))]
 fn records_that_a_ring_buffer_has_no_room_for_are_known_to_the_program_only() {
     let folder = Folder::of(&["ring"]);
     let exporter = folder.start(&[]);

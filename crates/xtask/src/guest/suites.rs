@@ -127,6 +127,8 @@ pub const SUITES: &[Suite] = &[
         lacks: &[
             "needs a kernel that tells what a program is attached to",
             "needs fprobes: ",
+            "needs a kernel with bpf_loop: ",
+            "needs a kernel with bloom_map_alloc: ",
             // draid is in ZFS since 2.1.
             "needs /sys/module/zfs/features.pool/org.openzfs:draid: ",
         ],
