@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/cachestat.bpf.c`.
 
+mod headlines;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -48,6 +50,7 @@ impl Exporter for Cachestat {
                 "ebpf_page_cache_adds_total",
                 "ebpf_page_cache_dirties_total",
             ])
+            .headlines(headlines::headlines())
             .required("mm_filemap_add_to_page_cache", &["add_folio", "add_page"])
             .required("writeback_dirty", &["dirty_folio", "dirty_page"])
             .required("read", &["read_fexit", "buffered_read_fexit", "get_pages_btf+exit_btf"])

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use clap::builder::Resettable;
+use headlines::{Interval, Scrape};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 
 use crate::exposition::encode::{Format, encode};
@@ -138,12 +139,12 @@ fn add_ratios(spec: &Spec, families: &mut Families) {
     }
 }
 
-/// Compares the metrics of exporter `E` and its manual page with the files in `tests/golden` of its
-/// crate. Rewrites these files if `UPDATE_GOLDEN` is set in the environment.
+/// Compares the metrics of exporter `E`, its headlines of them and its manual page with the files in
+/// `tests/golden` of its crate. Rewrites these files if `UPDATE_GOLDEN` is set in the environment.
 ///
 /// # Errors
 /// When a file differs; the error names the first such line. When [`Spec::events`] is empty or lists
-/// a family that is not in `metrics`.
+/// a family that is not in `metrics`, or when there are not two to five headlines of such families.
 pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     let folder = Path::new(crate_folder).join("tests/golden");
     same(&folder.join("metrics.prom"), metrics)?;
@@ -156,7 +157,48 @@ pub fn golden<E: Exporter>(crate_folder: &str, metrics: &str) -> Result<()> {
     if spec.events.is_empty() {
         bail!("{} lists no metrics in Spec::events", spec.name);
     }
+    same(&folder.join("headlines.txt"), &headlines(&spec, metrics)?)?;
     golden_manual::<E::Flags>(crate_folder, &spec)
+}
+
+/// Headlines for golden tests, one a line: what each says when all these metrics came about within two
+/// seconds, and after a bar what it says when nothing grew.
+///
+/// # Errors
+/// When there are not two to five, or one is not of these metrics and their labels.
+pub fn headlines(spec: &Spec, metrics: &str) -> Result<String> {
+    if !(2..=5).contains(&spec.headlines.len()) {
+        bail!("{} has {} headlines instead of two to five", spec.name, spec.headlines.len());
+    }
+    let (empty, scrape) = (Scrape::default(), Scrape::parse(metrics)?);
+    let busy = Interval::new(Some(&empty), &scrape, 2.0);
+    let quiet = Interval::new(Some(&scrape), &scrape, 2.0);
+    let mut lines = String::new();
+    for headline in &spec.headlines {
+        if !headline.text.contains("{value}") {
+            bail!("{:?} lacks {{value}}", headline.text);
+        }
+        for selector in headline.selectors() {
+            let known = scrape.labels(&selector.metric);
+            let known = &known | &scrape.labels(&format!("{}_bucket", selector.metric));
+            if !scrape.has(&selector.metric) {
+                bail!("{:?}: no metric {}", headline.text, selector.metric);
+            }
+            let wanted = headline.labels().into_iter().chain(selector.labels.keys().map(AsRef::as_ref));
+            if let Some(label) = wanted.into_iter().find(|label| !known.contains(label)) {
+                bail!("{:?}: {} has no label {label}", headline.text, selector.metric);
+            }
+        }
+        if let Some(alias) = &headline.alias
+            && !scrape.labels(&alias.metric).is_superset(&BTreeSet::from([&*alias.label, &*alias.name]))
+        {
+            bail!("{:?}: {} does not have the labels of the alias", headline.text, alias.metric);
+        }
+        let said = |interval: Interval<'_>| interval.text(headline).unwrap_or_default();
+        lines += format!("{} | {}", said(busy), said(quiet)).trim_end();
+        lines.push('\n');
+    }
+    Ok(lines)
 }
 
 /// Compares the manual page of an exporter with its own flags `F` with the file in `tests/golden` of its

@@ -12,6 +12,8 @@ use caps::Capability;
 
 use crate::exposition::hist::Unit;
 
+pub use headlines::Headline;
+
 /// A string, mostly a static one.
 pub type Text = Cow<'static, str>;
 
@@ -48,6 +50,8 @@ pub struct Spec {
     /// Full names of the counters and histograms that together count each event once. Lost events
     /// are compared with their sum.
     pub events: Vec<Text>,
+    /// Two to five numbers that answer the question. Whoever shows them computes them of two scrapes.
+    pub headlines: Vec<Headline>,
 }
 
 /// Ratio of one counter to the sum of two over the last [`crate::read::ratio::WINDOW`], independent
@@ -314,6 +318,13 @@ impl Spec {
     #[must_use]
     pub fn events(mut self, families: &[&'static str]) -> Self {
         self.events.extend(families.iter().map(|&family| Text::from(family)));
+        self
+    }
+
+    /// Adds numbers that answer the question, see [`Spec::headlines`].
+    #[must_use]
+    pub fn headlines(mut self, headlines: impl IntoIterator<Item = Headline>) -> Self {
+        self.headlines.extend(headlines);
         self
     }
 

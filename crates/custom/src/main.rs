@@ -9,6 +9,7 @@ mod events;
 mod flags;
 #[cfg(test)]
 mod fuzz;
+mod headlines;
 mod objects;
 mod parts;
 mod render;
@@ -26,7 +27,7 @@ use common::spec::Spec;
 
 /// Port, and what it is for.
 fn spec() -> Spec {
-    Spec::new("custom", 9435, "what do your own BPF programs count?")
+    Spec::new("custom", 9435, "what do your own BPF programs count?").headlines(headlines::headlines())
 }
 
 /// First argument that asks for a compilation instead of an exporter.
@@ -62,5 +63,16 @@ mod tests {
     fn the_manual_page_is_current() {
         let folder = env!("CARGO_MANIFEST_DIR");
         common::fixture::golden_manual::<crate::flags::Flags>(folder, &super::spec()).expect("current");
+    }
+
+    #[test]
+    fn headlines_are_of_what_every_exporter_tells_of_itself() {
+        let page = "ebpf_exporter_ebpf_program_attached{config=\"a\",program=\"p\"} 1\n\
+                    ebpf_exporter_ebpf_program_attached{config=\"b\",program=\"p\"} 1\n\
+                    ebpf_exporter_lost_events_total{config=\"b\",reason=\"map_full\"} 6\n";
+        assert_eq!(
+            common::fixture::headlines(&super::spec(), page).expect("two"),
+            "2 programs attached | 2 programs attached\n3 events lost/s: b | none lost\n"
+        );
     }
 }

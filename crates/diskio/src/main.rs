@@ -3,17 +3,16 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/diskio.bpf.c`.
 
+mod headlines;
 mod sysfs;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use common::exposition::hist::Unit;
-use common::exposition::metric::{Families, Labels, Value};
+use common::exposition::{hist::Unit, metric::Families, metric::Labels, metric::Value};
 use common::kernel::facts::Facts;
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::decode::{FOLDED, shown};
-use common::read::{live::Live, part::Reader};
+use common::read::{decode::FOLDED, decode::shown, live::Live, part::Reader};
 use common::spec::{Decode, MapSpec, Side, Spec};
 use sysfs::Disk;
 
@@ -51,6 +50,7 @@ impl Exporter for Diskio {
             );
         Spec::new("diskio", 9101, "how long do block I/Os take, by device and operation?")
             .events(&["ebpf_disk_io_latency_microseconds"])
+            .headlines(headlines::headlines())
             .required("block_rq_issue", &["rq_issue_btf", "rq_issue_raw"])
             .required("block_rq_complete", &["rq_complete_btf", "rq_complete_raw"])
             .required("block_rq_insert", &["rq_insert_btf", "rq_insert_raw"])

@@ -3,6 +3,7 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/dns.bpf.c`.
 
+mod headlines;
 mod sweep;
 
 use std::process::ExitCode;
@@ -10,10 +11,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use common::exposition::hist::Unit;
-use common::exposition::metric::{Families, Labels, Value};
-use common::process::cli::duration;
-use common::process::exporter::Exporter;
+use common::exposition::{hist::Unit, metric::Families, metric::Labels, metric::Value};
+use common::process::{cli::duration, exporter::Exporter};
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Shape, Spec};
 
@@ -132,6 +131,7 @@ impl Exporter for Dns {
         ];
         Spec::new("dns", 9103, "how long do DNS lookups take, and how many fail?")
             .events(&["ebpf_dns_queries_total"])
+            .headlines(headlines::headlines())
             .required("ip_send_skb", &["send_v4_fentry", "send_v4_kprobe"])
             .required("ip6_send_skb", &["send_v6_fentry", "send_v6_kprobe"])
             .required("__udp_enqueue_schedule_skb", &["receive_fentry", "receive_kprobe"])

@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/fileops.bpf.c`.
 
+mod headlines;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -10,9 +12,7 @@ use clap::{Args, ValueEnum};
 use common::exposition::hist::Unit;
 use common::kernel::facts::{Facts, monotonic_ns};
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::cgroups::Sweeper;
-use common::read::decode::{FOLDED, syscall_slots};
-use common::read::live::Live;
+use common::read::{cgroups::Sweeper, decode::FOLDED, decode::syscall_slots, live::Live};
 use common::spec::{Decode, MapSpec, Shape, Spec};
 
 common::skeleton!();
@@ -73,6 +73,7 @@ impl Exporter for Fileops {
         ];
         let spec = Spec::new("fileops", 9109, "which processes read and write files, and how slow is it?")
             .events(&["ebpf_file_ops_total"])
+            .headlines(headlines::headlines())
             .required("sched_process_exit", &["exit_btf", "exit_raw"])
             .optional("tasks", &["tasks_iter"], &["usage"])
             .optional(

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use headlines::sample;
+
 use crate::harness::passed_over;
 
 const LOST: &str = "ebpf_exporter_lost_events_total";
@@ -142,35 +144,6 @@ impl fmt::Debug for Exposition {
         }
         Ok(())
     }
-}
-
-fn sample(line: &str) -> Option<(String, BTreeMap<String, String>, f64)> {
-    let (series, value) = line.rsplit_once(' ')?;
-    let value = value.replace("+Inf", "inf").parse().ok()?;
-    let Some((name, rest)) = series.split_once('{') else {
-        return Some((series.to_owned(), BTreeMap::new(), value));
-    };
-    let mut labels = BTreeMap::new();
-    let mut rest = rest.strip_suffix('}')?.chars().peekable();
-    while rest.peek().is_some() {
-        let label: String = rest.by_ref().take_while(|c| *c != '=').collect();
-        rest.next_if_eq(&'"')?;
-        let mut text = String::new();
-        loop {
-            match rest.next()? {
-                '"' => break,
-                '\\' => text.push(if rest.peek() == Some(&'n') { '\n' } else { *rest.peek()? }),
-                c => {
-                    text.push(c);
-                    continue;
-                }
-            }
-            rest.next();
-        }
-        labels.insert(label, text);
-        rest.next_if_eq(&',');
-    }
-    Some((name.to_owned(), labels, value))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/memory.bpf.c`.
 
+mod headlines;
 mod totals;
 
 use std::fs;
@@ -83,6 +84,7 @@ impl Exporter for Memory {
                 "ebpf_page_faults_major_total",
                 "ebpf_page_allocations_total",
             ])
+            .headlines(headlines::headlines())
             .required("mm_page_alloc", &["alloc_btf", "alloc_raw"])
             .optional("mm_vmscan_direct_reclaim", reclaim, &["reclaims"])
             .map(allocations)

@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/process.bpf.c`.
 
+mod headlines;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -77,6 +79,7 @@ impl Exporter for Process {
             );
         Spec::new("process", 9104, "which programs start and exit, and which use CPU and memory?")
             .events(&["ebpf_process_forks_total", "ebpf_process_execs_total", "ebpf_process_exits_total"])
+            .headlines(headlines::headlines())
             .required("sched_process_fork", &["fork_btf", "fork_raw"])
             .required("sched_process_exec", &["exec_btf", "exec_raw"])
             .required("sched_process_exit", &["exit_btf", "exit_raw"])

@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/schedlat.bpf.c`.
 
+mod headlines;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -37,6 +39,7 @@ impl Exporter for Schedlat {
     fn spec(flags: &Flags) -> Spec {
         let spec = Spec::new("schedlat", 9107, "how long do runnable tasks wait for a CPU?")
             .events(&["ebpf_sched_runqueue_latency_microseconds"])
+            .headlines(headlines::headlines(flags))
             .required("sched_switch", &["switch_btf", "switch_raw"])
             .map(MapSpec::new("waits").histogram(
                 "ebpf_sched_runqueue_latency_microseconds",

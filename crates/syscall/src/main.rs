@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/syscall.bpf.c`.
 
+mod headlines;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -46,6 +48,7 @@ impl Exporter for Syscall {
         let mut spec =
             Spec::new("syscall", 9105, "which system calls are made, how long do they take, which fail?")
                 .events(&["ebpf_syscalls_total"])
+                .headlines(headlines::headlines(flags))
                 .required("sys_enter", &["enter_btf", "enter_raw"])
                 .map(counts);
         if flags.latency || flags.errors {

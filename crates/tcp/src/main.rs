@@ -4,6 +4,7 @@
 //! Hooks, cost and what is not seen: `bpf/tcp.bpf.c`.
 
 mod connections;
+mod headlines;
 mod namespaces;
 
 use std::process::ExitCode;
@@ -89,6 +90,7 @@ impl Exporter for Tcp {
         ];
         Spec::new("tcp", 9102, "how many TCP segments are retransmitted, and how long is a round trip?")
             .events(&["ebpf_tcp_connections_total", "ebpf_tcp_closes_total", "ebpf_tcp_retransmits_total"])
+            .headlines(headlines::headlines())
             .required("inet_sock_set_state", &["state_btf", "state_raw"])
             .required("tcp_retransmit_skb", &["retransmit_btf", "retransmit_raw"])
             .optional(

@@ -5,6 +5,7 @@
 
 mod difference;
 mod entries;
+mod headlines;
 mod names;
 mod namespaces;
 mod netlink;
@@ -18,13 +19,11 @@ use anyhow::{Context, Result, bail};
 use caps::Capability;
 use clap::{Args, ValueEnum};
 use common::exposition::metric::Families;
-use common::kernel::facts::Facts;
 use common::kernel::offsets::{Layout, Table, set_offsets};
-use common::kernel::probes::Refused;
 use common::kernel::types::{KERNEL_BTF, Types};
+use common::kernel::{facts::Facts, probes::Refused};
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::roster::Rosters;
-use common::read::{live::Live, part::Reader};
+use common::read::{live::Live, part::Reader, roster::Rosters};
 use common::spec::Spec;
 use libbpf_rs::skel::OpenSkel;
 use names::Names;
@@ -91,6 +90,7 @@ impl Exporter for Wireguard {
                     "ebpf_wireguard_handshake_attempts_total",
                     "ebpf_wireguard_handshake_responses_total",
                 ])
+                .headlines(headlines::headlines())
                 .of_module(MODULE)
                 .keep(Capability::CAP_NET_ADMIN);
         if !flags.own_namespace {

@@ -49,7 +49,9 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         ),
         (format!("crates/{name}/build.rs"), read(format!("crates/{}/build.rs", model.name))?),
         (format!("crates/{name}/src/main.rs"), fill(MAIN)),
+        (format!("crates/{name}/src/headlines.rs"), fill(HEADLINES)),
         (format!("crates/{name}/tests/live.rs"), fill(LIVE)),
+        (format!("crates/{name}/tests/golden/headlines.txt"), HEADLINES_SAID.to_owned()),
         (format!("crates/{name}/tests/golden/metrics.prom"), fill(GOLDEN)),
         (
             format!("systemd/ebpf-{name}-exporter.service"),
@@ -131,6 +133,8 @@ const MAIN: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
 //!
 //! Hooks, cost and what is not seen: `bpf/@NAME@.bpf.c`.
 
+mod headlines;
+
 use std::process::ExitCode;
 
 use common::process::exporter::Exporter;
@@ -153,6 +157,7 @@ impl Exporter for @PASCAL@ {
         );
         Spec::new("@NAME@", @PORT@, "which question does this answer?")
             .events(&["ebpf_@SNAKE@_forks_total"])
+            .headlines(headlines::headlines())
             .required("sched_process_fork", &["fork_btf", "fork_raw"])
             .map(counts)
     }
@@ -178,6 +183,24 @@ mod tests {
     }
 }
 "#;
+
+const HEADLINES: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The numbers that `ebpf-exporters top` shows.
+
+use common::spec::Headline;
+
+/// All of them.
+pub fn headlines() -> Vec<Headline> {
+    vec![
+        Headline::rate("{value} forks/s", "ebpf_@SNAKE@_forks_total").or("no forks"),
+        // A second number that answers the question.
+        Headline::gauge("{value} forks in all", "ebpf_@SNAKE@_forks_total").or("no forks"),
+    ]
+}
+"#;
+
+/// What they say of the golden metrics.
+const HEADLINES_SAID: &str = "1.5 forks/s | no forks\n3 forks in all | 3 forks in all\n";
 
 const LIVE: &str = r#"// SPDX-License-Identifier: MIT OR Apache-2.0
 //! A known workload, compared with what was done and with the kernel's own counter.

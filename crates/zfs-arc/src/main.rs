@@ -4,6 +4,7 @@
 //! Hooks, cost and what is not seen: `bpf/zfs-arc.bpf.c`.
 
 mod arcstats;
+mod headlines;
 
 use std::process::ExitCode;
 
@@ -78,6 +79,7 @@ impl Exporter for ZfsArc {
             );
         Spec::new("zfs-arc", 9110, "how often does the ARC hit, how large is it, and how much is evicted?")
             .events(&["ebpf_zfs_arc_lookups_total", "ebpf_zfs_arc_evictions_total"])
+            .headlines(headlines::headlines())
             .of_module(zfs::MODULE)
             .required("trace_zfs_arc__hit", &["hit"])
             .required("trace_zfs_arc__miss", &["miss"])

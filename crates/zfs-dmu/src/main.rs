@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-dmu.bpf.c`.
 
+mod headlines;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -62,6 +64,7 @@ impl Exporter for ZfsDmu {
             .counter_of(BYTES, write, "written_bytes", BYTES_HELP);
         Spec::new("zfs-dmu", 9114, "how much is read from and written to each dataset?")
             .events(&["ebpf_zfs_dmu_ops_total"])
+            .headlines(headlines::headlines())
             .of_module(zfs::MODULE)
             .required("dataset_kstats_update_read_kstats", &["read"])
             .required("dataset_kstats_update_write_kstats", &["write"])

@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-metaslab.bpf.c`.
 
+mod headlines;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -73,6 +75,7 @@ impl Exporter for ZfsMetaslab {
             );
         Spec::new("zfs-metaslab", 9113, "how long do allocations in a pool take, and how often do they fail?")
             .events(&["ebpf_zfs_metaslab_alloc_success_total", "ebpf_zfs_metaslab_alloc_failure_total"])
+            .headlines(headlines::headlines())
             .of_module(zfs::MODULE)
             .required("metaslab_alloc", &["range+range_end", "alloc+alloc_end"])
             .optional("trace_zfs_txg__synced", &["synced"], &["fill"])

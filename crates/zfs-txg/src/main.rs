@@ -3,6 +3,8 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-txg.bpf.c`.
 
+mod headlines;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -80,6 +82,7 @@ impl Exporter for ZfsTxg {
             );
         Spec::new("zfs-txg", 9112, "how long do transaction groups take to sync, by pool?")
             .events(&["ebpf_zfs_txg_syncs_total"])
+            .headlines(headlines::headlines())
             .of_module(zfs::MODULE)
             .required("trace_zfs_txg__opened", &["opened"])
             .required("trace_zfs_txg__quiescing", &["quiescing"])

@@ -3,6 +3,7 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/zfs-zio.bpf.c`.
 
+mod headlines;
 mod scan;
 
 use std::process::ExitCode;
@@ -128,6 +129,7 @@ impl Exporter for ZfsZio {
         let scans = scan::counters(scan::counters(pool("scans"), "scrub"), "resilver");
         Spec::new("zfs-zio", 9111, "how long do ZFS I/Os take by type and device, and how far is a scrub?")
             .events(&["ebpf_zfs_zio_latency_seconds"])
+            .headlines(headlines::headlines())
             .of_module(zfs::MODULE)
             .required("zio_wait", &["wait"])
             .required("zio_nowait", &["nowait"])

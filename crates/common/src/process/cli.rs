@@ -166,7 +166,7 @@ impl Keep {
 
 fn absolute_path(text: &str) -> Result<String, String> {
     match text {
-        "/" | "/-/healthy" | "/-/ready" => Err("this path is reserved".to_owned()),
+        "/" | "/-/healthy" | "/-/ready" | headlines::PATH => Err("this path is reserved".to_owned()),
         text if text.starts_with('/') => Ok(text.to_owned()),
         _ => Err("a path must start with /".to_owned()),
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use headlines::Page;
 use tiny_http::Method;
 
 use crate::exposition::encode::Format;
@@ -19,9 +20,8 @@ use crate::spec::{Spec, Text};
 /// Paths and their responses.
 #[derive(Debug)]
 pub struct Site {
-    name: String,
-    summary: String,
-    telemetry_path: String,
+    /// Name, question, path of the metrics and headlines.
+    page: Page,
     pages: Vec<Text>,
     without_open_metrics: bool,
     max_requests: usize,
@@ -41,9 +41,13 @@ impl Site {
         engine: Arc<Engine>,
     ) -> Self {
         Self {
-            name: format!("ebpf-{}-exporter", spec.name),
-            summary: spec.summary.to_string(),
-            telemetry_path: telemetry_path.to_owned(),
+            page: Page {
+                exporter: spec.name.clone(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                summary: spec.summary.clone(),
+                metrics: telemetry_path.to_owned().into(),
+                headlines: spec.headlines.clone(),
+            },
             pages: spec.pages.clone(),
             without_open_metrics: spec.without_open_metrics,
             max_requests: if max_requests == 0 { usize::MAX } else { max_requests },
@@ -55,7 +59,7 @@ impl Site {
 
     /// The response to a request.
     pub fn answer(&self, request: &Request) -> Reply {
-        let known = ["/", "/-/healthy", "/-/ready", self.telemetry_path.as_str()];
+        let known = ["/", "/-/healthy", "/-/ready", headlines::PATH, &self.page.metrics];
         let is_page = self.pages.iter().any(|page| *page == request.path);
         if !known.contains(&request.path.as_str()) && !is_page {
             return Reply::text(404, "not found");
@@ -72,6 +76,10 @@ impl Site {
                 Some(module) => Reply::text(503, &format!("waiting for kernel module {module}")),
                 None => Reply::text(200, "ready"),
             },
+            headlines::PATH => match self.page.to_json() {
+                Ok(json) => Reply::new(200, "application/json", json.into_bytes()),
+                Err(error) => Reply::text(500, &format!("{error:#}")),
+            },
             path if is_page => match self.engine.page(path) {
                 Ok(text) => Reply::text(200, &text),
                 Err(error) => Reply::text(500, &format!("{error:#}")),
@@ -81,12 +89,12 @@ impl Site {
     }
 
     fn landing_page(&self) -> Reply {
-        let (name, summary, path) = (&self.name, &self.summary, &self.telemetry_path);
-        let version = env!("CARGO_PKG_VERSION");
+        let Page { exporter, version, summary, metrics, .. } = &self.page;
+        let (name, headlines) = (format!("ebpf-{exporter}-exporter"), headlines::PATH);
         let body = format!(
             "<!doctype html><html lang=\"en\"><head><title>{name}</title></head><body><h1>{name}</h1>\
-             <p>{summary}</p><p>Version {version}</p><ul><li><a href=\"{path}\">Metrics</a></li>\
-             <li><a href=\"/-/healthy\">Healthy</a></li><li><a href=\"/-/ready\">Ready</a></li></ul></body></html>\n"
+             <p>{summary}</p><p>Version {version}</p><ul><li><a href=\"{metrics}\">Metrics</a></li>\
+             <li><a href=\"{headlines}\">Headlines</a></li><li><a href=\"/-/healthy\">Healthy</a></li><li><a href=\"/-/ready\">Ready</a></li></ul></body></html>\n"
         );
         Reply::new(200, "text/html; charset=utf-8", body.into_bytes())
     }
@@ -154,6 +162,8 @@ mod tests {
     use flate2::read::GzDecoder;
     use prost::Message;
 
+    use crate::spec::Headline;
+
     use super::*;
     use crate::exposition::message::MetricFamily;
 
@@ -179,6 +189,7 @@ mod tests {
             ("GET /metrics?x=y HTTP/1.1", 200),
             ("GET /-/healthy HTTP/1.1", 200),
             ("GET /-/ready HTTP/1.1", 200),
+            ("GET /headlines HTTP/1.1", 200),
             ("GET /metrics/ HTTP/1.1", 404),
             ("POST /nothing HTTP/1.1", 404),
             ("POST /metrics HTTP/1.1", 405),
@@ -199,6 +210,21 @@ mod tests {
         assert_eq!((reply.status, reply.body), (503, b"waiting for kernel module zfs\n".to_vec()));
         let text = String::from_utf8(ask(&site, "GET /metrics HTTP/1.1").body).expect("text");
         assert!(text.contains("ebpf_exporter_mode{mode=\"waiting\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn headlines_are_served_to_who_knows_no_spec() {
+        let spec = Spec::new("test", 1, "does it work?").headlines([Headline::rate(
+            "{value} calls/s",
+            "calls_total",
+        )
+        .or("no calls")]);
+        let site = Site::new(&spec, "/m", 1, Arc::new(Engine::default()));
+        let reply = ask(&site, "GET /headlines HTTP/1.1");
+        assert_eq!(header(&reply, "Content-Type"), Some("application/json"));
+        let page = Page::from_json(&String::from_utf8(reply.body).expect("text")).expect("a page");
+        assert_eq!((&*page.exporter, &*page.summary, &*page.metrics), ("test", "does it work?", "/m"));
+        assert_eq!(page.headlines, spec.headlines);
     }
 
     #[test]

@@ -55,7 +55,9 @@ pub fn pieces_of(name: &str, built_in: bool) -> Vec<String> {
         pieces.extend([
             format!("bpf/{name}.bpf.c"),
             format!("crates/{name}/build.rs"),
+            format!("crates/{name}/src/headlines.rs"),
             format!("crates/{name}/tests/live.rs"),
+            format!("crates/{name}/tests/golden/headlines.txt"),
             format!("crates/{name}/tests/golden/metrics.prom"),
         ]);
     }
