@@ -258,7 +258,11 @@ fn manual<F: Args>(spec: &Spec) -> Result<String> {
     Ok(page)
 }
 
-fn same(path: &Path, text: &str) -> Result<()> {
+/// Compares a text with a file, which `UPDATE_GOLDEN` in the environment makes it replace.
+///
+/// # Errors
+/// When they differ; the error names the first such line.
+pub fn same(path: &Path, text: &str) -> Result<()> {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         // Replaces the file atomically: another test may be reading it.
         return textfile::write(path, text);

@@ -107,6 +107,12 @@ impl<'s> Interval<'s> {
         Some(all)
     }
 
+    /// Growth per second of each series of a counter. `None` if that is not known.
+    pub fn rates(&self, counter: &str) -> Option<BTreeMap<&'s Labels, f64>> {
+        let of = Selector { metric: counter.to_owned().into(), labels: BTreeMap::new() };
+        Some(self.grown(&of)?.into_iter().map(|(labels, grown)| (labels, grown / self.seconds)).collect())
+    }
+
     /// Growth of a counter, by the values of these labels. `None` if that is not known.
     fn growth(&self, of: &Selector, by: &[&str]) -> Option<BTreeMap<Vec<String>, f64>> {
         Some(sums(self.grown(of)?, by))

@@ -3,7 +3,8 @@
 //! in `refusals.rs`, all exporters on a busy machine in `together.rs`, modes without eBPF in
 //! `fallback.rs`, loading of all programs in `programs.rs`, imports by other programs in `prometheus.rs`,
 //! `native.rs` and `textfile.rs`, installation in `package.rs`, TLS in `web.rs`, waiting for a module in
-//! `waiting.rs`, ports in `ports.rs`, what systemd is told in `notify.rs`.
+//! `waiting.rs`, ports in `ports.rs`, what `ebpf-exporters top` shows in `top.rs`, what systemd is told in
+//! `notify.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
@@ -16,6 +17,7 @@ mod prometheus;
 mod refusals;
 mod textfile;
 mod together;
+mod top;
 mod waiting;
 mod web;
 

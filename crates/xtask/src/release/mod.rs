@@ -25,7 +25,10 @@ const MAX_BYTES_OF_USERS: u64 = 4 << 20;
 /// The program that exporters start for `--web.config.file`: name of its crate and binary.
 pub const WEB: &str = "ebpf-exporters-web";
 
-/// Builds the exporters in `only`, or all and [`WEB`] if it is empty, into `dist/bin`, fully static. They
+/// The program that shows several exporters at once: name of its crate and binary.
+pub const SUITE: &str = "ebpf-exporters";
+
+/// Builds the exporters in `only`, or all, [`WEB`] and [`SUITE`] if it is empty, into `dist/bin`, fully static. They
 /// report `revision` as theirs; another revision links all of them again.
 ///
 /// # Errors
@@ -38,8 +41,9 @@ pub fn build(revision: &str, only: &[String]) -> Result<()> {
     let most = |built_in| if built_in { MAX_BYTES } else { MAX_BYTES_OF_USERS };
     let chosen = exporters()?.into_iter().filter(|exporter| only.is_empty() || only.contains(&exporter.name));
     let exporters = chosen.map(|exporter| (exporter.binary, most(exporter.built_in)));
-    let web = only.is_empty().then(|| (WEB.to_owned(), MAX_BYTES));
-    let binaries: Vec<(String, u64)> = exporters.chain(web).collect();
+    let others = [WEB, SUITE].into_iter().filter(|_| only.is_empty());
+    let others = others.map(|name| (name.to_owned(), MAX_BYTES));
+    let binaries: Vec<(String, u64)> = exporters.chain(others).collect();
     for (binary, _) in &binaries {
         command.args(["--package", binary]);
     }

@@ -175,7 +175,7 @@ mod tests {
     use std::fs;
 
     use super::{of, texts_of};
-    use crate::release::WEB;
+    use crate::release::{SUITE, WEB};
     use crate::workspace::{exporters, root};
 
     #[test]
@@ -197,7 +197,8 @@ mod tests {
     #[test]
     fn everything_in_the_package_has_its_licence() {
         let binaries = exporters().expect("crates").into_iter().map(|exporter| exporter.binary);
-        let notices = of(&binaries.chain([WEB.to_owned()]).collect::<Vec<_>>()).expect("all have a licence");
+        let notices = of(&binaries.chain([WEB, SUITE].map(ToOwned::to_owned)).collect::<Vec<_>>())
+            .expect("all have a licence");
         assert!(notices.contains("Version 2.0, January 2004"), "the text of Apache-2.0");
     }
 

@@ -12,7 +12,7 @@ use rustix::process::umask;
 
 use crate::guest::image::remove;
 use crate::release::notices;
-use crate::release::{self, WEB};
+use crate::release::{self, SUITE, WEB};
 use crate::workspace::{exporters, files, output, root, run};
 
 /// Stops running exporters before their files are removed. Installing starts nothing.
@@ -98,8 +98,7 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
         copy(&root().join("dist/bin").join(name), &base.join("bin").join(name), 0o755)?;
         let unit = format!("{name}.service");
         let page = root().join(format!("crates/{}/tests/golden/{name}.8", exporter.name));
-        let page = Command::new("gzip").args(["-9nc"]).arg(&page).output().context("failed to start gzip")?;
-        write(&base.join("share/man/man8").join(format!("{name}.8.gz")), &page.stdout, 0o644)?;
+        add_manual(&page, &base.join("share/man/man8"))?;
         if let Some(folder) = exporter.configs()? {
             make_folder(&if destdir.as_os_str().is_empty() {
                 folder
@@ -118,6 +117,10 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
         symlink(Path::new("..").join(&unit), wants.join(&unit))?;
     }
     copy(&root().join("dist/bin").join(WEB), &base.join("lib/ebpf-exporters").join(WEB), 0o755)?;
+    copy(&root().join("dist/bin").join(SUITE), &base.join("bin").join(SUITE), 0o755)?;
+    for page in files("crates/top/tests/golden", ".1")? {
+        add_manual(&page, &base.join("share/man/man1"))?;
+    }
     for path in [files("systemd", ".service")?, files("systemd", ".timer")?].concat() {
         let text = fs::read_to_string(&path)?.replace("/usr/bin/", &format!("{}/bin/", prefix.display()));
         write(&units.join(path.file_name().context("a unit without name")?), &text, 0o644)?;
@@ -139,6 +142,13 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Writes a manual page, compressed, into a folder.
+fn add_manual(page: &Path, folder: &Path) -> Result<()> {
+    let name = page.file_name().context("a page without name")?.to_string_lossy();
+    let page = Command::new("gzip").args(["-9nc"]).arg(page).output().context("failed to start gzip")?;
+    write(&folder.join(format!("{name}.gz")), &page.stdout, 0o644)
+}
+
 /// Writes the licences of everything in the package to where Debian's policy wants them.
 fn add_licences(usr: &Path) -> Result<()> {
     let doc = usr.join("share/doc/ebpf-exporters");
@@ -149,7 +159,7 @@ fn add_licences(usr: &Path) -> Result<()> {
         copy(&root().join(&name), &doc.join(&name), 0o644)?;
     }
     let binaries = exporters()?.into_iter().map(|exporter| exporter.binary);
-    let notices = notices::of(&binaries.chain([WEB.to_owned()]).collect::<Vec<_>>())?;
+    let notices = notices::of(&binaries.chain([WEB, SUITE].map(ToOwned::to_owned)).collect::<Vec<_>>())?;
     write(&doc.join("NOTICES"), notices, 0o644)?;
     copy(&notices::of_rust()?, &doc.join("COPYRIGHT-library.html"), 0o644)?;
     for name in ["NOTICES", "COPYRIGHT-library.html"] {
@@ -276,7 +286,8 @@ fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
              Section: net\nPriority: optional\n\
              Description: Prometheus exporters for the Linux kernel, by eBPF\n \
              One small static program for each subsystem. Start them all with\n \
-             systemctl enable --now ebpf-exporters.target\n"
+             systemctl enable --now ebpf-exporters.target\n \
+             and see with ebpf-exporters top what they say.\n"
         ),
         0o644,
     )?;

@@ -25,7 +25,7 @@ const NOT_ROOT: &str = "needs root: run this as root";
 /// # Errors
 /// When they cannot be built or started.
 pub fn run(only: &[String], filter: &str) -> Result<Outcome> {
-    let mut programs = vec![release::WEB.to_owned()];
+    let mut programs = [release::WEB, release::SUITE].map(ToOwned::to_owned).to_vec();
     programs.extend(exporters()?.into_iter().map(|exporter| exporter.binary));
     let (folder, binaries) = release::quick_by(|| binaries::build(only, &programs))?;
     let mut outcome = Outcome::default();

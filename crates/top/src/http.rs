@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Asks an exporter over HTTP: one request a connection, bounded in time and size.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::address::{Address, HERE};
+use crate::config::{Config, Scheme};
+use crate::tls;
+
+/// Time limit for a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// Time limit for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Maximum size of an answer.
+const MOST: usize = 64 << 20;
+
+/// How a record of TLS begins that says that something is wrong.
+const TLS_ALERT: u8 = 0x15;
+
+/// Asks exporters.
+#[derive(Debug)]
+pub struct Client {
+    scheme: Scheme,
+    authorization: Option<String>,
+    tls: Arc<ClientConfig>,
+    server_name: Option<String>,
+}
+
+/// What an exporter answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Content.
+    pub body: String,
+    /// When it was asked.
+    pub asked: Instant,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nobody listens there.
+    Nobody,
+    /// It does not speak HTTP, but TLS.
+    WantsTls,
+    /// Something else.
+    Other(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("nobody listens there"),
+            Self::WantsTls => {
+                f.write_str("speaks TLS: ask https://HOST:PORT, or set scheme: https in --web.config")
+            }
+            Self::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ConnectionRefused => Self::Nobody,
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Other("no answer in time".to_owned()),
+            _ => Self::Other(error.to_string()),
+        }
+    }
+}
+
+impl Client {
+    /// With these settings.
+    ///
+    /// # Errors
+    /// When a file that they name is missing or invalid.
+    pub fn new(config: &Config) -> Result<Self> {
+        let authorization = config.basic_auth.as_ref().map(|user| {
+            let both = format!("{}:{}", user.username, user.password.as_deref().unwrap_or_default());
+            format!("Authorization: Basic {}\r\n", STANDARD.encode(both))
+        });
+        let tls = tls::client(&config.tls_config).context("TLS")?;
+        let server_name = config.tls_config.server_name.clone();
+        Ok(Self { scheme: config.scheme, authorization, tls, server_name })
+    }
+
+    /// The answer to `GET path`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, address: &Address, path: &str) -> Result<Answer, Failure> {
+        let stream = connect(address)?;
+        let stream = Timed { stream, until: Instant::now() + ANSWER };
+        let host =
+            if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
+        // HTTP/1.0 has neither chunks nor connections that stay open.
+        let request = format!(
+            "GET {path} HTTP/1.0\r\nHost: {host}:{}\r\nAccept: text/plain, application/json\r\n{}\r\n",
+            address.port,
+            self.authorization.as_deref().unwrap_or_default()
+        );
+        if !address.tls.unwrap_or(self.scheme == Scheme::Https) {
+            return exchange(stream, &request);
+        }
+        let name = self.server_name.as_ref().unwrap_or(&address.host).clone();
+        let name = ServerName::try_from(name).map_err(|error| Failure::Other(error.to_string()))?;
+        let connection = ClientConnection::new(Arc::clone(&self.tls), name);
+        let connection = connection.map_err(|error| Failure::Other(error.to_string()))?;
+        exchange(StreamOwned::new(connection, stream), &request)
+    }
+}
+
+/// Tries each address that a name has.
+fn connect(address: &Address) -> Result<TcpStream, Failure> {
+    let mut last = Failure::Other(format!("{} has no address", address.host));
+    let addresses: Vec<SocketAddr> = if address.host == HERE {
+        // Without asking the resolver, which some hosts do not have.
+        let here: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        here.map(|ip| SocketAddr::new(ip, address.port)).to_vec()
+    } else {
+        (address.host.as_str(), address.port).to_socket_addrs()?.collect()
+    };
+    for one in addresses {
+        match TcpStream::connect_timeout(&one, CONNECT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error.into(),
+        }
+    }
+    Err(last)
+}
+
+/// A connection that ends at a time, however slowly bytes come.
+struct Timed {
+    stream: TcpStream,
+    until: Instant,
+}
+
+impl Timed {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Answer, Failure> {
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
+    let asked = Instant::now();
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut head = None;
+    loop {
+        let n = match stream.read(&mut buffer) {
+            Ok(n) => n,
+            // The other end closed TLS without saying so; the length tells whether all is here.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => 0,
+            // The other end may close before it has read the request, and has answered all the same.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset && !bytes.is_empty() => 0,
+            Err(error) => return Err(error.into()),
+        };
+        bytes.extend(buffer.iter().take(n));
+        if bytes.len() > MOST {
+            return Err(Failure::Other(format!("an answer of more than {} MB", MOST >> 20)));
+        }
+        if head.is_none() {
+            head = parse(&bytes)?;
+        }
+        if let Some((status, start, length)) = head {
+            let body = bytes.get(start..).unwrap_or_default();
+            let whole = length.is_none_or(|length| body.len() >= length);
+            if n == 0 && !whole {
+                return Err(Failure::Other("the answer ended early".to_owned()));
+            }
+            if n == 0 || length.is_some() && whole {
+                let body = String::from_utf8_lossy(body.get(..length.unwrap_or(body.len())).unwrap_or(body));
+                return Ok(Answer { status, body: body.into_owned(), asked });
+            }
+        } else if n == 0 {
+            return Err(Failure::Other("the answer ended early".to_owned()));
+        }
+    }
+}
+
+/// Status, length of the head, and length of the body if it is told; `None` while the head is not whole.
+fn parse(bytes: &[u8]) -> Result<Option<(u16, usize, Option<usize>)>, Failure> {
+    if bytes.first() == Some(&TLS_ALERT) {
+        return Err(Failure::WantsTls);
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let length = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(Failure::Other("does not speak HTTP".to_owned())),
+    };
+    let of = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("content-length");
+    let told = response.headers.iter().find(of).and_then(|header| std::str::from_utf8(header.value).ok());
+    Ok(response.code.map(|code| (code, length, told.and_then(|told| told.trim().parse().ok()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// A server that reads a request and answers with these bytes.
+    fn answered(bytes: &'static [u8]) -> Result<Answer, Failure> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let server = thread::spawn(move || {
+            let (mut client, _) = listener.accept().expect("a client");
+            let mut request = [0; 1024];
+            let n = client.read(&mut request).expect("a request");
+            client.write_all(bytes).expect("sent");
+            String::from_utf8_lossy(&request[..n]).into_owned()
+        });
+        let auth = "scheme: http\nbasic_auth: {username: alice, password: sesame}\n";
+        let config: Config = serde_saphyr::from_str(auth).expect("settings");
+        let address = Address { host: "127.0.0.1".to_owned(), port, tls: None };
+        let answer = Client::new(&config).expect("a client").get(&address, "/metrics");
+        let request = server.join().expect("served");
+        assert!(request.starts_with("GET /metrics HTTP/1.0\r\nHost: 127.0.0.1:"), "{request}");
+        assert!(request.contains("\r\nAuthorization: Basic YWxpY2U6c2VzYW1l\r\n"), "{request}");
+        answer
+    }
+
+    #[test]
+    fn an_answer_is_read_whole() {
+        let answer = answered(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab").expect("an answer");
+        assert_eq!((answer.status, answer.body.as_str()), (200, "ab"));
+        let answer = answered(b"HTTP/1.1 503 Service Unavailable\r\n\r\nab").expect("an answer");
+        assert_eq!((answer.status, answer.body.as_str()), (503, "ab"));
+    }
+
+    #[test]
+    fn what_is_not_an_answer_is_told() {
+        for (bytes, why) in [
+            (&b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab"[..], "the answer ended early"),
+            (b"HTTP/1.1 200", "the answer ended early"),
+            (b"SSH-2.0-OpenSSH_9\r\n", "does not speak HTTP"),
+            (b"\x15\x03\x03\x00\x02\x02\x16", "speaks TLS"),
+        ] {
+            let failure = answered(bytes).expect_err("no answer").to_string();
+            assert!(failure.starts_with(why), "{failure}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_not_an_error_of_somebody() {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+        let address = Address { host: "127.0.0.1".to_owned(), port, tls: None };
+        let client = Client::new(&Config::default()).expect("a client");
+        assert!(matches!(client.get(&address, "/"), Err(Failure::Nobody)));
+    }
+}
