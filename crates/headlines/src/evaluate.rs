@@ -31,8 +31,8 @@ pub enum Reading {
     Nothing,
     /// It is not known yet: there is no earlier scrape of the same process.
     NotYet,
-    /// The exporter runs without eBPF, and does not have the metric then.
-    NeedsEbpf,
+    /// The exporter does not have the metric: it runs without eBPF, or lacks a probe.
+    NotMeasured,
 }
 
 impl<'s> Interval<'s> {
@@ -50,9 +50,10 @@ impl<'s> Interval<'s> {
 
     /// What a number of a headline is.
     pub fn read(&self, headline: &Headline) -> Reading {
-        let has = |selector: &&Selector| self.after.has(&selector.metric);
-        if self.after.label(MODE, "mode") == Some("fallback") && !headline.selectors().iter().any(has) {
-            return Reading::NeedsEbpf;
+        // A gauge may be absent because there is nothing to tell of.
+        let counts = !matches!(headline.measure, Measure::Gauge { .. } | Measure::Share { .. });
+        if counts && headline.selectors().iter().any(|of| !self.after.has(&of.metric)) {
+            return Reading::NotMeasured;
         }
         let by = headline.labels();
         let growth = |of| self.growth(of, &by);
@@ -90,7 +91,7 @@ impl<'s> Interval<'s> {
         match self.read(headline) {
             Reading::Value(value, labels) => Some(filled(headline, value, &labels)),
             Reading::Nothing => Some(safe(&headline.none, 2 * LABEL)).filter(|text| !text.is_empty()),
-            Reading::NotYet | Reading::NeedsEbpf => None,
+            Reading::NotYet | Reading::NotMeasured => None,
         }
     }
 
@@ -236,7 +237,10 @@ mod tests {
 
     /// What a headline says of two pages that are two seconds apart.
     fn said(headline: &Headline, before: &str, after: &str) -> Option<String> {
-        let (before, after) = (scrape(before), scrape(after));
+        // Of a metric without series, an exporter tells the type.
+        let types = "# TYPE cpu_seconds_total counter\n# TYPE hits_total counter\n\
+                     # TYPE misses_total counter\n# TYPE io_microseconds histogram\n";
+        let (before, after) = (scrape(before), scrape(&format!("{types}{after}")));
         Interval::new(Some(&before), &after, 2.0).text(headline)
     }
 
@@ -341,15 +345,17 @@ mod tests {
     }
 
     #[test]
-    fn without_ebpf_what_is_not_known_is_not_called_nothing() {
-        let (calls, open) = (
-            Headline::rate("{value} calls/s", "calls_total").or("no calls"),
-            Headline::gauge("{value}", "open"),
-        );
-        let page = scrape("ebpf_exporter_mode{mode=\"fallback\"} 1\nopen 3\n");
+    fn what_is_not_measured_is_not_called_nothing() {
+        let calls = Headline::rate("{value} calls/s", "calls_total").or("no calls");
+        let p99 = Headline::quantile("p99 {value}", 0.99, "io_seconds").or("no I/O");
+        let waits = Headline::rate("{value} waits/s", "wait_seconds_count").or("no waits");
+        let open = Headline::gauge("{value} open", "open").or("none open");
+        let page = scrape("ebpf_exporter_mode{mode=\"fallback\"} 1\nopen 3\n# TYPE wait_seconds histogram\n");
         let interval = Interval::new(Some(&page), &page, 2.0);
-        assert_eq!(interval.read(&calls), Reading::NeedsEbpf);
-        assert_eq!(interval.text(&open).as_deref(), Some("3"));
+        assert_eq!(interval.read(&calls), Reading::NotMeasured);
+        assert_eq!(interval.read(&p99), Reading::NotMeasured);
+        assert_eq!(interval.read(&waits), Reading::Nothing);
+        assert_eq!(interval.text(&open).as_deref(), Some("3 open"));
     }
 
     #[test]

@@ -68,9 +68,11 @@ impl Scrape {
         self.kinds.iter().map(|(name, kind)| (name.as_str(), *kind))
     }
 
-    /// Whether there is a sample of that name, or a histogram.
+    /// Whether the exporter has that metric, even if it has no series yet: then its type is told.
     pub fn has(&self, metric: &str) -> bool {
-        self.samples.contains_key(metric) || self.samples.contains_key(&format!("{metric}_bucket"))
+        let family = metric.strip_suffix("_count").unwrap_or(metric);
+        [metric, family].iter().any(|name| self.kinds.contains_key(*name))
+            || self.samples.contains_key(metric)
     }
 
     /// Names of all samples: those of a histogram end in `_bucket`, `_sum` and `_count`.

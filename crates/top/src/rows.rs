@@ -12,7 +12,7 @@ use crate::watch::{Look, Said};
 const NAME: usize = 30;
 
 /// Characters of a text that says why something is not so.
-const WHY: usize = 160;
+const WHY: usize = 300;
 
 /// What an exporter does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,11 @@ fn row(number: usize, subject: &Subject, history: &History) -> Option<Row> {
     let address = subject.at.as_ref().map(|at| safe(&at.shown(), WHY)).unwrap_or_default();
     let line = |state, mut says: Vec<String>| {
         if !subject.note.is_empty() {
-            says.push(format!("({})", safe(&subject.note, WHY)));
+            let note = format!("({})", safe(&subject.note, WHY));
+            match says.last_mut() {
+                Some(last) => *last += &format!(" {note}"),
+                None => says.push(note),
+            }
         }
         Some(Row { subject: number, name: safe(name, NAME), state, address, says })
     };
@@ -112,8 +116,9 @@ fn says(said: &Said, interval: Option<Interval<'_>>) -> (State, Vec<String>) {
     let reading = |wanted| said.page.headlines.iter().any(|headline| interval.read(headline) == wanted);
     if said.page.headlines.is_empty() {
         says.push("it has no headline".to_owned());
-    } else if reading(Reading::NeedsEbpf) {
-        says.push(if says.is_empty() { "its numbers need eBPF" } else { "others need eBPF" }.to_owned());
+    } else if reading(Reading::NotMeasured) {
+        let why = if state == State::Fallback { "others need eBPF" } else { "others are not measured here" };
+        says.push(why.to_owned());
     } else if reading(Reading::NotYet) {
         says.push("…".to_owned());
     }

@@ -228,17 +228,20 @@ fn colour(state: State) -> Color {
     }
 }
 
-/// Texts with commas between them, in lines that break between two.
+/// Texts with commas between them, in lines that break between two, and between words where one is too long.
 fn wrapped(texts: &[String], width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (number, text) in texts.iter().enumerate() {
         let text = if number + 1 < texts.len() { format!("{text},") } else { text.clone() };
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + text.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(&text);
+        let parts = if text.chars().count() <= width { vec![&*text] } else { text.split(' ').collect() };
+        for part in parts {
+            match lines.last_mut() {
+                Some(line) if line.chars().count() + 1 + part.chars().count() <= width => {
+                    line.push(' ');
+                    line.push_str(part);
+                }
+                _ => lines.push(part.to_owned()),
             }
-            _ => lines.push(text),
         }
     }
     lines

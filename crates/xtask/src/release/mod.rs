@@ -22,6 +22,9 @@ const MAX_BYTES: u64 = 3 << 20;
 /// Unicode's tables and an HTTP client for spans.
 const MAX_BYTES_OF_USERS: u64 = 4 << 20;
 
+/// Maximum size of [`SUITE`]. It has a terminal's screen, a TLS client and a YAML parser.
+const MAX_BYTES_OF_SUITE: u64 = 7 << 19;
+
 /// The program that exporters start for `--web.config.file`: name of its crate and binary.
 pub const WEB: &str = "ebpf-exporters-web";
 
@@ -32,7 +35,7 @@ pub const SUITE: &str = "ebpf-exporters";
 /// report `revision` as theirs; another revision links all of them again.
 ///
 /// # Errors
-/// When cargo fails, or a binary is larger than [`MAX_BYTES`] or [`MAX_BYTES_OF_USERS`].
+/// When cargo fails, or a binary is larger than [`MAX_BYTES`], [`MAX_BYTES_OF_USERS`] or [`MAX_BYTES_OF_SUITE`].
 pub fn build(revision: &str, only: &[String]) -> Result<()> {
     let mut command = cargo_at("build");
     command.arg("--release").env("EBPF_EXPORTERS_REVISION", revision);
@@ -41,8 +44,8 @@ pub fn build(revision: &str, only: &[String]) -> Result<()> {
     let most = |built_in| if built_in { MAX_BYTES } else { MAX_BYTES_OF_USERS };
     let chosen = exporters()?.into_iter().filter(|exporter| only.is_empty() || only.contains(&exporter.name));
     let exporters = chosen.map(|exporter| (exporter.binary, most(exporter.built_in)));
-    let others = [WEB, SUITE].into_iter().filter(|_| only.is_empty());
-    let others = others.map(|name| (name.to_owned(), MAX_BYTES));
+    let others = [(WEB, MAX_BYTES), (SUITE, MAX_BYTES_OF_SUITE)].into_iter().filter(|_| only.is_empty());
+    let others = others.map(|(name, most)| (name.to_owned(), most));
     let binaries: Vec<(String, u64)> = exporters.chain(others).collect();
     for (binary, _) in &binaries {
         command.args(["--package", binary]);

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::workspace::Exporter;
@@ -115,7 +116,11 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended already, by itself or by Ctrl-C on the terminal.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let pid = Pid::from_child(&self.child);
+        if kill_process(pid, Signal::TERM) == Err(Errno::PERM) {
+            // It was started by sudo.
+            let _ = Command::new("sudo").args(["kill", "-TERM", &pid.as_raw_nonzero().to_string()]).status();
+        }
         let _ = self.child.wait();
     }
 }
@@ -144,7 +149,7 @@ pub fn label<'l>(line: &'l str, name: &str) -> &'l str {
 /// When it is an error number.
 pub fn owned(result: i32) -> Result<OwnedFd> {
     if result < 0 {
-        return Err(rustix::io::Errno::from_raw_os_error(-result).into());
+        return Err(Errno::from_raw_os_error(-result).into());
     }
     // SAFETY: the descriptor is new and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })

@@ -1,68 +1,51 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `make run`: runs every exporter that this kernel supports in the foreground, and shows a table of
-//! them.
+//! `make run`: runs every exporter that this kernel supports in the foreground, and shows what they say, as
+//! `ebpf-exporters top` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, IsTerminal};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use libbpf_rs::query::ProgInfoIter;
 use rustix::process::geteuid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use top::address::{Address, Subject};
+use top::config::Config;
+use top::show::{Options, Then, show};
 
 use crate::release;
-use crate::run::running::{Running, label, owned, samples};
+use crate::run::running::Running;
 use crate::workspace::{Exporter, exporters};
 
-/// Time between two updates of the table.
+/// Time between two answers of an exporter.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// A row of the table.
-struct Row {
+/// An exporter that was to be started.
+struct Started {
     name: String,
     exporter: Result<Running>,
-    /// How often its programs had run at the last update, and the time of that.
-    before: Option<(u64, Instant)>,
 }
 
-impl Row {
-    /// State, address, events per second, and why it does not run or lacks something.
-    fn columns(&mut self) -> [String; 4] {
-        let running = match &mut self.exporter {
-            Ok(running) => running,
-            Err(why) => return ["stopped", "-", "-", &format!("{why:#}")].map(str::to_owned),
-        };
-        let url = format!("http://{}/metrics", running.address());
-        if let Ok(Some(status)) = running.ended() {
-            return ["ended".to_owned(), url, "-".to_owned(), status.to_string()];
-        }
-        let text = match running.get("/metrics") {
-            Ok(text) => text,
-            Err(error) => return ["silent".to_owned(), url, "-".to_owned(), format!("{error:#}")],
-        };
-        let mode = samples(&text, "ebpf_exporter_mode").next().map_or("", |line| label(line, "mode"));
-        let (state, why) = match mode {
-            "ebpf" => ("running", first(running.warnings())),
-            "waiting" => ("waiting", running.get("/-/ready").unwrap_or_default().trim().to_owned()),
-            _ => ("fallback", why_without(running.warnings()).to_owned()),
-        };
-        let ids = samples(&text, "ebpf_exporter_ebpf_program_info").map(|line| label(line, "id").to_owned());
-        let now = (runs(&ids.collect()), Instant::now());
-        let events = match self.before.replace(now) {
-            Some((runs, at)) if now.0 >= runs => {
-                format!("{:.0}", (now.0 - runs) as f64 / (now.1 - at).as_secs_f64())
+impl Started {
+    /// What is shown of it. `told` are reasons that others have.
+    fn subject(&self, told: &mut BTreeMap<String, String>) -> Result<Subject> {
+        let (at, note) = match &self.exporter {
+            Ok(running) => {
+                let why = match why_without(running.warnings()) {
+                    "" => first(running.warnings()),
+                    why => why.to_owned(),
+                };
+                (Ok(Address::parse(running.address())?), once(told, &self.name, why))
             }
-            _ => "-".to_owned(),
+            Err(why) => (Err(once(told, &self.name, format!("{why:#}"))), String::new()),
         };
-        [state.to_owned(), url, events, why]
+        Ok(Subject { name: self.name.clone(), at, wanted: true, note })
     }
 }
 
@@ -79,18 +62,6 @@ fn first(warnings: &[String]) -> String {
         [warning] => warning.clone(),
         [warning, others @ ..] => format!("{warning}; and {} more, as --check says", others.len()),
     }
-}
-
-/// How often programs with these ids have run; needs root and [`count_runs`].
-fn runs(ids: &BTreeSet<String>) -> u64 {
-    let ours = ProgInfoIter::default().filter(|program| ids.contains(&program.id.to_string()));
-    ours.map(|program| program.run_cnt).sum()
-}
-
-/// Makes the kernel count the runs of programs while the result lives.
-fn count_runs() -> Result<OwnedFd> {
-    // SAFETY: the only argument is a number.
-    owned(unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) })
 }
 
 /// Asks for the password now and not once for each exporter.
@@ -116,8 +87,8 @@ fn has_configs(folder: &Path) -> bool {
     entries.flatten().any(|entry| entry.path().extension().is_some_and(|kind| kind == "yaml"))
 }
 
-/// Builds them, starts them all and shows what they do until a signal comes or all have ended: on a
-/// terminal again and again, else once.
+/// Builds them, starts them all and shows what they say until the user has enough, a signal comes or all
+/// have ended: on a terminal again and again, else once.
 ///
 /// # Errors
 /// When the build fails, or no exporter can be started.
@@ -132,12 +103,9 @@ pub fn run() -> Result<()> {
             let _ = sender.send(signal);
         }
     });
-    // If it fails, the table has no events per second.
-    let _counted = count_runs();
-    let start = |exporter: Exporter| Row {
+    let start = |exporter: Exporter| Started {
         exporter: Running::start(&folder, &exporter, &[]),
         name: exporter.name,
-        before: None,
     };
     let mut chosen = Vec::new();
     for exporter in exporters()? {
@@ -148,52 +116,37 @@ pub fn run() -> Result<()> {
             None => chosen.push(exporter),
         }
     }
-    let mut rows: Vec<Row> = chosen.into_iter().map(start).collect();
-    let reasons: BTreeSet<_> =
-        rows.iter().filter_map(|row| Some(format!("{:#}", row.exporter.as_ref().err()?))).collect();
-    if rows.iter().all(|row| row.exporter.is_err()) {
+    let mut all: Vec<Started> = chosen.into_iter().map(start).collect();
+    let mut told = BTreeMap::new();
+    let subjects = all.iter().map(|one| one.subject(&mut told)).collect::<Result<Vec<_>>>()?;
+    let mut options = Options { interval: LOOK, lines: false, then: Then::Silence };
+    if all.iter().all(|one| one.exporter.is_err()) {
+        let reasons: BTreeSet<_> =
+            all.iter().filter_map(|one| Some(format!("{:#}", one.exporter.as_ref().err()?))).collect();
         if let [reason] = &*reasons.into_iter().collect::<Vec<_>>() {
             bail!("no exporter runs here: {reason}");
         }
-        table(&mut rows);
+        options = Options { lines: true, then: Then::End, ..options };
+        show(&subjects, &Config::default(), &options, &mut || Ok(false))?;
         bail!("no exporter runs here: the last column says why");
     }
-    // The first reading, for comparison with the second.
-    for row in &mut rows {
-        row.columns();
+    if !std::io::stdout().is_terminal() {
+        println!("Ctrl-C ends them.");
     }
-    let terminal = std::io::stdout().is_terminal();
-    let mut shown = false;
-    loop {
-        match signal.recv_timeout(LOOK) {
-            Err(RecvTimeoutError::Timeout) if shown && !terminal => {}
-            Err(RecvTimeoutError::Timeout) => {
-                if terminal {
-                    // Clear the screen and start at its top.
-                    print!("\x1b[2J\x1b[H");
-                }
-                table(&mut rows);
-                println!("Ctrl-C ends them.");
-                shown = true;
-            }
-            _ => return Ok(()),
+    let mut ended = || {
+        let lives = |one: &mut Started| {
+            one.exporter.as_mut().is_ok_and(|running| matches!(running.ended(), Ok(None)))
+        };
+        if signal.try_recv().is_ok() {
+            return Ok(true);
         }
-        let lives =
-            |row: &mut Row| row.exporter.as_mut().is_ok_and(|running| matches!(running.ended(), Ok(None)));
-        if !rows.iter_mut().any(lives) {
+        if !all.iter_mut().any(lives) {
             bail!("all exporters have ended");
         }
-    }
-}
-
-fn table(rows: &mut [Row]) {
-    println!("{:<14} {:<9} {:<32} {:>9}  WHY NOT", "EXPORTER", "STATE", "METRICS", "EVENTS/S");
-    let mut told = BTreeMap::new();
-    for row in rows {
-        let [state, url, events, why] = row.columns();
-        let why = if state == "waiting" { why } else { once(&mut told, &row.name, why) };
-        println!("{:<14} {state:<9} {url:<32} {events:>9}  {why}", row.name);
-    }
+        Ok(false)
+    };
+    show(&subjects, &Config::default(), &options, &mut ended)?;
+    Ok(())
 }
 
 /// A reason in full where it comes first, and where it comes again the exporter that had it.
