@@ -6,7 +6,8 @@ use common::spec::Headline;
 /// All of them.
 pub fn headlines() -> Vec<Headline> {
     vec![
-        Headline::gauge("{value} programs attached", "ebpf_exporter_ebpf_program_attached").or("no programs"),
+        Headline::gauge("{value} programs attached", "ebpf_exporter_ebpf_program_attached")
+            .or("programs not told"),
         Headline::rate("{value} events lost/s: {config}", "ebpf_exporter_lost_events_total").or("none lost"),
     ]
 }

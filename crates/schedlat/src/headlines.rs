@@ -3,17 +3,15 @@
 
 use common::spec::Headline;
 
-use crate::Flags;
-
-/// Those of the flags that are given.
-pub fn headlines(flags: &Flags) -> Vec<Headline> {
+/// Those over all tasks, and those of cgroups if these are told apart.
+pub fn headlines(cgroup: bool) -> Vec<Headline> {
     let mut headlines = vec![
         Headline::quantile("p99 wait {value}", 0.99, "ebpf_sched_runqueue_latency_microseconds")
             .or("no waits"),
         Headline::quantile("p50 wait {value}", 0.5, "ebpf_sched_runqueue_latency_microseconds"),
         Headline::rate("{value} waits/s", "ebpf_sched_runqueue_latency_microseconds_count"),
     ];
-    if flags.cgroup {
+    if cgroup {
         headlines.push(
             Headline::quantile(
                 "p99 wait {value} in {cgroup}",

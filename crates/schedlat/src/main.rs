@@ -39,7 +39,7 @@ impl Exporter for Schedlat {
     fn spec(flags: &Flags) -> Spec {
         let spec = Spec::new("schedlat", 9107, "how long do runnable tasks wait for a CPU?")
             .events(&["ebpf_sched_runqueue_latency_microseconds"])
-            .headlines(headlines::headlines(flags))
+            .headlines(headlines::headlines(flags.cgroup))
             .required("sched_switch", &["switch_btf", "switch_raw"])
             .map(MapSpec::new("waits").histogram(
                 "ebpf_sched_runqueue_latency_microseconds",

@@ -3,21 +3,19 @@
 
 use common::spec::Headline;
 
-use crate::Flags;
-
-/// Those of the flags that are given.
-pub fn headlines(flags: &Flags) -> Vec<Headline> {
+/// Those of calls, and those of what flags add.
+pub fn headlines(latency: bool, errors: bool) -> Vec<Headline> {
     let mut headlines = vec![
         Headline::rate("{value} calls/s", "ebpf_syscalls_total").or("no calls"),
         Headline::rate("top: {syscall} {value}/s", "ebpf_syscalls_total"),
     ];
-    if flags.latency {
+    if latency {
         headlines.push(
             Headline::quantile("p99 {value} in {syscall}", 0.99, "ebpf_syscall_latency_microseconds")
                 .or("none returned"),
         );
     }
-    if flags.errors {
+    if errors {
         headlines.push(
             Headline::rate("{value} {errno}/s in {syscall}", "ebpf_syscall_errors_total").or("no errors"),
         );

@@ -48,7 +48,7 @@ impl Exporter for Syscall {
         let mut spec =
             Spec::new("syscall", 9105, "which system calls are made, how long do they take, which fail?")
                 .events(&["ebpf_syscalls_total"])
-                .headlines(headlines::headlines(flags))
+                .headlines(headlines::headlines(flags.latency, flags.errors))
                 .required("sys_enter", &["enter_btf", "enter_raw"])
                 .map(counts);
         if flags.latency || flags.errors {
