@@ -231,8 +231,15 @@ fn parse(bytes: &[u8]) -> Result<Option<(u16, usize, Option<usize>)>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::TcpListener;
     use std::thread;
+
+    use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+    use rustls::crypto::ring;
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{RootCertStore, ServerConfig, ServerConnection};
 
     use super::*;
 
@@ -284,5 +291,70 @@ mod tests {
         let address = Address { host: "127.0.0.1".to_owned(), port, tls: None };
         let client = Client::new(&Config::default()).expect("a client");
         assert!(matches!(client.get(&address, "/"), Err(Failure::Nobody)));
+    }
+
+    /// A server that wants a certificate of the same authority, and answers one request.
+    fn locked(authority: &CertifiedIssuer<'_, KeyPair>) -> u16 {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = CertificateParams::new(vec!["exporters".to_owned()]).expect("a name");
+        let certificate = certificate.signed_by(&key, authority).expect("signed");
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).expect("an authority");
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(verifier.build().expect("a verifier"))
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .expect("a certificate");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        thread::spawn(move || {
+            let (client, _) = listener.accept().expect("a client");
+            let connection = ServerConnection::new(Arc::new(config)).expect("a connection");
+            let mut stream = StreamOwned::new(connection, client);
+            // A client without a certificate gets no further.
+            if stream.read(&mut [0; 1024]).is_ok() {
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
+            }
+        });
+        port
+    }
+
+    #[test]
+    fn certificates_are_shown_and_verified() {
+        let authority =
+            CertifiedIssuer::self_signed(CertificateParams::default(), KeyPair::generate().expect("a key"));
+        let authority = authority.expect("an authority");
+        let key = KeyPair::generate().expect("a key");
+        let certificate = CertificateParams::new(vec!["top".to_owned()]).expect("a name");
+        let certificate = certificate.signed_by(&key, &authority).expect("signed");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("web.yml");
+        for (name, text) in
+            [("ca.crt", authority.pem()), ("top.crt", certificate.pem()), ("top.key", key.serialize_pem())]
+        {
+            fs::write(folder.path().join(name), text).expect("written");
+        }
+        let ask = |settings: &str| {
+            fs::write(&path, settings).expect("written");
+            let config = Config::read(&path).expect("settings");
+            let address = Address { host: "127.0.0.1".to_owned(), port: locked(&authority), tls: Some(true) };
+            Client::new(&config).expect("a client").get(&address, "/metrics")
+        };
+        let all =
+            "tls_config: {ca_file: ca.crt, cert_file: top.crt, key_file: top.key, server_name: exporters}";
+        assert_eq!(ask(all).expect("an answer").body, "ok");
+        for lacking in [
+            "tls_config: {ca_file: ca.crt, server_name: exporters}",
+            "tls_config: {ca_file: ca.crt, cert_file: top.crt, key_file: top.key}",
+            "tls_config: {cert_file: top.crt, key_file: top.key, server_name: exporters}",
+        ] {
+            assert!(matches!(ask(lacking), Err(Failure::Other(_))), "{lacking}");
+        }
     }
 }

@@ -89,7 +89,11 @@ impl View {
 pub fn all(frame: &mut Frame<'_>, view: &View, rows: &[Row], about: &str) {
     let [top, middle, bottom] = parts(frame.area(), 1);
     let running = rows.iter().filter(|row| row.state == State::Running).count();
-    let title = format!("{running} of {} exporters are running; {about}", rows.len());
+    let title = match rows.len() {
+        0 => "no exporter answers; systemctl start ebpf-exporters.target starts those of this machine"
+            .to_owned(),
+        all => format!("{running} of {all} exporters are running; {about}"),
+    };
     frame.render_widget(Paragraph::new(title).style(Modifier::BOLD), top);
     let widest = |of: fn(&Row) -> &str, least: usize| {
         rows.iter().map(|row| of(row).chars().count()).max().unwrap_or_default().max(least) as u16

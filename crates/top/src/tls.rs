@@ -34,6 +34,7 @@ pub fn client(tls: &Tls) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
+/// CA certificates that verify those of exporters.
 fn roots(tls: &Tls) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let certificates = match (&tls.ca, &tls.ca_file) {
