@@ -64,14 +64,12 @@ fn interval(text: &str) -> Result<Duration, String> {
 fn main() -> ExitCode {
     let Task::Top(flags) = Arguments::parse().task;
     match top(&flags) {
-        Ok(Answered(true)) => ExitCode::SUCCESS,
-        Ok(Answered(false)) if !flags.once => ExitCode::SUCCESS,
-        Ok(Answered(false)) => {
-            eprintln!(
-                "no exporter answers; systemctl start ebpf-exporters.target starts those of this machine"
-            );
+        Ok(Answered::No(why)) if flags.once => {
+            let hint = "systemctl start ebpf-exporters.target starts those of this machine".to_owned();
+            eprintln!("no exporter answers: {}", why.unwrap_or(hint));
             ExitCode::FAILURE
         }
+        Ok(_) => ExitCode::SUCCESS,
         // Whoever reads the lines has enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

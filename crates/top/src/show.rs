@@ -51,8 +51,13 @@ pub enum Then {
 }
 
 /// Whether any exporter answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answered(pub bool);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// At least one.
+    Yes,
+    /// None, and why one did not, if more is known than that nobody listens.
+    No(Option<String>),
+}
 
 /// Shows `subjects` until the user has enough, or until `ended` says so.
 ///
@@ -77,7 +82,14 @@ pub fn show(
         ratatui::try_restore().context("failed to restore the terminal")?;
         shown?;
     }
-    Ok(Answered(board.histories.iter().any(|history| history.last().is_some())))
+    let why = |history: &History| match history.look() {
+        Some(Look::Failed(why) | Look::Locked(why)) => Some(why.clone()),
+        _ => None,
+    };
+    Ok(match board.histories.iter().any(|history| history.last().is_some()) {
+        true => Answered::Yes,
+        false => Answered::No(board.histories.iter().find_map(why)),
+    })
 }
 
 /// All that is known.
