@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::amount::{amount, safe};
-use crate::headline::{Headline, Measure, Selector, Unit, VALUE};
+use crate::headline::{Headline, Measure, Selector, VALUE};
 use crate::histogram::Distribution;
 use crate::scrape::{Labels, Scrape};
 
@@ -215,16 +215,6 @@ fn filled(headline: &Headline, value: f64, labels: &[String]) -> String {
         rest = after;
     }
     text + &safe(rest, 2 * LABEL)
-}
-
-impl Unit {
-    /// The unit of the values of a metric, as its name tells.
-    pub fn of_metric(metric: &str) -> Self {
-        let name = metric.trim_end_matches("_total");
-        let ends =
-            [("_microseconds", Self::Microseconds), ("_seconds", Self::Seconds), ("_bytes", Self::Bytes)];
-        ends.into_iter().find(|(end, _)| name.ends_with(end)).map_or(Self::Number, |(_, unit)| unit)
-    }
 }
 
 #[cfg(test)]

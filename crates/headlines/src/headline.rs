@@ -114,6 +114,28 @@ pub enum Unit {
     Number,
 }
 
+impl Unit {
+    /// The unit of the values of a metric, as its name tells.
+    pub fn of_metric(metric: &str) -> Self {
+        let name = metric.trim_end_matches("_total");
+        let ends = [
+            ("_microseconds", Self::Microseconds),
+            ("_seconds", Self::Seconds),
+            ("_bytes", Self::Bytes),
+            ("_percent", Self::Percent),
+            ("_ratio", Self::Ratio),
+        ];
+        ends.into_iter().find(|(end, _)| name.ends_with(end)).map_or(Self::Number, |(_, unit)| unit)
+    }
+
+    /// The unit of the growth of a counter in this unit, per second. That of seconds is a number: of CPUs that
+    /// were busy, of tasks that waited.
+    #[must_use]
+    pub fn per_second(self) -> Self {
+        if self == Self::Bytes { Self::BytesPerSecond } else { Self::Number }
+    }
+}
+
 impl Selector {
     /// All series of a metric.
     pub fn all(metric: &'static str) -> Self {
@@ -124,28 +146,17 @@ impl Selector {
 impl Headline {
     /// A quantile of a histogram.
     pub fn quantile(text: &'static str, q: f64, histogram: &'static str) -> Self {
-        let unit = if histogram.ends_with("_microseconds") { Unit::Microseconds } else { Unit::Seconds };
-        Self::new(text, Measure::Quantile { of: Selector::all(histogram), q }, unit)
+        Self::new(text, Measure::Quantile { of: Selector::all(histogram), q }, Unit::of_metric(histogram))
     }
 
-    /// The growth of a counter per second. That of seconds is a number: of CPUs that were busy, of tasks
-    /// that waited.
+    /// The growth of a counter per second.
     pub fn rate(text: &'static str, counter: &'static str) -> Self {
-        let unit = if counter.ends_with("_bytes_total") { Unit::BytesPerSecond } else { Unit::Number };
-        Self::new(text, Measure::Rate { of: Selector::all(counter) }, unit)
+        Self::new(text, Measure::Rate { of: Selector::all(counter) }, Unit::of_metric(counter).per_second())
     }
 
     /// The value of a gauge.
     pub fn gauge(text: &'static str, gauge: &'static str) -> Self {
-        let units = [
-            ("_microseconds", Unit::Microseconds),
-            ("_seconds", Unit::Seconds),
-            ("_bytes", Unit::Bytes),
-            ("_percent", Unit::Percent),
-            ("_ratio", Unit::Ratio),
-        ];
-        let unit = units.into_iter().find(|(end, _)| gauge.ends_with(end)).map_or(Unit::Number, |(_, u)| u);
-        Self::new(text, Measure::Gauge { of: Selector::all(gauge) }, unit)
+        Self::new(text, Measure::Gauge { of: Selector::all(gauge) }, Unit::of_metric(gauge))
     }
 
     /// The share of one counter's growth in that of several.

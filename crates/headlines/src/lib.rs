@@ -16,4 +16,4 @@ pub use evaluate::{Interval, Reading};
 pub use headline::{Alias, Headline, Measure, Selector, Text, Unit};
 pub use histogram::Distribution;
 pub use page::{PATH, Page};
-pub use scrape::{Kind, Labels, NotASample, Scrape, Series, sample};
+pub use scrape::{Kind, Labels, NotASample, Scrape, sample};

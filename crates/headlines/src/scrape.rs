@@ -8,7 +8,7 @@ use std::fmt;
 pub type Labels = BTreeMap<String, String>;
 
 /// The series of one sample name.
-pub type Series = BTreeMap<Labels, f64>;
+type Series = BTreeMap<Labels, f64>;
 
 /// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +73,6 @@ impl Scrape {
         let family = metric.strip_suffix("_count").unwrap_or(metric);
         [metric, family].iter().any(|name| self.kinds.contains_key(*name))
             || self.samples.contains_key(metric)
-    }
-
-    /// Names of all samples: those of a histogram end in `_bucket`, `_sum` and `_count`.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.samples.keys().map(String::as_str)
     }
 
     /// Labels and value of each sample of a name.

@@ -103,14 +103,10 @@ fn lines(name: &str, kind: Kind, series: Vec<(&Labels, f64)>, recent: &Interval<
         rates.then(y.total_cmp(x))
     });
     let unit = Unit::of_metric(name);
-    let per_second = match unit {
-        Unit::Bytes => Unit::BytesPerSecond,
-        _ => Unit::Number,
-    };
     let line = |(labels, value): (&Labels, f64)| Line {
         name: safe(name, 2 * LABEL),
         labels: shown(labels.iter().map(|(label, value)| (label.as_str(), value.as_str()))),
-        rate: rate(labels).map(|rate| amount(rate, per_second)).unwrap_or_default(),
+        rate: rate(labels).map(|rate| amount(rate, unit.per_second())).unwrap_or_default(),
         value: amount(value, unit),
     };
     let grows = rates.as_ref().is_some_and(|rates| rates.values().any(|rate| *rate > 0.0));
