@@ -2,8 +2,9 @@
 //! What `ebpf-exporters top` shows, compared with what was done, as a user without privileges.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,6 +73,32 @@ fn a_headline_agrees_with_what_was_done() {
     let shown: f64 = shown.unwrap_or_else(|| panic!("{line}")).parse().unwrap();
     let shown = shown * 1000.0;
     assert!((shown / rate - 1.0).abs() < 0.1, "{shown} a second, {rate} were made: {line}");
+}
+
+#[live::test(once, tool("script"))]
+fn keys_open_an_exporter_and_the_terminal_is_given_back() {
+    let exporter = Exporter::start("process", &[]);
+    let line = format!("stty rows 30 cols 120; ebpf-exporters top 127.0.0.1:{}", exporter.port());
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = script.spawn().unwrap();
+    let (mut keys, mut screen) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+    let mut shown = String::new();
+    let mut until = |what: &str| {
+        let mut buffer = [0; 4096];
+        while !shown.contains(what) {
+            let n = screen.read(&mut buffer).unwrap();
+            assert_ne!(n, 0, "no {what:?} in {shown}");
+            shown += &String::from_utf8_lossy(&buffer[..n]);
+        }
+        std::mem::take(&mut shown)
+    };
+    assert!(until("running").contains("\u{1b}[?1049h"), "it has a screen of its own");
+    keys.write_all(b"\x1b[C").unwrap();
+    until("METRIC");
+    keys.write_all(b"q").unwrap();
+    until("\u{1b}[?1049l");
+    assert!(script.wait().unwrap().success());
 }
 
 #[live::test(once, tool("setpriv"))]
