@@ -219,7 +219,7 @@ mod tests {
             "calls_total",
         )
         .or("no calls")]);
-        let site = Site::new(&spec, "/m", 1, Arc::new(Engine::default()));
+        let site = Site::new(&spec, "/m", 1, Schema::FINEST, Arc::new(Engine::default()));
         let reply = ask(&site, "GET /headlines HTTP/1.1");
         assert_eq!(header(&reply, "Content-Type"), Some("application/json"));
         let page = Page::from_json(&String::from_utf8(reply.body).expect("text")).expect("a page");
