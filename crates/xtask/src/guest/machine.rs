@@ -283,7 +283,9 @@ impl Monitor {
 
     /// Waits for the answer to a command.
     fn ask(&mut self, command: &Value) -> Result<()> {
-        writeln!(self.stream, "{command}").with_context(|| format!("it does not take {command}"))?;
+        // All at once: the emulator obeys `quit` at its last brace, and takes no line end after that.
+        let line = format!("{command}\n");
+        self.stream.write_all(line.as_bytes()).with_context(|| format!("it does not take {command}"))?;
         loop {
             let answer = self.read().with_context(|| format!("after {command}"))?;
             if answer.get("return").is_some() {

@@ -26,8 +26,8 @@ use image::{Image, key, once, remove};
 use machine::{Machine, Parts, tell_console};
 use suites::{DISK_BYTES, DISKS, MEMORY_MIB, PAYLOAD_BYTES, Suite};
 
-/// How often a guest is started until its state is kept: a kernel may stand still under emulation, or
-/// the emulator may end, before any program of ours has run.
+/// How often a guest is started until its state is kept: a kernel may stand still or fall over under
+/// emulation before any program of ours has run.
 const ATTEMPTS: u32 = 2;
 
 /// Without any network of its own: what tests need they make.
