@@ -52,6 +52,10 @@ impl Attached {
     }
 }
 
+/// What it means that programs that the kernel preempts have no copies.
+pub const ONCE: &str = "attached only once: events are lost while a task is preempted inside a program, and \
+                        counted with reason \"recursion\"";
+
 /// Links by program.
 pub type Links = BTreeMap<String, Attached>;
 
@@ -99,11 +103,7 @@ pub fn several(first: First, program: &ProgramMut<'_>, hook: &Hook, object: &Obj
     match Copies::attach(first, program, hook, object) {
         Ok((copies, links)) => Some(Attached::Copies(links, Arc::new(copies))),
         Err(error) => {
-            log::warn!(
-                "program {} is attached only once: events are lost while a task is preempted inside it, \
-                 and counted with reason \"recursion\": {error:#}",
-                program.name().display()
-            );
+            log::warn!("program {}: {ONCE}: {error:#}", program.name().display());
             None
         }
     }

@@ -22,6 +22,7 @@ use crate::kernel::hook::{self, Hook, Hooks};
 use crate::kernel::links::{self, Links};
 use crate::kernel::module::Module;
 use crate::kernel::permissions;
+use crate::kernel::preemption::Preemption;
 use crate::kernel::probes::{self, Plan, Refused};
 use crate::kernel::refusal::{self, Obstacles};
 use crate::kernel::together::{self, WhyNot};
@@ -192,6 +193,8 @@ pub fn run_with<F: Args>(spec: &Spec, start: impl FnOnce(&Cli<F>) -> Result<Exit
 enum Failure {
     /// The kernel refused these programs; others may work.
     Programs(Refused),
+    /// The kernel takes the programs alone, and not as copies.
+    Copies(String),
     /// The kernel refuses eBPF altogether.
     Refused(anyhow::Error),
     Fatal(anyhow::Error),
@@ -255,26 +258,26 @@ fn start_now<E: Exporter>(
     }
     notify::status("choosing probes...");
     let mut exporter = E::new(&cli.own)?;
-    let mut facts = None;
+    let mut found: Option<Facts> = None;
     let mut refused = exporter.unusable();
     let why = loop {
         let mut storage = MaybeUninit::uninit();
         let open = open::<E>(&mut storage, flags)?;
         let hooks = hook::hooks(open.open_object());
         probes::validate(spec, &hooks)?;
-        let facts: &Facts = match &mut facts {
+        let facts: &Facts = match &mut found {
             Some(facts) => facts,
             none => {
-                let mut found = Facts::collect(
+                let mut facts = Facts::collect(
                     hooks.values(),
                     &spec.enumerators,
                     flags.btf.as_deref(),
                     spec.module.as_deref(),
                 )?;
                 if let Some(preempts) = flags.preempts {
-                    found.preemption = preempts.into();
+                    facts.preemption = preempts.into();
                 }
-                none.insert(found)
+                none.insert(facts)
             }
         };
         if flags.check_programs {
@@ -298,6 +301,12 @@ fn start_now<E: Exporter>(
                 return Ok(lifetime::go(flags, spec, &plan, attached, engine, step, module, doors, signals));
             }
             Err(Failure::Programs(programs)) => refused.extend(programs),
+            Err(Failure::Copies(why)) => {
+                log::warn!("{}: {why}", links::ONCE);
+                if let Some(facts) = &mut found {
+                    facts.preemption = Preemption::default();
+                }
+            }
             Err(Failure::Refused(error)) => break error,
             Err(Failure::Fatal(error)) => return Err(error),
         }
@@ -385,6 +394,9 @@ fn bring_up<'o, E: Exporter>(
         .and_then(|firsts| open.load().map(|skeleton| (firsts, skeleton)));
     let (firsts, skeleton) = match loaded {
         Ok(loaded) => loaded,
+        Err(error) if !preempted.is_empty() && load_only(exporter, cli, spec, &wanted, facts)?.is_none() => {
+            return Err(Failure::Copies(refusal::with_details(&error)));
+        }
         Err(error) => return Err(why_not_loaded(exporter, &error, cli, spec, &wanted, facts)),
     };
     let object = skeleton.object();

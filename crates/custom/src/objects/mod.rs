@@ -121,7 +121,7 @@ pub fn load(
             let why = refusal::with_details(&error);
             error = match prepared(&some)?.load() {
                 Ok(object) => {
-                    warn!("{}: programs are attached only once: {why}", at());
+                    warn!("{}: {}: {why}", at(), links::ONCE);
                     break Ok(object);
                 }
                 Err(error) => error,
