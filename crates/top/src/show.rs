@@ -105,7 +105,7 @@ impl Board<'_> {
         let first = match self.looks.recv_timeout(limit) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => return false,
-            // There is nobody to ask.
+            // There is nobody to ask, so no event can come: what is shown stays for as long as it would.
             Err(RecvTimeoutError::Disconnected) => {
                 std::thread::sleep(limit);
                 return false;

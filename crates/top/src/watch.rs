@@ -67,6 +67,7 @@ pub fn watch(
                     return;
                 }
                 next += interval;
+                // Scrapes are at fixed times; this is the time in between.
                 thread::sleep(next.saturating_duration_since(Instant::now()));
                 // After a slow answer: not several at once.
                 next = next.max(Instant::now());

@@ -55,6 +55,7 @@ fn a_headline_agrees_with_what_was_done() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
+                // Not a wait for an event: keeps the rate even.
                 thread::sleep(
                     (started + burst * Duration::from_millis(10)).saturating_duration_since(Instant::now()),
                 );
