@@ -13,7 +13,6 @@
 	}
 
 UNATTACHED("xdp", unattached_xdp)
-UNATTACHED("xdp.frags/devmap", unattached_devmap)
 UNATTACHED("xdp/no-such-device", unattached_no_device)
 UNATTACHED("tc", unattached_tc)
 UNATTACHED("socket", unattached_socket)
