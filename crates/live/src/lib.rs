@@ -17,6 +17,7 @@
 //! - objects to observe: [`block`], [`cgroup`], [`net`], [`wireguard`], [`zpool`]
 //! - workloads: [`work`], [`threads`]
 //! - counts, by an exporter and by the kernel: [`exporter`], [`exposition`], [`truth`]
+//! - events that a program does not see: [`losses`]
 //! - what systemd is told: [`notify`]; what the kernel refuses: [`seccomp`]
 //!
 //! Everything here restores the machine, and panics on errors that a test cannot handle.
@@ -27,6 +28,7 @@ pub mod cgroup;
 pub mod exporter;
 pub mod exposition;
 mod harness;
+pub mod losses;
 mod machine;
 pub mod needs;
 pub mod net;

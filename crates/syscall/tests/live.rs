@@ -2,6 +2,11 @@
 //! A known number of system calls, compared with the exporter's counts.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+#[path = "live/copies.rs"]
+mod copies;
+#[path = "live/pairs.rs"]
+mod pairs;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -236,45 +241,6 @@ fn threads_with_like_ids_keep_their_calls_apart() {
         });
         assert_eq!(waits(&delta), (WAITS as f64, WAITS as f64), "{threads} threads {distance} apart");
         assert_eq!(delta.lost(), 0.0);
-    }
-}
-
-#[live::test(copies)]
-fn programs_attached_several_times_count_each_call_once() {
-    const CALLS: u32 = 20_000;
-    // Each thread makes its own call, which other programs rarely make.
-    const OWN: [(&str, i64); 4] = [
-        ("tee", libc::SYS_tee),
-        ("vmsplice", libc::SYS_vmsplice),
-        ("timerfd_gettime", libc::SYS_timerfd_gettime),
-        ("inotify_rm_watch", libc::SYS_inotify_rm_watch),
-    ];
-    let flags = ["--ebpf.preempts", "true", "--syscall.latency", "--syscall.errors"];
-    let exporter = Exporter::start("syscall", &flags);
-    let before = exporter.scrape();
-    with_ids_apart(OWN.len() as u32, 8192, |number| {
-        let (_, call) = OWN[number as usize];
-        assert_eq!(system_call(call, [-1; 3], CALLS), -1);
-    });
-    let delta = Delta(before, exporter.scrape());
-    // A task may be preempted inside of all copies. Under emulation this is not rare.
-    let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "recursion")]);
-    let without_start = delta.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
-    println!("{lost} lost of {} calls, {without_start} without a start", OWN.len() as u32 * CALLS);
-    assert!(lost <= 0.05 * f64::from(OWN.len() as u32 * CALLS), "{lost} lost");
-    assert!(without_start <= lost, "{without_start} without a start, {lost} lost");
-    for (call, _) in OWN {
-        let exact = f64::from(CALLS);
-        for (what, counted) in [
-            ("calls", calls(&delta, call, "native")),
-            ("latencies", delta.of("ebpf_syscall_latency_microseconds_count", &[("syscall", call)])),
-            ("errors", delta.of("ebpf_syscall_errors_total", &[("syscall", call)])),
-        ] {
-            assert!(
-                counted <= exact && counted + lost >= exact,
-                "{call}: {counted} {what}, {lost} lost of {exact}"
-            );
-        }
     }
 }
 
