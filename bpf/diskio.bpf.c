@@ -215,8 +215,9 @@ static __always_inline void forget_start(u64 id, struct diskio_start *s)
 }
 
 /*
- * Whether this use of the request is new. The entry may be from an earlier use whose end was
- * skipped, or which was freed without completion.
+ * Whether the entry has no start of this use of the request. It may be from an earlier use whose
+ * end was skipped or lost, or which was freed without completion. Without iostats (queue/iostats 0)
+ * the kernel does not tell when a use began, and every entry is taken for one of this use.
  */
 static __always_inline bool is_new(struct request *rq, const struct diskio_start *s, bool btf)
 {
@@ -290,15 +291,17 @@ static __always_inline int on_complete(struct request *rq, bool failed, u32 byte
 	struct diskio_key key = {};
 	struct diskio_start *s;
 	u64 id = (u64)rq;
+	bool begun;
 	u32 left;
 
 	if (op == DISKIO_PASSTHROUGH)
 		return 0;
 	s = bpf_map_lookup_elem(&start, &id);
+	begun = s && !is_new(rq, s, btf);
 	left = FIELD(btf, rq, __data_len);
 	if (!bytes && !left && (op == DISKIO_READ || op == DISKIO_WRITE))
 		goto out; /* the empty write of a flush sequence, or the sequence's second end */
-	if (s && s->issued)
+	if (begun && s->issued)
 		stats = stats_of(&rq_stats, &s->key, &zero_rq_stats);
 	else if (request_key(rq, op, &key, btf))
 		stats = stats_of(&rq_stats, &key, &zero_rq_stats);
@@ -313,7 +316,7 @@ static __always_inline int on_complete(struct request *rq, bool failed, u32 byte
 		goto out;
 	if (failed)
 		__sync_fetch_and_add(&stats->errors, 1);
-	if (s && s->first)
+	if (begun)
 		observe_rq(stats, s);
 	else
 		count_event(EVENT_NO_START);

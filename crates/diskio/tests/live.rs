@@ -2,6 +2,9 @@
 //! A known number of block I/Os, compared with the exporter and with `/proc/diskstats`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+#[path = "live/pairs.rs"]
+mod pairs;
+
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
