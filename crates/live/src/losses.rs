@@ -6,10 +6,12 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr;
+use std::time::Duration;
 
 use libbpf_rs::query::ProgInfoIter;
 
 use crate::exporter::Exporter;
+use crate::machine::wait_until;
 
 /// A program that the exporter loaded and that is no longer attached.
 #[derive(Debug)]
@@ -37,7 +39,12 @@ impl Exporter {
         assert!(fd >= 0, "{name}: {}", io::Error::from_raw_os_error(-fd));
         // The last descriptor of a link keeps the program attached. Standard input takes its place, so that
         // no other file of the exporter gets this number.
-        let result = call_in(self.pid(), libc::SYS_dup2, [0, descriptor as u64]);
+        let mut result = 0;
+        wait_until("the exporter waits in a system call", Duration::from_secs(60), || {
+            let answer = call_in(self.pid(), libc::SYS_dup2, [0, descriptor as u64]);
+            result = answer.unwrap_or_default();
+            answer.is_some()
+        });
         assert_eq!(result, i64::from(descriptor), "{name}: {}", io::Error::from_raw_os_error(-result as i32));
         // SAFETY: the kernel has just made it for this process.
         Deaf { program: unsafe { OwnedFd::from_raw_fd(fd) }, name: name.to_owned() }
@@ -75,12 +82,12 @@ fn links(process: u32) -> Vec<(RawFd, u32)> {
         .collect()
 }
 
-/// Makes a system call in a process whose first thread waits in one, and returns its result.
+/// Makes a system call in a process, and returns its result; None if its first thread does not wait in one.
 ///
 /// # Panics
 /// When the process cannot be traced.
 #[track_caller]
-fn call_in(process: u32, number: i64, arguments: [u64; 2]) -> i64 {
+fn call_in(process: u32, number: i64, arguments: [u64; 2]) -> Option<i64> {
     const INSTRUCTION: u64 = 0x050f;
     let process = process.cast_signed();
     let ask = |request: libc::c_uint, address: u64, data: u64| {
@@ -107,7 +114,10 @@ fn call_in(process: u32, number: i64, arguments: [u64; 2]) -> i64 {
     let before = registers();
     let at = before.rip - 2;
     let word = ask(libc::PTRACE_PEEKTEXT, at, 0);
-    assert_eq!(word as u64 & 0xffff, INSTRUCTION, "the thread does not wait in a system call");
+    if word as u64 & 0xffff != INSTRUCTION {
+        ask(libc::PTRACE_DETACH, 0, 0);
+        return None;
+    }
     let mut call = before;
     // No call to restart, in the kernel's eyes.
     call.orig_rax = u64::MAX;
@@ -120,5 +130,5 @@ fn call_in(process: u32, number: i64, arguments: [u64; 2]) -> i64 {
     // The call that was interrupted goes on.
     ask(libc::PTRACE_SETREGS, 0, (&raw const before) as u64);
     ask(libc::PTRACE_DETACH, 0, 0);
-    result as i64
+    Some(result as i64)
 }

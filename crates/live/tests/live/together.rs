@@ -81,6 +81,8 @@ fn they_run_together_on_a_busy_machine() {
         until(*port, name, |text| text.get("ebpf_exporter_mode", &[("mode", "ebpf")]).is_some());
     }
     phase("all units are active");
+    let hidden = sh("journalctl -b --no-pager -u 'ebpf-*' | grep kallsyms || :");
+    assert_eq!(hidden, "", "the units see symbols");
     let stop = AtomicBool::new(false);
     let all =
         || exporters.iter().map(|(name, port)| (name.clone(), scrape(*port))).collect::<BTreeMap<_, _>>();
