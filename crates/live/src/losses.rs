@@ -8,7 +8,7 @@ use std::path::Path;
 use std::ptr;
 use std::time::Duration;
 
-use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::query::{LinkInfoIter, ProgInfoIter};
 
 use crate::exporter::Exporter;
 use crate::machine::wait_until;
@@ -30,9 +30,8 @@ impl Exporter {
     pub fn deafen(&self, name: &str) -> Deaf {
         let links = links(self.pid());
         let mut found = ProgInfoIter::default().filter(|info| info.name == name);
-        let (program, descriptor) = found
-            .find_map(|info| links.iter().find(|(_, id)| *id == info.id))
-            .map(|(descriptor, id)| (*id, *descriptor))
+        let Link { descriptor, id, program } = *found
+            .find_map(|info| links.iter().find(|link| link.program == info.id))
             .unwrap_or_else(|| panic!("{name} has no link in process {}: {links:?}", self.pid()));
         // SAFETY: it only makes a descriptor.
         let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(program) };
@@ -46,6 +45,9 @@ impl Exporter {
             answer.is_some()
         });
         assert_eq!(result, i64::from(descriptor), "{name}: {}", io::Error::from_raw_os_error(-result as i32));
+        // The kernel closes it a moment after the call.
+        let is_there = || LinkInfoIter::default().any(|link| link.id == id);
+        wait_until("the program is detached", Duration::from_secs(60), || !is_there());
         // SAFETY: the kernel has just made it for this process.
         Deaf { program: unsafe { OwnedFd::from_raw_fd(fd) }, name: name.to_owned() }
     }
@@ -67,8 +69,16 @@ impl Deaf {
     }
 }
 
-/// Descriptors of a process that are links, and the ids of their programs.
-fn links(process: u32) -> Vec<(RawFd, u32)> {
+/// A link that a process has.
+#[derive(Debug)]
+struct Link {
+    descriptor: RawFd,
+    id: u32,
+    /// The id of its program.
+    program: u32,
+}
+
+fn links(process: u32) -> Vec<Link> {
     let folder = format!("/proc/{process}");
     let numbers = fs::read_dir(Path::new(&folder).join("fdinfo")).expect("it runs");
     let names = numbers.map(|entry| entry.expect("an entry").file_name().into_string().expect("a number"));
@@ -76,8 +86,11 @@ fn links(process: u32) -> Vec<(RawFd, u32)> {
         .filter_map(|number| {
             let text = fs::read_to_string(format!("{folder}/fdinfo/{number}")).ok()?;
             let value = |key| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
-            value("link_id:")?;
-            Some((number.parse().ok()?, value("prog_id:")?.parse().ok()?))
+            Some(Link {
+                descriptor: number.parse().ok()?,
+                id: value("link_id:")?.parse().ok()?,
+                program: value("prog_id:")?.parse().ok()?,
+            })
         })
         .collect()
 }

@@ -6,10 +6,11 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use live::block::{self, Diskstats};
 use live::exporter::Exporter;
-use live::exposition::Delta;
+use live::exposition::{Delta, Exposition};
 use live::truth::{agrees, between, own_faults, vmstat};
 use live::work::{Mapping, cold_file, processes, under_memory_limit};
 use live::{assert_nearly, disturbed, sh};
@@ -119,7 +120,7 @@ fn a_fault_that_waits_for_its_page_lasts_as_long_as_the_disk() {
 #[live::test(functions)]
 fn a_fault_that_was_given_up_lends_its_start_to_no_other() {
     const TIMES: usize = 3;
-    let pause = std::time::Duration::from_secs(2);
+    let pause = Duration::from_secs(2);
     let (delta, _, _) = faults(|| (0..TIMES).for_each(|_| live::work::interrupted_fault(pause)));
     let long = |le: &str| {
         let count = delta.of(&format!("{LATENCY}_count"), &[]);
@@ -263,6 +264,42 @@ fn pages(what: &str, work: impl FnOnce()) -> (f64, RangeInclusive<f64>) {
     let zones = delta.of("ebpf_page_allocated_pages_total", &[]);
     assert!(agrees(zones, &kernel, 0.0), "{zones}, vmstat {kernel:?}");
     (pages, kernel)
+}
+
+/// Faults of any kind that took longer than a second.
+fn long_faults(text: &Exposition) -> f64 {
+    let of = |name: &str, le: &[(&str, &str)]| -> f64 {
+        let kinds = ["minor", "major", "failed", "populate"];
+        kinds.iter().map(|kind| text.count(name, &[&[("kind", *kind)], le].concat())).sum()
+    };
+    of(&format!("{LATENCY}_count"), &[]) - of(&format!("{LATENCY}_bucket"), &[("le", "1")])
+}
+
+#[live::test(fentry)]
+fn a_fault_of_which_one_end_is_lost_has_no_latency() {
+    let exporter = start(&["--ebpf.preempts", "false"]);
+    let touch = || Mapping::anonymous(PAGES).touch();
+    let pause = || std::thread::sleep(Duration::from_millis(1100));
+    touch();
+    let begin = exporter.scrape();
+    let end = exporter.deafen("fault_fexit");
+    touch();
+    let _end = end.attach();
+    pause();
+    touch();
+    let after = exporter.scrape();
+    assert_eq!(long_faults(&after), long_faults(&begin), "the end of a fault was lost");
+    let lost = |from: &Exposition, to: &Exposition| {
+        let of = |text: &Exposition| text.count("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
+        of(to) - of(from)
+    };
+    assert!(lost(&begin, &after) >= PAGES as f64, "{} lost", lost(&begin, &after));
+    let _deaf = exporter.deafen("fault_fentry");
+    pause();
+    touch();
+    let last = exporter.scrape();
+    assert_eq!(long_faults(&last), long_faults(&after), "the start of a fault was lost");
+    assert!(lost(&after, &last) >= PAGES as f64, "{} lost", lost(&after, &last));
 }
 
 #[live::test]
