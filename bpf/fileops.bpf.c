@@ -190,8 +190,13 @@ static __always_inline int on_begin(const struct file *file)
 	struct fileops_task *task;
 
 	type = BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT;
-	if (type != S_IFREG && type != S_IFDIR)
+	if (type != S_IFREG && type != S_IFDIR) {
+		/* The end of this call is not that of an earlier one whose own end is lost. */
+		task = tasks_find(tid, tid);
+		if (task)
+			task_slot_lose(&task->slot);
 		return 0;
+	}
 	task = tasks_take(tid, tid);
 	if (!task)
 		return 0;

@@ -142,12 +142,15 @@ static __always_inline u64 task_slot_end(struct task_slot *slot)
 	return began;
 }
 
-/* The operation in progress in a record that goes to another thread is lost. */
+/*
+ * An operation in progress is lost: its record goes to another thread, or the thread is now in one
+ * that the program leaves out.
+ */
 static __always_inline void task_slot_lose(void *task)
 {
 	struct task_slot *slot = task;
 
-	if (slot->busy)
+	if (task_slot_end(slot))
 		count_event(EVENT_NO_START);
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use live::exporter::Exporter;
-use live::exposition::Exposition;
+use live::exposition::{Delta, Exposition};
 use live::{Folder, sh, wait_until};
 
 use crate::{file, measure, read_every_way, write_every_way};
@@ -58,6 +58,56 @@ fn while_reads_wait(threads: usize, work: impl FnOnce()) {
         work();
         drop(writer);
     });
+}
+
+/// An operation takes less, and the time between two that the tests compare is longer.
+const LONGEST: (&str, Duration) = ("1048576", Duration::from_micros(1_100_000));
+
+/// Reads or writes of files that took longer.
+fn long(delta: &Delta, operation: &str) -> f64 {
+    let name = format!("ebpf_file_{operation}_latency_microseconds");
+    delta.of(&format!("{name}_count"), &[]) - delta.of(&format!("{name}_bucket"), &[("le", LONGEST.0)])
+}
+
+#[live::test(fentry)]
+fn a_read_whose_end_is_lost_leaves_no_start_to_the_next() {
+    let (file, (reader, mut writer)) = (file(), std::io::pipe().unwrap());
+    writer.write_all(b"xy").unwrap();
+    // A read of the file again, one of a pipe, which has no latency, and a write to it.
+    let next: [&(dyn Fn() + Sync); 3] = [
+        &|| assert_eq!(file.read_at(&mut [0; 16], 0).unwrap(), 16),
+        &|| (&reader).read_exact(&mut [0]).unwrap(),
+        &|| (&writer).write_all(b"z").unwrap(),
+    ];
+    for next in next {
+        let exporter = Exporter::start("fileops", &["--ebpf.preempts", "false"]);
+        let end = exporter.deafen("read_fexit");
+        let before = exporter.scrape();
+        assert_eq!(file.read_at(&mut [0; 16], 0).unwrap(), 16);
+        let _end = end.attach();
+        std::thread::sleep(LONGEST.1);
+        next();
+        let delta = Delta(before, exporter.scrape());
+        assert_eq!([long(&delta, "read"), long(&delta, "write")], [0.0; 2]);
+        let lost = delta.of("ebpf_exporter_lost_events_total", &[("reason", "no_start")]);
+        assert!(lost >= 1.0, "{lost} lost");
+    }
+}
+
+#[live::test(fentry)]
+fn a_read_whose_start_is_lost_has_no_latency() {
+    let exporter = Exporter::start("fileops", &["--ebpf.preempts", "false"]);
+    let file = file();
+    let reads = || (0..103).for_each(|_| assert_eq!(file.read_at(&mut [0; 16], 0).unwrap(), 16));
+    reads();
+    let _deaf = exporter.deafen("read_fentry");
+    std::thread::sleep(LONGEST.1);
+    let count = |text: &Exposition| text.count("ebpf_file_read_latency_microseconds_count", &[]);
+    let before = exporter.scrape();
+    reads();
+    // What other processes are still reading began before.
+    let counted = count(&exporter.scrape()) - count(&before);
+    assert!(counted < 50.0, "{counted}");
 }
 
 /// Hides BTF, so that there is no fentry, and the kernel's symbols, as systemd does.
