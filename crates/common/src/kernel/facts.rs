@@ -15,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::kernel::hook::Hook;
 use crate::kernel::preemption::{self, Preemption};
-use crate::kernel::symbols::{self, Symbols};
+use crate::kernel::symbols::{self, KALLSYMS, Symbols};
 use crate::kernel::types::{KERNEL_BTF, Prototype, Types, module_btf};
 use crate::kernel::view;
 use crate::spec::View;
@@ -128,6 +128,18 @@ impl Facts {
             None => Ok(hook.function().into_iter().collect()),
         }
     }
+
+    /// What may go uncounted at `hooks` because symbols are hidden: fentry and fexit programs do not
+    /// see calls of copies, and nothing else tells whether there are any.
+    pub fn doubt<'h>(&self, mut hooks: impl Iterator<Item = &'h Hook>) -> Option<String> {
+        let at_function = |hook: &Hook| matches!(hook, Hook::Fentry(_) | Hook::Fexit(_));
+        (self.symbols.is_none() && hooks.any(at_function)).then(|| {
+            format!(
+                "cannot tell whether the compiler copied a hooked function, whose copies' calls would not be \
+                 counted: {KALLSYMS} is hidden from this process"
+            )
+        })
+    }
 }
 
 /// The performance monitoring unit that makes kprobes (e12f03d7031a "perf/core: Implement
@@ -238,6 +250,17 @@ mod tests {
         for section in ["fentry/vfs_read", "kprobe/vfs_read", "kretprobe/vfs_read"] {
             assert_eq!(Facts::default().places(&Hook::parse(section)), Ok(vec!["vfs_read"]), "{section}");
         }
+    }
+
+    #[test]
+    fn hidden_symbols_are_told_where_programs_miss_calls_of_copies() {
+        let doubt = |facts: &Facts, section: &str| facts.doubt([&Hook::parse(section)].into_iter());
+        let hidden = Facts::default();
+        assert!(doubt(&hidden, "fexit/vfs_read").is_some_and(|why| why.contains(KALLSYMS)));
+        assert_eq!(doubt(&hidden, "kprobe/vfs_read"), None, "the kernel is asked for the copies");
+        assert_eq!(doubt(&hidden, "tp_btf/sys_enter"), None);
+        let seen = Facts { symbols: Some(Symbols::default()), ..Facts::default() };
+        assert_eq!(doubt(&seen, "fexit/vfs_read"), None);
     }
 
     #[test]

@@ -370,7 +370,7 @@ mod tests {
             sections.map(|(program, section)| (program.to_owned(), Hook::parse(section))).into();
         let spec = Spec::new("x", 1, "x").optional("vfs_read", &["in", "kin+kout"], &["reads"]);
         let text = "0 t vfs_read\n0 t vfs_read.isra.0\n";
-        let symbols = Symbols::parse(text.as_bytes(), &["vfs_read"].into()).ok().flatten();
+        let symbols = Symbols::parse(text.as_bytes(), &["vfs_read"].into()).ok();
         let facts = Facts { symbols, ..facts() };
         let verdict = |hooks: &Hooks| Plan::new(&spec, hooks, &facts, &Refused::new()).verdicts[0].1.clone();
         let why = "some calls of function vfs_read go to compiler-made copies of it, which have";

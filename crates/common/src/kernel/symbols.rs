@@ -7,13 +7,19 @@
 //! function does not see calls of a copy.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC};
 
 use crate::kernel::hook::Hook;
 
 /// All symbols, including those of modules.
 pub const KALLSYMS: &str = "/proc/kallsyms";
+
+/// Where our units bind [`KALLSYMS`]: `ProtectKernelTunables=` hides the file at its own place.
+const IN_UNITS: &str = "/tmp/kallsyms";
 
 /// A line of /proc/kallsyms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,16 +104,34 @@ pub fn likely_symbols(function: &str) -> impl Iterator<Item = String> {
 
 /// Whether the kernel has a symbol of that name; false too where symbols are hidden.
 pub fn has(name: &str) -> bool {
-    let symbols = fs::read_to_string(KALLSYMS).unwrap_or_default();
-    symbols.lines().any(|line| line.split(' ').nth(2) == Some(name))
+    let mut found = false;
+    if let Some(lines) = open() {
+        // What cannot be read has no symbols.
+        let _ = each(lines, |symbol| found |= symbol.name == name.as_bytes());
+    }
+    found
+}
+
+/// The symbols, at the first place that shows any. None if they are hidden from this process.
+fn open() -> Option<BufReader<File>> {
+    [KALLSYMS, IN_UNITS].into_iter().find_map(|path| open_at(Path::new(path)))
+}
+
+/// None if the file is not of procfs, as one that a user made in /tmp, or is empty, as what systemd puts in
+/// the place of a hidden file.
+fn open_at(path: &Path) -> Option<BufReader<File>> {
+    let file =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let kind = rustix::fs::fstatfs(&file).ok()?.f_type;
+    let mut lines = BufReader::with_capacity(64 << 10, File::from(file));
+    (kind == PROC_SUPER_MAGIC && !lines.fill_buf().ok()?.is_empty()).then_some(lines)
 }
 
 impl Symbols {
-    /// Reads the symbols of `functions`; None if they are hidden from this process, as in units
-    /// with `ProtectKernelTunables=`.
+    /// Reads the symbols of `functions`; None if they are hidden from this process, as in other units
+    /// than ours with `ProtectKernelTunables=`.
     pub fn read(functions: &BTreeSet<&str>) -> Option<Self> {
-        let file = File::open(KALLSYMS).ok()?;
-        Self::parse(BufReader::with_capacity(64 << 10, file), functions).ok().flatten()
+        Self::parse(open()?, functions).ok()
     }
 
     /// The symbols of one function that attaching found: see [`likely_symbols`].
@@ -117,11 +141,8 @@ impl Symbols {
 
     /// Picks the symbols of `functions` from lines such as `ffffffffc0000000 t arc_access.isra.0`,
     /// optionally followed by a module.
-    pub(crate) fn parse(mut lines: impl BufRead, functions: &BTreeSet<&str>) -> io::Result<Option<Self>> {
+    pub(crate) fn parse(lines: impl BufRead, functions: &BTreeSet<&str>) -> io::Result<Self> {
         let mut symbols = BTreeMap::<String, Vec<String>>::new();
-        if lines.fill_buf()?.is_empty() {
-            return Ok(None);
-        }
         each(lines, |symbol| {
             let text = matches!(symbol.kind, b't' | b'T' | b'w' | b'W');
             if text && let Ok(name) = std::str::from_utf8(symbol.name) {
@@ -131,7 +152,7 @@ impl Symbols {
                 }
             }
         })?;
-        Ok(Some(Self(symbols)))
+        Ok(Self(symbols))
     }
 
     fn of(&self, function: &str, wanted: Kind) -> Vec<&str> {
@@ -197,6 +218,8 @@ impl Symbols {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const FUNCTIONS: [&str; 8] = ["whole", "split", "only", "both", "lto", "twice", "strange", "absent"];
@@ -224,16 +247,28 @@ ffffffff810000e0 d absent
 ";
 
     fn symbols() -> Symbols {
-        Symbols::parse(TEXT.as_bytes(), &FUNCTIONS.into()).unwrap().unwrap()
+        Symbols::parse(TEXT.as_bytes(), &FUNCTIONS.into()).unwrap()
     }
 
     /// Without CAP_SYSLOG, as in units, the kernel shows zeros for addresses
     /// (kernel/kallsyms.c: s_show).
     #[test]
     fn names_are_all_that_is_needed() {
-        let of = |text: String| Symbols::parse(text.as_bytes(), &FUNCTIONS.into()).unwrap().unwrap();
+        let of = |text: String| Symbols::parse(text.as_bytes(), &FUNCTIONS.into()).unwrap();
         let zeros = TEXT.lines().map(|line| format!("0000000000000000{}\n", &line[16..]));
         assert_eq!(of(zeros.collect()), of(TEXT.to_owned()));
+    }
+
+    #[test]
+    fn symbols_are_read_from_procfs_only_and_not_through_a_link() {
+        assert!(open_at(Path::new("/proc/self/status")).is_some(), "a file of procfs with text");
+        assert!(open_at(Path::new("/proc/self/environ.none")).is_none());
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, TEXT).unwrap();
+        assert!(open_at(&file).is_none(), "anybody can write such a file");
+        std::os::unix::fs::symlink("/proc/self/status", &link).unwrap();
+        assert!(open_at(&link).is_none(), "anybody can make such a link");
     }
 
     #[test]
@@ -291,7 +326,6 @@ ffffffff810000e0 d absent
         let why = |function| symbols().breakpoints(function, false).unwrap_err();
         assert_eq!(why("twice"), "several functions are named twice");
         assert_eq!(why("strange"), "symbol strange.slowpath is an unknown variant of function strange");
-        assert_eq!(Symbols::parse(&[][..], &FUNCTIONS.into()).unwrap(), None, "they are hidden");
         assert_eq!(why("absent"), "no function absent in the kernel or a module");
     }
 }

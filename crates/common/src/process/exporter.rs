@@ -292,6 +292,10 @@ fn start_now<E: Exporter>(
         }
         match bring_up::<E>(&mut exporter, open, cli, spec, &plan, &hooks, facts) {
             Ok((attached, mut part)) => {
+                let used = plan.programs().into_iter().filter_map(|program| hooks.get(program));
+                if let Some(doubt) = facts.doubt(used) {
+                    log::warn!("{doubt}");
+                }
                 let own = cli.own.clone();
                 part.source = Some(Box::new(exporter));
                 part.fallback = Some(Box::new(move || E::fallback(&own)));
