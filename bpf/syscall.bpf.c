@@ -39,6 +39,8 @@ const volatile bool syscall_errors = false;
 const volatile bool syscall_preempted = false;
 /* Slots of the syscalls that never return: two native, then the compat ones. */
 const volatile u32 syscall_no_return[4] = {};
+/* Slots of the syscalls whose result is a register of the code that a signal interrupted. */
+const volatile u32 syscall_no_result[4] = {};
 /* Slots of the syscalls that also return in a new task, which did not enter them. */
 const volatile u32 syscall_forks[8] = {};
 /* CLOCK_MONOTONIC at load: an older task may be in a syscall whose entry was not seen. */
@@ -115,6 +117,12 @@ static __always_inline bool returns(u32 slot)
 	       slot != syscall_no_return[2] && slot != syscall_no_return[3];
 }
 
+static __always_inline bool has_result(u32 slot)
+{
+	return slot != syscall_no_result[0] && slot != syscall_no_result[1] &&
+	       slot != syscall_no_result[2] && slot != syscall_no_result[3];
+}
+
 static __always_inline void remember(u32 slot)
 {
 	u32 tid = current_tid();
@@ -165,7 +173,7 @@ static __always_inline void count_error(u32 slot, s64 result)
 			     other = {.slot = SYSCALL_OTHER};
 	struct syscall_count *calls;
 
-	if (!syscall_errors || result >= 0 || result < -MAX_ERRNO)
+	if (!syscall_errors || result >= 0 || result < -MAX_ERRNO || !has_result(slot))
 		return;
 	calls = map_lookup_or_fold(&errors, &key, &zero_count, &other);
 	if (calls)

@@ -88,6 +88,10 @@ impl Exporter for Syscall {
         for (setting, slot) in settings.syscall_no_return.iter_mut().zip(never) {
             *setting = slot as u32;
         }
+        let restored = ["rt_sigreturn", "sigreturn"].into_iter().flat_map(syscall_slots);
+        for (setting, slot) in settings.syscall_no_result.iter_mut().zip(restored) {
+            *setting = slot as u32;
+        }
         let forks = ["clone", "fork", "vfork", "clone3"].into_iter().flat_map(syscall_slots);
         for (setting, slot) in settings.syscall_forks.iter_mut().zip(forks) {
             *setting = slot as u32;

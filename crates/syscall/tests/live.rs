@@ -351,6 +351,34 @@ fn a_thread_that_executes_a_program_is_in_one_call() {
     assert!(calls > 0.0 && returns == calls, "{calls} calls, {returns} of them have a latency");
 }
 
+extern "C" fn do_nothing(_: i32) {}
+
+#[live::test]
+fn a_return_from_a_signal_handler_is_no_error() {
+    const TIMES: u32 = 101;
+    let delta = measure(&["--syscall.errors"], || {
+        // SAFETY: sets outlive the calls, and the handler does nothing.
+        unsafe {
+            let mut usr1: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&raw mut usr1, libc::SIGUSR1);
+            let mut others: libc::sigset_t = std::mem::zeroed();
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const usr1, &raw mut others);
+            libc::signal(libc::SIGUSR1, do_nothing as *const () as usize);
+            for _ in 0..TIMES {
+                libc::raise(libc::SIGUSR1);
+                // The handler runs, and returns to code with -EINTR in the register of results.
+                assert_eq!(libc::sigsuspend(&raw const others), -1);
+            }
+            libc::signal(libc::SIGUSR1, libc::SIG_DFL);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const others, std::ptr::null_mut());
+        }
+    });
+    let of = |name: &str, syscall: &str| delta.of(name, &[("syscall", syscall)]);
+    assert!(of("ebpf_syscalls_total", "rt_sigreturn") >= f64::from(TIMES));
+    assert!(of("ebpf_syscall_errors_total", "rt_sigsuspend") >= f64::from(TIMES));
+    assert_eq!(of("ebpf_syscall_errors_total", "rt_sigreturn"), 0.0);
+}
+
 #[live::test]
 fn calls_that_a_filter_refuses_are_counted() {
     const TIMES: u32 = 600;
