@@ -29,6 +29,7 @@
 #define S_IFMT 00170000
 #define S_IFBLK 0060000
 #define TMPFS_MAGIC 0x01021994
+#define HUGETLBFS_MAGIC 0x958458f6
 #define VM_FAULT_NOPAGE 0x0100 /* as in memory.bpf.c */
 #define VM_FAULT_RETRY 0x0400
 
@@ -163,12 +164,20 @@ static __always_inline void count_pages(void *map, struct address_space *mapping
 		__sync_fetch_and_add(&p->pages, pages);
 }
 
+static __always_inline bool is_of(struct address_space *mapping, u64 magic)
+{
+	struct inode *host = mapping->host;
+
+	return host && host->i_sb->s_magic == magic;
+}
+
+/* Huge pages of hugetlbfs are kept in mappings, too. They are no cache. */
 static __always_inline int on_add(struct address_space *mapping, u64 first, u64 pages)
 {
 	struct cachestat_task *task = this_task();
 	u64 end = first + pages, key, from, to, missed;
 
-	if (!mapping || !task)
+	if (!mapping || !task || is_of(mapping, HUGETLBFS_MAGIC))
 		return 0;
 	count_pages(&adds, mapping, pages);
 	key = address_of(task, mapping);
@@ -210,13 +219,6 @@ static __always_inline int on_read(struct address_space *mapping, s64 position, 
 	missed = use_up_read(address_of(task, mapping), first, last + 1);
 	count(last - first + 1 - missed, missed);
 	return 0;
-}
-
-static __always_inline bool is_tmpfs(struct address_space *mapping)
-{
-	struct inode *host = mapping->host;
-
-	return host && host->i_sb->s_magic == TMPFS_MAGIC;
 }
 
 static __always_inline bool is_another_try(struct cachestat_task *task, u64 mapping, u64 first,
@@ -337,7 +339,7 @@ static __always_inline int on_map_pages_exit(u64 *ctx)
 	struct cachestat_task *task = this_task();
 	u64 at = vmf->pgoff;
 
-	if (!task || is_tmpfs(vmf->vma->vm_file->f_mapping))
+	if (!task || is_of(vmf->vma->vm_file->f_mapping, TMPFS_MAGIC))
 		return 0;
 	return on_map_pages(task, mapping_of(task, vmf), ctx[1], ctx[2], at, at);
 }
@@ -421,7 +423,7 @@ int map_pages_btf(u64 *ctx)
 	if (!task)
 		return 0;
 	settle(task);
-	if (is_tmpfs((struct address_space *)ctx[0]))
+	if (is_of((struct address_space *)ctx[0], TMPFS_MAGIC))
 		return 0;
 	mapping = address_of(task, (void *)ctx[0]);
 	if (use_up_pages(mapping, first, last + 1)) {

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use live::exposition::Delta;
 use live::truth::{own_faults, own_io, vmstat};
 use live::work::{Mapping, cold_file, drop_caches, fill};
 use live::{Folder, assert_nearly, sh};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 const PAGE: usize = 4096;
 
@@ -322,6 +324,41 @@ fn metadata_is_told_apart() {
     });
     let metadata = counted.delta.of("ebpf_page_cache_dirties_total", &[("content", "metadata")]);
     assert!(metadata >= 10.0, "{metadata} dirty pages of metadata");
+}
+
+/// `vm.nr_hugepages`, set until this is dropped.
+struct HugePages(String);
+
+impl HugePages {
+    const SETTING: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn set(number: usize) -> Self {
+        let before = std::fs::read_to_string(Self::SETTING).unwrap();
+        std::fs::write(Self::SETTING, number.to_string()).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Self::SETTING, &self.0);
+    }
+}
+
+#[live::test(file("/proc/sys/vm/nr_hugepages"))]
+fn huge_pages_are_no_cache() {
+    const HUGE: usize = 8;
+    /// Bytes of one; that of x86-64, which arm64 with pages of 4 KiB has, too.
+    const HUGE_PAGE: usize = 2 << 20;
+    let _pages = HugePages::set(HUGE);
+    let counted = measure(|| {
+        let flags = MemfdFlags::HUGETLB | MemfdFlags::CLOEXEC;
+        let file = File::from(memfd_create("huge", flags).unwrap());
+        file.set_len((HUGE * HUGE_PAGE) as u64).unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Mapping::of_file(Path::new(&path), HUGE * HUGE_PAGE / PAGE).touch();
+    });
+    assert!(counted.adds <= OTHERS, "{} pages added", counted.adds);
 }
 
 live::main!();
