@@ -2,7 +2,7 @@
 /*
  * Which programs start and exit, and which use CPU and memory?
  *
- * Hooks: sched_process_fork, _exec, _exit and _free as tp_btf or raw_tp; exit of execve and
+ * Hooks: task_newtask, sched_process_exec, _exit and _free as tp_btf or raw_tp; exit of execve and
  * execveat by fexit or kretprobe; an iterator over all tasks at each scrape.
  * Cost: a hash lookup for each exec and five for each thread exit. The iterator takes less than
  * 1 us for each thread, and 30 ns for each CPU on which a process may have counted pages. Nothing
@@ -237,17 +237,20 @@ static __always_inline int on_exec_result(s64 result)
 	return 0;
 }
 
-/* (parent, child) */
-SEC("tp_btf/sched_process_fork")
+/*
+ * (child, flags) in every kernel. sched_process_fork is not passed by threads that the kernel makes
+ * for a process: those of io_uring (create_io_thread) and vhost.
+ */
+SEC("tp_btf/task_newtask")
 int fork_btf(u64 *ctx)
 {
-	return on_fork((struct task_struct *)ctx[1], true);
+	return on_fork((struct task_struct *)ctx[0], true);
 }
 
-SEC("raw_tp/sched_process_fork")
+SEC("raw_tp/task_newtask")
 int fork_raw(u64 *ctx)
 {
-	return on_fork((struct task_struct *)ctx[1], false);
+	return on_fork((struct task_struct *)ctx[0], false);
 }
 
 /* (task, old pid, bprm): after success. */

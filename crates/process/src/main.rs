@@ -80,7 +80,7 @@ impl Exporter for Process {
         Spec::new("process", 9104, "which programs start and exit, and which use CPU and memory?")
             .events(&["ebpf_process_forks_total", "ebpf_process_execs_total", "ebpf_process_exits_total"])
             .headlines(headlines::headlines())
-            .required("sched_process_fork", &["fork_btf", "fork_raw"])
+            .required("task_newtask", &["fork_btf", "fork_raw"])
             .required("sched_process_exec", &["exec_btf", "exec_raw"])
             .required("sched_process_exit", &["exit_btf", "exit_raw"])
             .optional("sched_process_free", &["free_btf", "free_raw"], &[])

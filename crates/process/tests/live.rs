@@ -2,14 +2,17 @@
 //! A known number of processes, compared with /proc/stat, getrusage and VmRSS.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+use std::ffi::CString;
+use std::fs::File;
 use std::process::Command;
 use std::time::Duration;
 
+use io_uring::{IoUring, opcode, squeue, types};
 use live::exporter::Exporter;
 use live::exposition::Delta;
 use live::truth::{agrees, between, children_cpu_seconds, stat};
 use live::work::{Running, hogs, processes};
-use live::{Folder, assert_nearly, sh};
+use live::{Folder, assert_nearly, sh, wait_until};
 use rustix::process::Signal;
 
 const STARTS: &str = "ebpf_process_starts_by_name_total";
@@ -96,6 +99,32 @@ fn threads_are_no_processes() {
 }
 
 #[live::test]
+fn threads_that_the_kernel_makes_for_a_process_are_threads() {
+    // No more than workers for what ends in bounded time (io_uring/io-wq.c): four for each of two CPUs.
+    const OPENS: usize = 7;
+    let folder = Folder::new();
+    let path = CString::new(folder.path("fifo")).unwrap();
+    sh(&format!("mkfifo {}", folder.path("fifo")));
+    let delta = measure(&[], || {
+        let mut ring = IoUring::new(OPENS as u32).unwrap();
+        for _ in 0..OPENS {
+            let open = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+            // Each waits for a writer, in a worker of its own.
+            // SAFETY: the path outlives the ring.
+            unsafe { ring.submission().push(&open.flags(squeue::Flags::ASYNC)).unwrap() };
+        }
+        ring.submit().unwrap();
+        wait_until("each open has a worker", Duration::from_secs(60), || {
+            let names = sh(&format!("cat /proc/{}/task/*/comm", std::process::id()));
+            names.lines().filter(|name| name.starts_with("iou-wrk")).count() >= OPENS
+        });
+        let _writer = File::options().write(true).open(folder.path("fifo")).unwrap();
+        ring.submit_and_wait(OPENS).unwrap();
+    });
+    nearly(delta.of("ebpf_process_threads_total", &[]), OPENS as f64);
+}
+
+#[live::test]
 fn a_process_whose_threads_die_at_once_exits_once() {
     // An exporter has several threads. Both CPUs kill them at the same time.
     let delta = measure(&[], || {
@@ -146,7 +175,7 @@ fn cpu_time_of_those_that_live_for_a_millisecond_is_counted() {
     let used = children_cpu_seconds() - before;
     // The last task is released a moment after its parent has waited for it.
     let mut ours = 0.0;
-    live::wait_until("all of it is counted", Duration::from_secs(30), || {
+    wait_until("all of it is counted", Duration::from_secs(30), || {
         ours = Delta(first.clone(), exporter.scrape()).of(CPU, &[("process", "true")]);
         ours > 0.97 * used
     });
@@ -164,7 +193,7 @@ fn cpu_time_of_those_that_run_on_is_counted_once() {
     let exporter = Exporter::start("process", &[]);
     // It ran before the exporter started, which must not count that time.
     let first = exporter.scrape();
-    live::wait_until("a second of CPU time", Duration::from_secs(60), || {
+    wait_until("a second of CPU time", Duration::from_secs(60), || {
         exporter.scrape().count(CPU, &own) - first.count(CPU, &own) > 1.0
     });
     let schedstat =
@@ -186,7 +215,7 @@ fn cpu_time_of_a_thread_that_becomes_the_process_is_counted_once() {
         }
     };
     live::threads::second_that_execs(c"second", busy, || {
-        live::wait_until("it was counted as what it is", Duration::from_secs(60), || {
+        wait_until("it was counted as what it is", Duration::from_secs(60), || {
             let ours: f64 = under(&["second"], &Delta(first.clone(), exporter.scrape()));
             ours >= 0.5
         });
@@ -217,7 +246,7 @@ fn memory_is_the_resident_set() {
     let asleep = |sleeper: &Running| {
         std::fs::read_to_string(format!("/proc/{}/syscall", sleeper.0.id())).unwrap().trim() != "running"
     };
-    live::wait_until("all sleep", Duration::from_secs(60), || sleepers.iter().all(asleep));
+    wait_until("all sleep", Duration::from_secs(60), || sleepers.iter().all(asleep));
     let before = resident();
     let ours = exporter.scrape().get(MEMORY, &[("process", "sleeps-on")]).unwrap();
     let after = resident();
