@@ -5,6 +5,7 @@
 //! It may import `read`, `kernel`, `spec`, `exposition` and `words`. It does not use libbpf.
 
 pub mod http;
+pub mod page;
 pub mod ports;
 pub mod site;
 pub mod textfile;

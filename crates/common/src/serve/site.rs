@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::write::ZlibEncoder;
+use flate2::{Compress, Compression};
 use headlines::Page;
 use tiny_http::Method;
 
@@ -15,6 +15,7 @@ use crate::exposition::native::Schema;
 use crate::exposition::protobuf;
 use crate::read::engine::Engine;
 use crate::serve::http::{Reply, Request, quality, quality_with};
+use crate::serve::page;
 use crate::spec::{Spec, Text};
 
 /// Paths and their responses.
@@ -70,7 +71,7 @@ impl Site {
             return reply;
         }
         match request.path.as_str() {
-            "/" => self.landing_page(),
+            "/" => zipped(request, page::landing(&self.page)),
             "/-/healthy" => Reply::text(200, "healthy"),
             "/-/ready" => match &self.engine.waiting_for {
                 Some(module) => Reply::text(503, &format!("waiting for kernel module {module}")),
@@ -86,17 +87,6 @@ impl Site {
             },
             _ => self.metrics(request),
         }
-    }
-
-    fn landing_page(&self) -> Reply {
-        let Page { exporter, version, summary, metrics, .. } = &self.page;
-        let (name, headlines) = (format!("ebpf-{exporter}-exporter"), headlines::PATH);
-        let body = format!(
-            "<!doctype html><html lang=\"en\"><head><title>{name}</title></head><body><h1>{name}</h1>\
-             <p>{summary}</p><p>Version {version}</p><ul><li><a href=\"{metrics}\">Metrics</a></li>\
-             <li><a href=\"{headlines}\">Headlines</a></li><li><a href=\"/-/healthy\">Healthy</a></li><li><a href=\"/-/ready\">Ready</a></li></ul></body></html>\n"
-        );
-        Reply::new(200, "text/html; charset=utf-8", body.into_bytes())
     }
 
     fn metrics(&self, request: &Request) -> Reply {
@@ -123,15 +113,19 @@ impl Site {
                 return Reply::text(500, &format!("{error:#}"));
             }
         };
-        let accepts = request.header("Accept-Encoding").unwrap_or_default();
-        let zip = quality(accepts, |item| item == "gzip").is_some_and(|q| q > 0.0);
-        if zip && let Ok(zipped) = gzip(&body) {
-            let mut reply = Reply::new(200, content_type, zipped);
-            reply.say("Content-Encoding", "gzip");
-            return reply;
-        }
-        Reply::new(200, content_type, body)
+        zipped(request, Reply::new(200, content_type, body))
     }
+}
+
+/// The reply, compressed if the client accepts that.
+fn zipped(request: &Request, mut reply: Reply) -> Reply {
+    let accepts = request.header("Accept-Encoding").unwrap_or_default();
+    let zip = quality(accepts, |item| item == "gzip").is_some_and(|q| q > 0.0);
+    if zip && let Ok(body) = gzip(&reply.body) {
+        reply.body = body;
+        reply.say("Content-Encoding", "gzip");
+    }
+    reply
 }
 
 /// The text format to answer in, or `None` for protobuf: only for a client that names it and prefers it to
@@ -149,8 +143,13 @@ fn negotiate(accept: &str, offers_open_metrics: bool) -> Option<Format> {
     Some(if open > 0.0 && open >= text { Format::OpenMetrics } else { Format::Text })
 }
 
+/// Size of zlib's window, as a power of two: its default.
+const WINDOW_BITS: u8 = 15;
+
 fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 8), Compression::fast());
+    // flate2's own writer of gzip has a checksum with a table of 16 kB. zlib writes the format too.
+    let format = Compress::new_gzip(Compression::fast(), WINDOW_BITS);
+    let mut encoder = ZlibEncoder::new_with_compress(Vec::with_capacity(bytes.len() / 8), format);
     encoder.write_all(bytes)?;
     encoder.finish()
 }

@@ -244,7 +244,12 @@ impl Guard {
             None => site(request),
             Some(reply) => reply,
         };
-        self.headers.iter().for_each(|(name, value)| reply.say(name.clone(), value.clone()));
+        for (name, value) in &self.headers {
+            // What the page says of itself is stricter: it names what is in it.
+            if !reply.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name)) {
+                reply.say(name.clone(), value.clone());
+            }
+        }
         reply
     }
 

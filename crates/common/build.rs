@@ -1,6 +1,0 @@
-// SPDX-License-Identifier: MIT OR Apache-2.0
-//! See `bpf_build`.
-
-fn main() {
-    bpf_build::compiler_version();
-}
