@@ -18,12 +18,14 @@
 //! - workloads: [`work`], [`threads`]
 //! - counts, by an exporter and by the kernel: [`exporter`], [`exposition`], [`truth`]
 //! - events that a program does not see: [`losses`]
+//! - a page in a browser: [`browser`]
 //! - what systemd is told: [`notify`]; what the kernel refuses: [`seccomp`]
 //!
 //! Everything here restores the machine, and panics on errors that a test cannot handle.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a panic is a test's way to fail")]
 
 pub mod block;
+pub mod browser;
 pub mod cgroup;
 pub mod exporter;
 pub mod exposition;

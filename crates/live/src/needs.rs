@@ -61,6 +61,8 @@ pub enum Need {
     KernelWith(&'static str),
     /// See the attribute's word `disk`.
     Disk(&'static str),
+    /// See the attribute's word `browser`.
+    Browser,
 }
 
 /// The kernel attaches programs to functions by fentry and fexit.
@@ -120,6 +122,10 @@ pub const fn kernel_with(name: &'static str) -> Term {
 pub const fn disk(folder: &'static str) -> Term {
     Term::Need(Need::Disk(folder))
 }
+
+/// A browser, which guests have none of. Everywhere else its absence is a failure: `scripts/packages test`
+/// installs one.
+pub const browser: Term = Term::Need(Need::Browser);
 
 /// It leaves the machine unusable for other tests, and runs after them.
 pub const last: Term = Term::Last;
@@ -189,6 +195,10 @@ impl Need {
             Self::Disk(folder) => (
                 crate::block::below(Path::new(folder)).is_some(),
                 format!("needs a disk: {folder} is on none that counts"),
+            ),
+            Self::Browser => (
+                !has_own_machine() || has_tool(crate::browser::PROGRAM),
+                "needs a browser: guests have none".to_owned(),
             ),
         };
         (!met).then_some(said)

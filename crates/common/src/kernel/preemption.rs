@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::GzDecoder;
+use flate2::Decompress;
+use flate2::read::ZlibDecoder;
 use libbpf_rs::btf::Btf;
 use libbpf_rs::btf::types::Typedef;
 use rustix::system::uname;
@@ -76,12 +77,17 @@ fn config() -> String {
     files.iter().find_map(|path| read_config(path).ok()).unwrap_or_default()
 }
 
+/// Size of zlib's window, as a power of two: the largest, which reads all.
+const WINDOW_BITS: u8 = 15;
+
 fn read_config(path: &Path) -> io::Result<String> {
     if path.extension().is_none_or(|extension| extension != "gz") {
         return fs::read_to_string(path);
     }
     let mut text = String::new();
-    GzDecoder::new(File::open(path)?).read_to_string(&mut text)?;
+    // flate2's own reader of gzip has a checksum with a table of 16 kB. zlib reads the format too.
+    let format = Decompress::new_gzip(WINDOW_BITS);
+    ZlibDecoder::new_with_decompress(File::open(path)?, format).read_to_string(&mut text)?;
     Ok(text)
 }
 

@@ -71,7 +71,7 @@ class Family {
         group ?? "", () => this.choice(group), rate(sum(counts) / seconds, "number"),
         ...[0.5, 0.99].map((q) => amount(past.quantile(counts, q), unit)),
       ];
-      const all = totals.length > 1 ? [line(undefined, totals.map(([, counts]) => counts).reduce(added))] : [];
+      const all = totals.length > 1 ? [line(undefined, past.total())] : [];
       this.table.show([...all, ...shown.map(([group, counts]) => line(group, counts))]);
       for (const button of this.table.body.querySelectorAll("button")) {
         button.setAttribute("aria-pressed", String(button.group === this.group));

@@ -24,10 +24,10 @@ class Itself {
     );
   }
 
-  // What is wrong comes back as sentences.
+  // Returns sentences: of what is not as it could be, and of what is wrong.
   show(interval) {
     const { after } = interval;
-    const wrong = [];
+    const [notes, wrong] = [[], []];
     const samples = (metric) => after.samples.get(metric) ?? [];
     const growth = (metric, series, value) => {
       const before = interval.before?.values.get(series.key);
@@ -64,7 +64,7 @@ class Itself {
       if (runs.size) texts.push(count === undefined ? "" : rate(count, "number"), cost);
       return [`${key} ${texts.length}`, () => safe(label(series, "program")), ...texts];
     }));
-    if (missing) wrong.push(`${missing} of ${this.probes.lines.size} probes ${missing === 1 ? "is" : "are"} not attached`);
+    if (missing) notes.push(`${missing} of ${this.probes.lines.size} probes ${missing === 1 ? "is" : "are"} not attached`);
     this.probes.element.previousSibling.hidden = this.probes.element.hidden;
 
     const lost = [
@@ -82,10 +82,10 @@ class Itself {
 
     this.maps.show(samples("ebpf_exporter_map_entries").map(([series, value]) => {
       const capacity = after.values.get(series.key.replace("_entries", "_capacity"));
-      if (capacity && value >= capacity) wrong.push(`map ${safe(label(series, "map"))} is full`);
+      if (capacity && value >= capacity) notes.push(`map ${safe(label(series, "map"))} is full`);
       return [series.key, () => safe(label(series, "map")), String(value), String(capacity ?? "")];
     }));
     this.maps.element.previousSibling.hidden = this.maps.element.hidden;
-    return wrong;
+    return { notes, wrong };
   }
 }

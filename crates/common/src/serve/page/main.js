@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 // Asks the exporter for its metrics every two seconds, and shows what it says, or that it does not answer.
 
-// Milliseconds from one request to the next. The second comes sooner: rates take two answers.
-const PERIOD = 2000, SECOND = 1000;
+// Milliseconds from one request to the next. The second comes sooner: rates take two answers. A test hastens.
+const pace = { period: 2000, second: 1000 };
 
 // Milliseconds that an answer may take.
 const PATIENCE = 10000;
@@ -53,7 +53,7 @@ async function poll() {
   } catch (error) {
     tell(error.message, true);
   }
-  const period = answers === 1 ? SECOND : PERIOD;
+  const period = answers === 1 ? pace.second : pace.period;
   if (!document.hidden) setTimeout(poll, Math.max(period - (performance.now() - begun), 100));
   else document.addEventListener("visibilitychange", poll, { once: true });
 }
@@ -125,14 +125,14 @@ function showHeadline(interval) {
 }
 
 // Tells how the exporter is.
-async function tellState(scrape, wrong) {
+async function tellState(scrape, { notes, wrong }) {
   const mode = firstLabel(scrape, "ebpf_exporter_mode", "mode");
   let text = { fallback: "Running without eBPF: only what the kernel counts by itself is shown" }[mode] ?? "Running";
   if (mode === "waiting") text = (await ask("./-/ready")).text.trim().replace(/^./, (c) => c.toUpperCase());
   const version = firstLabel(scrape, "ebpf_exporter_build_info", "version");
   if (version && version !== page.version) wrong.push(`this page is of version ${page.version}: reload it`);
   if (startedAgain) text += `; started again, seen at ${startedAgain}`;
-  tell([text, ...wrong].join("; "), wrong.length > 0);
+  tell([text, ...notes, ...wrong].join("; "), wrong.length > 0);
 }
 
 // Tells a sentence about the exporter. `bad` is what needs to be looked at.

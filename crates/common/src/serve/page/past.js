@@ -102,6 +102,13 @@ class Past {
     return this.steps.reduce((sum, step) => sum + (step.rows ? step.seconds : 0), 0);
   }
 
+  // Of a histogram, how many observations of all series were in which bucket in these minutes.
+  total() {
+    const total = new Float64Array(this.bounds.length);
+    for (const step of this.steps) if (step.all) add(total, step.all);
+    return total;
+  }
+
   // All that was counted in these minutes, by group: pairs, the greatest first. Of gauges, the last values.
   totals() {
     const last = this.steps.at(-1);
@@ -111,7 +118,7 @@ class Past {
     for (const step of this.steps) {
       for (const [group, value] of step.rows ?? []) {
         if (this.kind === "counter") totals.set(group, (totals.get(group) ?? 0) + value * step.seconds);
-        else totals.set(group, added(totals.get(group), value));
+        else add(totals.get(group) ?? totals.set(group, new Float64Array(this.bounds.length)).get(group), value);
       }
     }
     const size = (value) => (this.kind === "counter" ? value : sum(value));
@@ -123,7 +130,7 @@ function sum(counts) {
   return counts.reduce((sum, count) => sum + count, 0);
 }
 
-// The sum of two rows of counts, of which the first may be undefined.
-function added(counts, more) {
-  return counts ? counts.map((count, at) => count + more[at]) : more;
+// Adds counts to those of a sum. A loop: it runs over all steps at each refresh.
+function add(total, counts) {
+  for (let at = 0; at < counts.length; at++) total[at] += counts[at];
 }

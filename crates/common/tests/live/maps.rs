@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Reads all entries of maps in the kernel.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 use std::collections::BTreeMap;
 
@@ -132,5 +131,3 @@ fn a_full_map_says_so_and_an_empty_one_is_empty() {
         assert!(read(&maps, &*way, |_| {}).is_empty(), "{name}");
     }
 }
-
-live::main!();
