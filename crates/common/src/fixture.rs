@@ -245,6 +245,10 @@ fn manual<F: Args>(spec: &Spec) -> Result<String> {
          .SH ENVIRONMENT\n.TP\n{base}\n\
          A number that the ports of all exporters count from instead of 9100, where no address is given: with\n\
          {example} this one listens on port {moved}. Units read it from /etc/default/ebpf\\-exporters.\n\
+         .SH PATHS\n.TP\n/\nA page that draws the metrics, for a browser.\n\
+         .TP\n/metrics\nThe metrics: see \\-\\-web.telemetry\\-path.\n\
+         .TP\n/headlines\nThe two to five numbers that answer the question, as JSON.\n\
+         .TP\n/\\-/healthy, /\\-/ready\nWhether the process answers, and whether it counts.\n\
          .SH EXIT STATUS\n0: good. 1: cannot run here; the last message says why and what to do. 2: wrong usage.\n\
          .SH SEE ALSO\nThe exporter listens on port {port} by default. Its metrics are described in\n\
          /usr/share/doc/ebpf\\-exporters/METRICS.md; alerts, scrape jobs and a dashboard are in\n\

@@ -316,6 +316,9 @@ fn connection<H>(
 where
     H: Fn(&Request) -> Reply + Send + Sync + 'static,
 {
+    // An answer in several writes would wait for the client to acknowledge the first: 40 ms. A Unix socket
+    // knows no such delay, and refuses the option.
+    let _ = stream.set_tcp_nodelay(true);
     let mut slot = connections.enter(&stream, limits.connections)?;
     thread_of("http", move || {
         converse(&stream, limits, &mut slot, &*handler);

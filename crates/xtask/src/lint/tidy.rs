@@ -105,8 +105,10 @@ fn ports(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
 /// Every source file names its licence, every header has an include guard, and no BPF code asks for
 /// the kernel's version or reads through a pointer directly.
 fn headers(breaches: &mut Vec<String>) -> Result<()> {
-    let rust =
-        [files("crates", ".rs")?, vec![root().join("Makefile"), root().join("scripts/packages")]].concat();
+    let mut rust = vec![root().join("Makefile"), root().join("scripts/packages")];
+    for kind in [".rs", ".js", ".css", ".html"] {
+        rust.extend(files("crates", kind)?);
+    }
     let c = bpf_sources()?;
     for path in rust.iter().chain(&c) {
         let text = fs::read_to_string(path)?;

@@ -138,7 +138,9 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
         copy(&root().join(file), &doc.join(file), 0o644)?;
     }
     copy_into("docs", ".md", &doc.join("docs"))?;
-    copy_into("docs/pictures", ".svg", &doc.join("docs/pictures"))?;
+    for kind in [".svg", ".webp"] {
+        copy_into("docs/pictures", kind, &doc.join("docs/pictures"))?;
+    }
     Ok(())
 }
 
