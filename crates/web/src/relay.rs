@@ -41,6 +41,8 @@ pub fn relay(
     is_known: impl FnOnce(),
 ) -> io::Result<()> {
     client.set_nonblocking(true)?;
+    // An answer in several writes would wait for the client to acknowledge the first: 40 ms.
+    client.set_nodelay(true)?;
     shake_hands(&mut tls, client)?;
     if !is_welcome(tls.peer_certificates(), names) {
         return Err(io::Error::other("the client's certificate has none of client_allowed_sans"));
