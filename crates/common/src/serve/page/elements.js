@@ -41,6 +41,7 @@ class Table {
     if (this.shown === headers.join("\n")) return;
     this.shown = headers.join("\n");
     this.head.replaceChildren(...headers.map((text) => make("th", { scope: "col" }, text)));
+    this.head.hidden = !headers.some(Boolean);
   }
 
   // Shows lines: of each its key, a function that makes its first cell, and the texts of the others.

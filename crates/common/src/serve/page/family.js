@@ -32,6 +32,7 @@ class Family {
 
   add(interval, time) {
     this.past.add(interval, time);
+    this.element.hidden = !this.past.isThere;
     this.show();
   }
 
@@ -67,11 +68,12 @@ class Family {
     const last = past.steps.at(-1);
     if (past.kind === "histogram") {
       this.table.headers([label, "per second", "p50", "p99"]);
+      const several = totals.length > 1;
       const line = (group, counts) => [
-        group ?? "", () => this.choice(group), rate(sum(counts) / seconds, "number"),
+        `${several} ${group ?? "all"}`, () => (several ? this.choice(group) : this.named(group)), rate(sum(counts) / seconds, "number"),
         ...[0.5, 0.99].map((q) => amount(past.quantile(counts, q), unit)),
       ];
-      const all = totals.length > 1 ? [line(undefined, past.total())] : [];
+      const all = several ? [line(undefined, past.total())] : [];
       this.table.show([...all, ...shown.map(([group, counts]) => line(group, counts))]);
       for (const button of this.table.body.querySelectorAll("button")) {
         button.setAttribute("aria-pressed", String(button.group === this.group));

@@ -25,7 +25,9 @@ class Past {
   // Adds what happened in an interval that ended at `time`, in seconds.
   add(interval, time) {
     const of = { histogram: "observations", counter: "rates" }[this.kind] ?? "values";
-    const { all = null, rows = null } = this[of](interval) ?? {};
+    // As of now: it may be one that needs eBPF, or a module that is not loaded.
+    this.isThere = has(interval.after, this.metric);
+    const { all = null, rows = null } = (this.isThere && this[of](interval)) || {};
     this.steps.push({ time, seconds: interval.before ? interval.seconds : 0, all, rows });
     this.steps = this.steps.filter((step) => step.time > time - WINDOW);
     const shown = new Set(this.steps.flatMap((step) => [...(step.rows?.keys() ?? [])]));

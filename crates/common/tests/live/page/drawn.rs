@@ -127,7 +127,11 @@ fn a_reset_is_a_gap_and_no_negative_rate() {
     let address = serve_page([Headline::rate("{value} calls/s", "calls_total").or("no calls")], |asked| {
         let value = [1000, 2000, 3000, 50, 1050, 2050, 10, 1010, 2010, 3010][asked.min(9) as usize];
         let (start, asked) = if asked < 6 { (7, asked + 1) } else { (8, asked - 5) };
-        itself(start, asked) + &format!("# TYPE calls_total counter\ncalls_total{{name=\"read\"}} {value}\n")
+        // The other process does not have this metric, as without eBPF.
+        let gone = if start == 7 { "# TYPE gone_total counter\ngone_total 5\n" } else { "" };
+        itself(start, asked)
+            + gone
+            + &format!("# TYPE calls_total counter\ncalls_total{{name=\"read\"}} {value}\n")
     });
     let mut browser = Browser::start(700, 700);
     browser.open(&address);
@@ -138,6 +142,7 @@ fn a_reset_is_a_gap_and_no_negative_rate() {
     let known = [None, Some(1000.0), Some(1000.0), None, Some(1000.0), Some(1000.0), None, Some(1000.0)];
     let rounded: Vec<Option<f64>> = grown.iter().map(|grown| grown.map(f64::round)).collect();
     assert_eq!(rounded[..8], known);
+    assert_eq!(browser.evaluate("cards.get('gone_total').element.hidden"), true);
     let shown = browser.text("document.body.innerText");
     assert!(shown.contains("started again"), "{shown}");
     assert!(!shown.contains("-1") && !shown.contains("-2"), "{shown}");

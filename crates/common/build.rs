@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! See `bpf_build`, and `page` for the landing page.
 
+#[path = "build/page.rs"]
 mod page;
 
 fn main() {
