@@ -9,11 +9,13 @@ pub mod amount;
 mod evaluate;
 mod headline;
 mod histogram;
+mod list;
 mod page;
 mod scrape;
 
 pub use evaluate::{Interval, Reading};
 pub use headline::{Alias, Headline, Measure, Selector, Text, Unit};
 pub use histogram::Distribution;
+pub use list::{LIST, Listed, RUNNING, list_from_json, list_to_json};
 pub use page::{PATH, Page};
 pub use scrape::{Kind, Labels, NotASample, Scrape, sample};

@@ -67,6 +67,10 @@ pub struct Common {
     #[arg(long = "log.format", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Logfmt)]
     pub log_format: LogFormat,
 
+    /// Serve connections that `ebpf-exporters run` hands over on standard input.
+    #[arg(long, hide = true, conflicts_with_all = ["listen", "web_config", "textfile", "once", "check", "telemetry_path"])]
+    pub supervised: bool,
+
     /// Load, attach and verify every probe, print one line per probe, and exit.
     #[arg(long, conflicts_with_all = ["once", "textfile"])]
     pub check: bool,
@@ -172,8 +176,11 @@ fn absolute_path(text: &str) -> Result<String, String> {
     }
 }
 
-/// Checks the syntax only. Listening shows whether the host exists.
-fn listen_address(text: &str) -> Result<String, String> {
+/// Checks the syntax of an address only. Listening shows whether the host exists.
+///
+/// # Errors
+/// When it is malformed. The error is the message for the user.
+pub fn listen_address(text: &str) -> Result<String, String> {
     if let Some(number) = text.strip_prefix(http::PASSED) {
         let wrong = |_| format!("{}N needs the number of a socket, from 0", http::PASSED);
         return number.parse::<usize>().map(|_| text.to_owned()).map_err(wrong);

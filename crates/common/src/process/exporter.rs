@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use libbpf_rs::OpenObject;
 use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -38,7 +39,7 @@ use crate::read::render::Renderer;
 use crate::read::roster::Rosters;
 use crate::read::self_metrics::Program;
 use crate::serve::web::{self, Door};
-use crate::serve::{http, ports};
+use crate::serve::{handed, http, ports};
 use crate::spec::Spec;
 
 /// An opened skeleton of exporter `E`.
@@ -178,6 +179,7 @@ pub fn run_with<F: Args>(spec: &Spec, start: impl FnOnce(&Cli<F>) -> Result<Exit
         Err(error) => error.exit(),
     };
     logging::start(cli.common.log_level, cli.common.log_format);
+    refusal::listen();
     match start(&cli) {
         Ok(code) => code,
         Err(error) => {
@@ -213,9 +215,18 @@ impl From<anyhow::Error> for Failure {
 /// When an address is in use or the web configuration is wrong.
 pub fn begin(flags: &Common) -> Result<(Vec<Door>, Signals)> {
     memory::one_heap();
+    if flags.supervised {
+        handed::begin();
+        // A program that hangs would not notice that the supervisor is gone. The setting is lost when executing
+        // restores capabilities, and made again here.
+        set_parent_process_death_signal(Some(Signal::KILL)).context("failed to bind to the supervisor")?;
+    }
     // Signals are recorded from here on. The thread that waits for them starts after privileges
     // are dropped.
     let signals = Signals::new([SIGINT, SIGTERM, SIGUSR1]).context("failed to watch for signals")?;
+    if let Some(channel) = handed::channel() {
+        return Ok((vec![web::handed(channel)], signals));
+    }
     // Listen before attaching: a port in use is the most likely failure.
     let listeners = if serves(flags) { http::bind(&flags.listen)? } else { Vec::new() };
     Ok((web::open(flags.web_config.as_deref(), listeners)?, signals))

@@ -259,10 +259,13 @@ fn listen(flags: &Common, spec: &Spec, engine: Arc<Engine>, doors: Vec<Door>) ->
     let site = Arc::new(Site::new(spec, path, requests, schema, engine));
     let mut fronts = Vec::new();
     for door in doors {
-        log::info!("listening on {}", door.address);
+        match door.address {
+            Some(address) => log::info!("listening on {address}"),
+            None => log::info!("listening to the supervisor"),
+        }
         let (site, admits, guard) = (Arc::clone(&site), door.admits(), door.guard);
         let answer = move |request: &http::Request| guard.answer(request, |request| site.answer(request));
-        http::serve(door.socket, Limits::default(), admits, answer)?;
+        http::serve(door.source, Limits::default(), admits, answer)?;
         fronts.extend(door.front);
     }
     fronts.iter_mut().try_for_each(Front::watch)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Logs to standard error as logfmt or JSON, including libbpf's messages.
+//! Logs to standard error as logfmt or JSON.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -8,7 +8,6 @@ use std::time::SystemTime;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::kernel::refusal;
 use crate::process::cli::{LogFormat, LogLevel};
 
 struct Logger {
@@ -34,7 +33,6 @@ pub fn start(level: LogLevel, format: LogFormat) {
     if log::set_boxed_logger(Box::new(Logger { format })).is_ok() {
         log::set_max_level(filter);
     }
-    refusal::listen();
 }
 
 impl Log for Logger {

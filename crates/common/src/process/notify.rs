@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What systemd is told of this process: sd_notify(3). `systemctl status` shows the texts.
+//! What systemd is told of this process: sd_notify(3). `systemctl status` shows the texts. A supervisor that is
+//! not systemd is told the same.
 
 use sd_notify::NotifyState;
+
+use crate::serve::handed;
 
 /// Says what the process does, while it starts or instead of measuring.
 pub fn status(text: &str) {
@@ -29,6 +32,9 @@ fn in_one_line(text: &str) -> String {
 }
 
 fn send(state: &[NotifyState<'_>]) {
+    if handed::channel().is_some() {
+        return handed::say(&state.iter().map(|one| format!("{one}\n")).collect::<String>());
+    }
     if let Err(error) = sd_notify::notify(state) {
         log::warn!("failed to notify systemd: {error}");
     }

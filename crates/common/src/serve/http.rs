@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::FromRawFd;
+use std::os::fd::{BorrowedFd, FromRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tiny_http::{HTTPVersion, Header, Method, Response};
 
-use crate::serve::ports;
+use crate::serve::{handed, ports};
 use crate::words::counted;
 
 /// Limits on clients.
@@ -123,7 +123,7 @@ impl Reply {
     }
 
     /// A response with a body of this content type.
-    pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Self {
+    pub fn new(status: u16, content_type: impl Into<Cow<'static, str>>, body: Vec<u8>) -> Self {
         Self { status, headers: vec![("Content-Type".into(), content_type.into())], body }
     }
 
@@ -215,13 +215,37 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Answers requests on a listening socket with `handler`, in its own threads, while the process lives.
-/// Connections that `admit` rejects are closed.
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A listening socket.
+    Socket(Socket),
+    /// A supervisor hands them over: see [`handed`].
+    Handed(BorrowedFd<'static>),
+}
+
+impl From<TcpListener> for Source {
+    fn from(listener: TcpListener) -> Self {
+        Self::Socket(listener.into())
+    }
+}
+
+impl Source {
+    fn next(&self) -> io::Result<Socket> {
+        match self {
+            Self::Socket(socket) => socket.accept().map(|(stream, _)| stream),
+            Self::Handed(channel) => handed::take(channel),
+        }
+    }
+}
+
+/// Answers requests on connections of `source` with `handler`, in its own threads, while the process lives.
+/// Connections that `admit` rejects are closed. The process ends when its supervisor is gone.
 ///
 /// # Errors
 /// When the accepting thread cannot be started.
 pub fn serve<H>(
-    listener: Socket,
+    source: Source,
     limits: Limits,
     admit: impl Fn(&Socket) -> bool + Send + 'static,
     handler: H,
@@ -233,15 +257,19 @@ where
     let connections = Arc::new(Connections::default());
     let accept = move || {
         loop {
-            match listener.accept() {
-                Ok((stream, _)) if !admit(&stream) => {
+            match source.next() {
+                Ok(stream) if !admit(&stream) => {
                     log::debug!("rejected a connection from another process")
                 }
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     let (handler, connections) = (Arc::clone(&handler), Arc::clone(&connections));
                     if let Err(error) = connection(stream, limits, handler, connections) {
                         log::warn!("failed to set up a connection: {error}");
                     }
+                }
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    log::error!("the supervisor is gone");
+                    std::process::exit(1);
                 }
                 // Out of descriptors or memory. This passes when connections end.
                 Err(error) => {

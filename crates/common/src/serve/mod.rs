@@ -4,6 +4,7 @@
 //!
 //! It may import `read`, `kernel`, `spec`, `exposition` and `words`. It does not use libbpf.
 
+pub mod handed;
 pub mod http;
 pub mod page;
 pub mod ports;

@@ -118,7 +118,7 @@ impl Site {
 }
 
 /// The reply, compressed if the client accepts that.
-fn zipped(request: &Request, mut reply: Reply) -> Reply {
+pub fn zipped(request: &Request, mut reply: Reply) -> Reply {
     let accepts = request.header("Accept-Encoding").unwrap_or_default();
     let zip = quality(accepts, |item| item == "gzip").is_some_and(|q| q > 0.0);
     if zip && let Ok(body) = gzip(&reply.body) {
@@ -130,7 +130,7 @@ fn zipped(request: &Request, mut reply: Reply) -> Reply {
 
 /// The text format to answer in, or `None` for protobuf: only for a client that names it and prefers it to
 /// all text. OpenMetrics if it is offered and the client accepts it and does not prefer plain text.
-fn negotiate(accept: &str, offers_open_metrics: bool) -> Option<Format> {
+pub fn negotiate(accept: &str, offers_open_metrics: bool) -> Option<Format> {
     let open = quality(accept, |item| item == "application/openmetrics-text").unwrap_or(0.0);
     let open = if offers_open_metrics { open } else { 0.0 };
     let text = quality(accept, |item| item == "text/plain").unwrap_or(0.0);

@@ -11,7 +11,7 @@ use std::env;
 use std::hash::BuildHasher;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{self, UnixListener};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use bcrypt::HashParts;
 use rustix::net::sockopt::socket_peercred;
 use socket2::Socket;
 
-use crate::serve::http::{Reply, Request};
+use crate::serve::http::{Reply, Request, Source};
 
 /// The TLS program.
 const PROGRAM: &str = "ebpf-exporters-web";
@@ -41,13 +41,13 @@ const CONNECTIONS: usize = 48;
 /// bcrypt is slow by design.
 const WAITING: usize = 16;
 
-/// A listening socket and its access rules.
+/// Where clients come from, and what they may do.
 #[derive(Debug)]
 pub struct Door {
-    /// The socket on which connections are accepted.
-    pub socket: Socket,
-    /// The address to which clients connect.
-    pub address: SocketAddr,
+    /// Where connections come from.
+    pub source: Source,
+    /// The address to which clients connect; `None` if there is none.
+    pub address: Option<SocketAddr>,
     /// The access rules.
     pub guard: Arc<Guard>,
     /// The TLS program, if this socket uses TLS.
@@ -64,10 +64,20 @@ pub fn open(config: Option<&Path>, listeners: Vec<TcpListener>) -> Result<Vec<Do
         let address = listener.local_addr().context("failed to get the address of the socket")?;
         match config {
             Some(config) => guarded(config, listener, address, limit.max(1)),
-            None => Ok(Door { socket: listener.into(), address, guard: Arc::default(), front: None }),
+            None => Ok(Door {
+                source: listener.into(),
+                address: Some(address),
+                guard: Arc::default(),
+                front: None,
+            }),
         }
     };
     listeners.into_iter().map(one).collect()
+}
+
+/// The door to an exporter that a supervisor started. Only the supervisor comes through it.
+pub fn handed(channel: BorrowedFd<'static>) -> Door {
+    Door { source: Source::Handed(channel), address: None, guard: Arc::default(), front: None }
 }
 
 fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usize) -> Result<Door> {
@@ -97,7 +107,8 @@ fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usi
             Line::Header(name, value) => guard.headers.push((name.to_owned(), value.to_owned())),
             Line::Limit(interval, burst) => guard.limit = Some(Mutex::new(Bucket::new(interval, burst))),
             Line::Plain => {
-                return Ok(Door { socket: plain.into(), address, guard: guard.into(), front: None });
+                let (source, address) = (plain.into(), Some(address));
+                return Ok(Door { source, address, guard: guard.into(), front: None });
             }
             Line::Tls => break,
             Line::Error(why) => bail!("--web.config.file: {why}"),
@@ -105,7 +116,8 @@ fn guarded(config: &Path, listener: TcpListener, address: SocketAddr, limit: usi
             Line::Ended => bail!("--web.config.file: {PROGRAM} exited without an error message"),
         }
     }
-    Ok(Door { socket: OwnedFd::from(inner).into(), address, guard: guard.into(), front: Some(front) })
+    let source = Source::Socket(OwnedFd::from(inner).into());
+    Ok(Door { source, address: Some(address), guard: guard.into(), front: Some(front) })
 }
 
 /// Path of the TLS program: next to this program, or where packages install it.
