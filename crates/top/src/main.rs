@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use supervisor::Flags;
 use top::address::{HERE, all_of, subjects_of};
 use top::config::Config;
 use top::show::{Answered, Options, Then, show};
@@ -25,6 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    Run(Flags),
     Top(Top),
 }
 
@@ -62,8 +64,18 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let Task::Top(flags) = Arguments::parse().task;
-    match top(&flags) {
+    match Arguments::parse().task {
+        Task::Run(flags) => supervisor::run(&flags).unwrap_or_else(|error| {
+            // The log has been started.
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }),
+        Task::Top(flags) => show_all(&flags),
+    }
+}
+
+fn show_all(flags: &Top) -> ExitCode {
+    match top(flags) {
         Ok(Answered::No(why)) if flags.once => {
             let hint = "systemctl start ebpf-exporters.target starts those of this machine".to_owned();
             eprintln!("no exporter answers: {}", why.unwrap_or(hint));
