@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Starts exporters, waits for what happens to them and for signals, and ends them.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use common::process::{logging, memory, notify};
 use common::serve::http::{self, Limits};
-use common::serve::web::{self, Front};
+use common::serve::web::{self, Door, Front};
 use common::serve::{handed, ports};
 use common::spec::Spec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -53,14 +54,17 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
         Child::new(name, program, arguments, now)
     });
     let board = Arc::new(Board::new(children.collect()));
-    let _fronts = listen(flags, &board)?;
+    // A port in use is the most likely failure.
+    let doors = open(flags)?;
     let mut supervisor = Supervisor { board, flags, is_settled: false };
+    supervisor.act();
+    let _fronts = serve(doors, flags, &supervisor.board)?;
     let end = loop {
-        supervisor.act();
         if supervisor.settle()? {
             notify::ready("all exporters have been started");
         }
         events.wait(&supervisor.board);
+        supervisor.act();
         supervisor.hear();
         let mut end = None;
         for signal in events.signals.pending() {
@@ -86,8 +90,8 @@ fn list<'n>(names: impl Iterator<Item = &'n String>) -> String {
     names.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// Serves at all addresses until the process ends. Addresses with TLS are served while the returned value lives.
-fn listen(flags: &Flags, board: &Arc<Board>) -> Result<Vec<Front>> {
+/// Listens at all addresses.
+fn open(flags: &Flags) -> Result<Vec<Door>> {
     let mut addresses = flags.listen.clone();
     if addresses.is_empty() {
         let base = std::env::var_os(ports::BASE);
@@ -95,7 +99,11 @@ fn listen(flags: &Flags, board: &Arc<Board>) -> Result<Vec<Front>> {
             ports::of(&Spec::new("exporters", PORT, ""), base.as_deref()).map_err(anyhow::Error::msg)?;
         addresses.push(format!(":{port}"));
     }
-    let doors = web::open(flags.web_config.as_deref(), http::bind(&addresses)?)?;
+    web::open(flags.web_config.as_deref(), http::bind(&addresses)?)
+}
+
+/// Serves until the process ends. Doors with TLS are served while the returned value lives.
+fn serve(doors: Vec<Door>, flags: &Flags, board: &Arc<Board>) -> Result<Vec<Front>> {
     let site = Arc::new(Site::new(Arc::clone(board), flags.max_requests.into()));
     let mut fronts = Vec::new();
     for door in doors {
@@ -231,8 +239,11 @@ impl Supervisor<'_> {
     fn settle(&mut self) -> Result<bool> {
         let children = self.board.children();
         if children.iter().all(Child::is_given_up) {
-            let why = children.iter().map(|child| format!("{}: {}", child.name, child.says));
-            bail!("no exporter runs here: {}", why.collect::<Vec<_>>().join("; "));
+            let reasons: BTreeSet<&str> = children.iter().map(|child| child.says.as_str()).collect();
+            match reasons.first().filter(|_| reasons.len() == 1) {
+                Some(reason) => bail!("no exporter runs here: {reason}"),
+                None => bail!("no exporter runs here; the lines above say why"),
+            }
         }
         let is_open = |child: &Child| matches!(child.state, State::Starting);
         let settles = !self.is_settled && !children.iter().any(is_open);

@@ -29,6 +29,8 @@ pub struct Address {
     pub port: u16,
     /// Whether it speaks TLS; `None` where the settings say it for all.
     pub tls: Option<bool>,
+    /// What its paths begin with, where a supervisor answers for it.
+    pub below: String,
 }
 
 /// Something to show a line for.
@@ -45,6 +47,11 @@ pub struct Subject {
 }
 
 impl Address {
+    /// The address of an exporter, or of a supervisor.
+    pub fn new(host: String, port: u16, tls: Option<bool>) -> Self {
+        Self { host, port, tls, below: String::new() }
+    }
+
     /// For a person: without the host if it is this one.
     pub fn shown(&self) -> String {
         let host = if self.host == HERE { "" } else { self.host.as_str() };
@@ -57,7 +64,7 @@ impl Address {
     /// When it is none of these.
     pub fn parse(text: &str) -> Result<Self> {
         match split(text)? {
-            (host, Some(port), tls) => Ok(Self { host, port, tls }),
+            (host, Some(port), tls) => Ok(Self::new(host, port, tls)),
             _ => bail!("{text:?} has no port"),
         }
     }
@@ -70,7 +77,7 @@ impl Address {
 pub fn subjects_of(text: &str) -> Result<Vec<Subject>> {
     let (host, port, tls) = split(text)?;
     let Some(port) = port else { return all_of(&host, tls) };
-    let address = Address { host, port, tls };
+    let address = Address::new(host, port, tls);
     Ok(vec![Subject { name: "?".to_owned(), at: Ok(address), wanted: true, note: String::new() }])
 }
 
@@ -84,10 +91,11 @@ pub fn all_of(host: &str, tls: Option<bool>) -> Result<Vec<Subject>> {
     let subject = |(name, port): (String, u16)| {
         let port = i32::from(port) - i32::from(BASE) + i32::from(base);
         let port = u16::try_from(port).with_context(|| format!("{BASE_VARIABLE}={base} is too large"))?;
-        let at = Ok(Address { host: host.to_owned(), port, tls });
+        let at = Ok(Address::new(host.to_owned(), port, tls));
         Ok(Subject { name, at, wanted: false, note: String::new() })
     };
-    jobs(JOBS).into_iter().map(subject).collect()
+    // Where there is none, it has no line.
+    jobs(JOBS).into_iter().chain([("?".to_owned(), supervisor::PORT)]).map(subject).collect()
 }
 
 /// Host, port and whether TLS is asked for.
@@ -142,7 +150,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read() {
-        let address = |host: &str, port, tls| Address { host: host.to_owned(), port, tls };
+        let address = |host: &str, port, tls| Address::new(host.to_owned(), port, tls);
         for (text, expected, shown) in [
             ("localhost:9101", address("localhost", 9101, None), ":9101"),
             (":9101", address("localhost", 9101, None), ":9101"),
@@ -164,7 +172,7 @@ mod tests {
         let all = subjects_of("https://db1").expect("a host");
         assert!(all.len() >= 16 && all.iter().all(|one| !one.wanted), "{all:?}");
         let disks = all.iter().find(|one| one.name == "diskio").expect("diskio");
-        let address = Address { host: "db1".to_owned(), port: 9101, tls: Some(true) };
+        let address = Address::new("db1".to_owned(), 9101, Some(true));
         assert_eq!(disks.at, Ok(address));
     }
 

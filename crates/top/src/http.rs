@@ -108,7 +108,8 @@ impl Client {
             if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
         // HTTP/1.0 has neither chunks nor connections that stay open.
         let request = format!(
-            "GET {path} HTTP/1.0\r\nHost: {host}:{}\r\nAccept: text/plain, application/json\r\n{}\r\n",
+            "GET {}{path} HTTP/1.0\r\nHost: {host}:{}\r\nAccept: text/plain, application/json\r\n{}\r\n",
+            address.below,
             address.port,
             self.authorization.as_deref().unwrap_or_default()
         );
@@ -256,7 +257,7 @@ mod tests {
         });
         let auth = "scheme: http\nbasic_auth: {username: alice, password: sesame}\n";
         let config: Config = serde_saphyr::from_str(auth).expect("settings");
-        let address = Address { host: "127.0.0.1".to_owned(), port, tls: None };
+        let address = Address::new("127.0.0.1".to_owned(), port, None);
         let answer = Client::new(&config).expect("a client").get(&address, "/metrics");
         let request = server.join().expect("served");
         assert!(request.starts_with("GET /metrics HTTP/1.0\r\nHost: 127.0.0.1:"), "{request}");
@@ -288,7 +289,7 @@ mod tests {
     #[test]
     fn nobody_is_not_an_error_of_somebody() {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
-        let address = Address { host: "127.0.0.1".to_owned(), port, tls: None };
+        let address = Address::new("127.0.0.1".to_owned(), port, None);
         let client = Client::new(&Config::default()).expect("a client");
         assert!(matches!(client.get(&address, "/"), Err(Failure::Nobody)));
     }
@@ -343,7 +344,7 @@ mod tests {
         let ask = |settings: &str| {
             fs::write(&path, settings).expect("written");
             let config = Config::read(&path).expect("settings");
-            let address = Address { host: "127.0.0.1".to_owned(), port: locked(&authority), tls: Some(true) };
+            let address = Address::new("127.0.0.1".to_owned(), locked(&authority), Some(true));
             Client::new(&config).expect("a client").get(&address, "/metrics")
         };
         let all =

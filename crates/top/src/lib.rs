@@ -13,5 +13,6 @@ mod lines;
 mod rows;
 mod screen;
 pub mod show;
+pub mod suite;
 mod tls;
 mod watch;

@@ -15,6 +15,7 @@ use supervisor::Flags;
 use top::address::{HERE, all_of, subjects_of};
 use top::config::Config;
 use top::show::{Answered, Options, Then, show};
+use top::suite;
 
 /// What is to be done with several exporters at once.
 #[derive(Parser)]
@@ -104,6 +105,7 @@ fn top(flags: &Top) -> Result<Answered> {
     if flags.addresses.is_empty() {
         subjects = all_of(HERE, None)?;
     }
+    let subjects = suite::expand(subjects, &config)?;
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&ended)).context("failed to watch for signals")?;

@@ -137,7 +137,7 @@ pub mod tests {
 
     /// A subject at a port of this machine.
     pub fn subject(name: &str, port: u16, wanted: bool) -> Subject {
-        let at = Ok(Address { host: "localhost".to_owned(), port, tls: None });
+        let at = Ok(Address::new("localhost".to_owned(), port, None));
         Subject { name: name.to_owned(), at, wanted, note: String::new() }
     }
 

@@ -109,7 +109,7 @@ impl Drop for Stats {
 fn events(exporter: &Exporter, flags: &str, peer: Option<&str>, workload: &mut Command) -> Result<()> {
     let alone = fastest(workload)?;
     let arguments = flags.split_whitespace().chain(["--web.listen-address", "127.0.0.1:0"]);
-    let running = Running::start(&root().join("dist/bin"), exporter, &arguments.collect::<Vec<_>>())?;
+    let running = Running::start(&root().join("dist/bin"), &exporter.binary, &arguments.collect::<Vec<_>>())?;
     let text = running.get("/metrics")?;
     let mut empty = BTreeMap::new();
     for program in samples(&text, "ebpf_exporter_ebpf_program_info") {

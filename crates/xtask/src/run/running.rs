@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Starts an exporter in the foreground, asks it, and stops it. Also reads its answers and the
-//! kernel's results.
+//! Starts an exporter or a supervisor in the foreground, asks it, and stops it. Also reads its answers and
+//! the kernel's results.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,28 +15,28 @@ use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-use crate::workspace::Exporter;
-
 /// Time limit for the start. Attaching takes 50 ms; slow machines need longer.
 const START: Duration = Duration::from_secs(60);
 
 /// Time limit for an answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// The process of an exporter. It gets SIGTERM when this is dropped.
+/// The process of an exporter or of a supervisor. It gets SIGTERM when this is dropped.
 pub struct Running {
     child: Child,
     address: String,
-    warnings: Vec<String>,
+    /// Lines of its log that nobody has asked for.
+    early: Vec<String>,
+    lines: Receiver<String>,
 }
 
 impl Running {
-    /// Starts an exporter from `folder`, with sudo if this process is not root.
+    /// Starts a program from `folder`, with sudo if this process is not root.
     ///
     /// # Errors
     /// When it ends instead of listening; the error has the last line it printed.
-    pub fn start(folder: &Path, exporter: &Exporter, arguments: &[&str]) -> Result<Self> {
-        let binary = folder.join(&exporter.binary);
+    pub fn start(folder: &Path, program: &str, arguments: &[&str]) -> Result<Self> {
+        let binary = folder.join(program);
         let mut command =
             Command::new(if geteuid().is_root() { binary.as_os_str() } else { "sudo".as_ref() });
         if !geteuid().is_root() {
@@ -49,25 +49,22 @@ impl Running {
             .with_context(|| format!("failed to start {}", binary.display()))?;
         let stderr = BufReader::new(child.stderr.take().context("no standard error")?);
         let (sender, lines) = mpsc::channel();
-        // Reads on after the start, so that the exporter never blocks on a full pipe.
+        // Reads on after the start, so that the process never blocks on a full pipe.
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                // The receiver is gone once the exporter runs.
+                // Once nobody reads them, lines are of no use.
                 let _ = sender.send(line);
             }
         });
-        let (mut last, mut warnings) = (String::new(), Vec::new());
+        let mut early: Vec<String> = Vec::new();
         loop {
             match lines.recv_timeout(START) {
                 Ok(line) => {
                     if let Some((_, address)) = line.split_once("listening on ") {
                         let address = address.trim_end_matches('"').replace("[::]", "localhost");
-                        return Ok(Self { child, address, warnings });
+                        return Ok(Self { child, address, early, lines });
                     }
-                    message(&line).clone_into(&mut last);
-                    if line.contains(" level=warn ") {
-                        warnings.push(last.clone());
-                    }
+                    early.push(line);
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     child.kill()?;
@@ -75,7 +72,7 @@ impl Running {
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     child.wait()?;
-                    bail!("{last}");
+                    bail!("{}", early.last().map_or("it said nothing", |last| message(last)));
                 }
             }
         }
@@ -86,9 +83,16 @@ impl Running {
         &self.address
     }
 
-    /// What it warned of before it listened.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+    /// The lines of its log that are new since this was last called.
+    pub fn lines(&mut self) -> Vec<String> {
+        let early = std::mem::take(&mut self.early);
+        early.into_iter().chain(self.lines.try_iter()).collect()
+    }
+
+    /// As [`Running::lines`], once it has ended.
+    pub fn last_lines(&mut self) -> Vec<String> {
+        let early = std::mem::take(&mut self.early);
+        early.into_iter().chain(self.lines.iter()).collect()
     }
 
     /// How it ended, if it has.
@@ -126,7 +130,7 @@ impl Drop for Running {
 }
 
 /// What a line of the log says; of another line all.
-fn message(line: &str) -> &str {
+pub fn message(line: &str) -> &str {
     let message = line.split_once("msg=").map_or(line, |(_, message)| message.trim_matches('"'));
     message.trim_start_matches("cannot run: ")
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `make run`: runs every exporter that this kernel supports in the foreground, and shows what they say, as
-//! `ebpf-exporters top` does.
+//! `make run`: runs every exporter that this kernel supports in the foreground, by `ebpf-exporters run`, and
+//! shows what they say, as `ebpf-exporters top` does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, IsTerminal};
 use std::path::Path;
@@ -12,41 +12,48 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use headlines::{LIST, Listed, RUNNING, list_from_json};
 use rustix::process::geteuid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use top::address::{Address, Subject};
 use top::config::Config;
 use top::show::{Options, Then, show};
+use top::suite::subjects_of;
 
 use crate::release;
-use crate::run::running::Running;
-use crate::workspace::{Exporter, exporters};
+use crate::run::running::{Running, message};
+use crate::workspace::exporters;
 
 /// Time between two answers of an exporter.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// An exporter that was to be started.
-struct Started {
-    name: String,
-    exporter: Result<Running>,
-}
+/// Time between two looks at exporters that are being started.
+const START: Duration = Duration::from_millis(100);
 
-impl Started {
-    /// What is shown of it. `told` are reasons that others have.
-    fn subject(&self, told: &mut BTreeMap<String, String>) -> Result<Subject> {
-        let (at, note) = match &self.exporter {
-            Ok(running) => {
-                let why = match why_without(running.warnings()) {
-                    "" => first(running.warnings()),
+/// What is said of each exporter besides its headline: reasons that others have are not told again.
+fn noted(subjects: &mut [Subject], log: &[String]) {
+    let mut told = BTreeMap::new();
+    for subject in subjects {
+        match &mut subject.at {
+            Ok(_) => {
+                let warnings = warnings_of(log, &subject.name);
+                let why = match why_without(&warnings) {
+                    "" => first(&warnings),
                     why => why.to_owned(),
                 };
-                (Ok(Address::parse(running.address())?), once(told, &self.name, why))
+                subject.note = once(&mut told, &subject.name, why);
             }
-            Err(why) => (Err(once(told, &self.name, format!("{why:#}"))), String::new()),
-        };
-        Ok(Subject { name: self.name.clone(), at, wanted: true, note })
+            Err(why) => *why = once(&mut told, &subject.name, why.replace("cannot run: ", "")),
+        }
     }
+}
+
+/// What an exporter warned of, from the log of the supervisor.
+fn warnings_of(log: &[String], name: &str) -> Vec<String> {
+    let start = format!("exporter={name} ");
+    let lines = log.iter().filter_map(|line| line.strip_prefix(&start));
+    lines.filter(|line| line.contains(" level=warn ")).map(|line| message(line).to_owned()).collect()
 }
 
 /// Why an exporter runs without eBPF: the warning before the one that says so.
@@ -87,6 +94,28 @@ fn has_configs(folder: &Path) -> bool {
     entries.flatten().any(|entry| entry.path().extension().is_some_and(|kind| kind == "yaml"))
 }
 
+/// Waits until each exporter of the supervisor has been started or given up. Adds what it logs to `log`.
+fn settled(suite: &mut Running, log: &mut Vec<String>) -> Result<Vec<Listed>> {
+    loop {
+        if suite.ended()?.is_some() {
+            log.extend(suite.last_lines());
+            bail!("{}", log.last().map_or("the exporters have ended", |last| message(last)));
+        }
+        let list = suite.get(LIST).ok().and_then(|list| list_from_json(&list).ok());
+        log.extend(suite.lines());
+        // Their warnings come before that they listen.
+        let listens = |one: &Listed| {
+            let start = format!("exporter={} ", one.exporter);
+            log.iter().any(|line| line.starts_with(&start) && line.contains("listening to the supervisor"))
+        };
+        let is_known = |one: &Listed| one.state != "starting" && (one.state != RUNNING || listens(one));
+        if let Some(list) = list.filter(|list| list.iter().all(is_known)) {
+            return Ok(list);
+        }
+        thread::sleep(START);
+    }
+}
+
 /// Builds them, starts them all and shows what they say until the user has enough, a signal comes or all
 /// have ended: on a terminal again and again, else once.
 ///
@@ -103,48 +132,36 @@ pub fn run() -> Result<()> {
             let _ = sender.send(signal);
         }
     });
-    let start = |exporter: Exporter| Started {
-        exporter: Running::start(&folder, &exporter, &[]),
-        name: exporter.name,
-    };
-    let mut chosen = Vec::new();
+    let mut arguments = vec!["run".to_owned()];
     for exporter in exporters()? {
         match exporter.configs()?.filter(|folder| !has_configs(folder)) {
             Some(folder) => {
                 println!("{} is left out: there is no config in {}", exporter.name, folder.display());
             }
-            None => chosen.push(exporter),
+            None => arguments.push(exporter.name),
         }
     }
-    let mut all: Vec<Started> = chosen.into_iter().map(start).collect();
-    let mut told = BTreeMap::new();
-    let subjects = all.iter().map(|one| one.subject(&mut told)).collect::<Result<Vec<_>>>()?;
-    let mut options = Options { interval: LOOK, lines: false, then: Then::Silence };
-    if all.iter().all(|one| one.exporter.is_err()) {
-        let reasons: BTreeSet<_> =
-            all.iter().filter_map(|one| Some(format!("{:#}", one.exporter.as_ref().err()?))).collect();
-        if let [reason] = &*reasons.into_iter().collect::<Vec<_>>() {
-            bail!("no exporter runs here: {reason}");
-        }
-        options = Options { lines: true, then: Then::End, ..options };
-        show(&subjects, &Config::default(), &options, &mut || Ok(false))?;
-        bail!("no exporter runs here: the last column says why");
-    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut suite = Running::start(&folder, release::SUITE, &arguments)?;
+    let mut log = Vec::new();
+    let list = settled(&mut suite, &mut log)?;
+    let mut subjects = subjects_of(&list, &Address::parse(suite.address())?);
+    noted(&mut subjects, &log);
     if !std::io::stdout().is_terminal() {
-        println!("Ctrl-C ends them.");
+        println!("Metrics of all: http://{}/metrics. Ctrl-C ends them.", suite.address());
     }
     let mut ended = || {
-        let lives = |one: &mut Started| {
-            one.exporter.as_mut().is_ok_and(|running| matches!(running.ended(), Ok(None)))
-        };
         if signal.try_recv().is_ok() {
             return Ok(true);
         }
-        if !all.iter_mut().any(lives) {
+        // Nobody shows them any more.
+        drop(suite.lines());
+        if suite.ended()?.is_some() {
             bail!("all exporters have ended");
         }
         Ok(false)
     };
+    let options = Options { interval: LOOK, lines: false, then: Then::Silence };
     show(&subjects, &Config::default(), &options, &mut ended)?;
     Ok(())
 }
@@ -188,6 +205,17 @@ mod tests {
         assert_eq!(why("diskio", "the port is taken"), "the port is taken");
         assert_eq!(why("dns", "CAP_BPF is missing"), "as cachestat");
         assert_eq!([why("tcp", ""), why("memory", "")], ["", ""]);
+    }
+
+    #[test]
+    fn warnings_are_those_of_the_exporter() {
+        let log = [
+            "exporter=tcp time=x level=warn msg=\"no hook\"",
+            "exporter=tcp time=x level=info msg=\"listening\"",
+            "exporter=dns time=x level=warn msg=\"no\"",
+            "time=x level=warn msg=\"dns is not supported here\"",
+        ];
+        assert_eq!(warnings_of(&log.map(str::to_owned), "tcp"), ["no hook"]);
     }
 
     #[test]
