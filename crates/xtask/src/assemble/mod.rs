@@ -7,7 +7,7 @@ pub mod docs;
 mod jobs;
 pub mod kernels;
 pub mod links;
-mod metrics;
+pub mod metrics;
 pub mod pages;
 pub mod pictures;
 

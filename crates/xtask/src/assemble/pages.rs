@@ -289,8 +289,8 @@ fn flag_table(flags: &[Flag]) -> String {
 /// Names of metrics that pages may use: those of families and of their samples.
 fn known_metrics() -> Result<BTreeSet<String>> {
     let mut known = BTreeSet::new();
-    for exporter in exporters()?.into_iter().filter(|exporter| exporter.built_in) {
-        for line in read(&format!("crates/{}/tests/golden/metrics.prom", exporter.name))?.lines() {
+    for golden in metrics::goldens()? {
+        for line in fs::read_to_string(&golden).with_context(|| golden.display().to_string())?.lines() {
             let name = line.strip_prefix("# TYPE ").unwrap_or(line).split(['{', ' ']).next();
             known.extend(name.filter(|name| name.starts_with("ebpf_")).map(ToOwned::to_owned));
         }

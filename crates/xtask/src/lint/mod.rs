@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::assemble::{self, dashboard, pages};
+use crate::assemble::{self, dashboard, metrics, pages};
 use crate::guest::image::remove;
 use crate::workspace::{self, cargo, cargo_at, exporters, files, root, tool};
 
@@ -53,8 +53,7 @@ fn prometheus() -> Result<()> {
     fs::write(&queries, pages::queries()?)?;
     workspace::run(promtool().args(["check", "rules"]).arg(&queries))?;
     workspace::run(promtool().args(["test", "rules"]).args(files("alerts/tests", ".yml")?))?;
-    for exporter in exporters()?.into_iter().filter(|exporter| exporter.built_in) {
-        let golden = root().join("crates").join(&exporter.name).join("tests/golden/metrics.prom");
+    for golden in metrics::goldens()? {
         let file = fs::File::open(&golden).with_context(|| format!("{}", golden.display()))?;
         let checked = promtool().args(["check", "metrics"]).stdin(file).output()?;
         let said =

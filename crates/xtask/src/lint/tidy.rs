@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::assemble::{links, pages};
+use crate::assemble::{links, metrics, pages};
 use crate::lint::directions;
 use crate::workspace::{Exporter, exporters, files, root};
 
@@ -27,7 +27,7 @@ pub fn run() -> Result<()> {
     ports(&exporters, &mut breaches)?;
     headers(&mut breaches)?;
     hardening(&exporters, &mut breaches)?;
-    alerts(&exporters, &mut breaches)?;
+    alerts(&mut breaches)?;
     directions::check(&mut breaches)?;
     pages::check_metrics(&mut breaches)?;
     links::check(&mut breaches)?;
@@ -200,17 +200,16 @@ fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
 
 /// Every metric in a rule or a panel is in an exporter's golden file. Every alert has a test in which
 /// it fires, and a runbook.
-fn alerts(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
-    let mut metrics = BTreeSet::new();
-    for exporter in exporters.iter().filter(|exporter| exporter.built_in) {
-        let path = root().join(format!("crates/{}/tests/golden/metrics.prom", exporter.name));
+fn alerts(breaches: &mut Vec<String>) -> Result<()> {
+    let mut known = BTreeSet::new();
+    for path in metrics::goldens()? {
         let text = fs::read_to_string(path).unwrap_or_default();
         let names = text.lines().filter(|line| !line.starts_with('#'));
-        metrics.extend(names.filter_map(|line| line.split(['{', ' ']).next()).map(ToOwned::to_owned));
+        known.extend(names.filter_map(|line| line.split(['{', ' ']).next()).map(ToOwned::to_owned));
     }
     for path in [files("alerts", ".yml")?, files("grafana/rows", ".json")?].concat() {
         for word in fs::read_to_string(&path)?.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-            if word.starts_with("ebpf_") && !word.starts_with("ebpf_exporter_") && !metrics.contains(word) {
+            if word.starts_with("ebpf_") && !word.starts_with("ebpf_exporter_") && !known.contains(word) {
                 breaches.push(format!("{}: no exporter has a metric {word}", shown(&path)));
             }
         }
