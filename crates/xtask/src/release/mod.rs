@@ -22,13 +22,13 @@ const MAX_BYTES: u64 = 3 << 20;
 /// Unicode's tables and an HTTP client for spans.
 const MAX_BYTES_OF_USERS: u64 = 4 << 20;
 
-/// Maximum size of [`SUITE`]. It has a terminal's screen, a TLS client and a YAML parser.
-const MAX_BYTES_OF_SUITE: u64 = 7 << 19;
+/// Maximum size of [`SUITE`]. It has a terminal's screen, a TLS client, a YAML parser and an HTTP server.
+const MAX_BYTES_OF_SUITE: u64 = 4 << 20;
 
 /// The program that exporters start for `--web.config.file`: name of its crate and binary.
 pub const WEB: &str = "ebpf-exporters-web";
 
-/// The program that shows several exporters at once: name of its crate and binary.
+/// The program that runs and shows several exporters at once: name of its crate and binary.
 pub const SUITE: &str = "ebpf-exporters";
 
 /// Builds the exporters in `only`, or all, [`WEB`] and [`SUITE`] if it is empty, into `dist/bin`, fully static. They
