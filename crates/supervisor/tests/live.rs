@@ -322,6 +322,35 @@ fn as_the_first_process_of_a_container_it_collects_orphans() {
     assert_eq!(suite.is_up("process"), Some(1.0));
 }
 
+#[live::test(tool("unshare"))]
+fn one_that_waits_for_its_module_goes_on_as_the_same_process() {
+    // A folder in a private /sys/module stands for the module.
+    let hide = "mount -t tmpfs none /sys/module && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", hide, "sh", "ebpf-exporters", "run", "wireguard", "process"]);
+    let suite = Suite::spawn(&mut command);
+    let is = |mode: &str| {
+        let labels = [("exporter", "wireguard"), ("mode", mode)];
+        suite.scrape().get("ebpf_exporter_mode", &labels) == Some(1.0)
+    };
+    assert!(is("waiting"));
+    let before = suite.exporters();
+    let folder = format!("/proc/{}/root/sys/module/wireguard", suite.0.pid());
+    for _ in 0..2 {
+        fs::create_dir(&folder).unwrap();
+        wait_until("it has maps", LIMIT, || is("ebpf"));
+        fs::remove_dir(&folder).unwrap();
+        wait_until("it waits again", LIMIT, || is("waiting"));
+    }
+    fs::create_dir(&folder).unwrap();
+    wait_until("it has maps", LIMIT, || is("ebpf"));
+    assert_eq!(suite.exporters(), before);
+    assert_eq!(suite.scrape().get(RESTARTS, &[]), Some(0.0));
+    // Executing itself gave it capabilities, for which the kernel forgets the parent-death signal.
+    suite.0.end(Signal::KILL);
+    wait_until("exporters gone", LIMIT, || !before.values().any(|pid| exists(*pid)));
+}
+
 #[live::test(once)]
 fn its_memory_is_small_whoever_scrapes() {
     let suite = Suite::start(&["process", "schedlat", "syscall", "--arg=syscall=--syscall.latency"]);
