@@ -8,7 +8,7 @@ DESTDIR ?=
 XTASK = scripts/xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help run test deb tarball install bench demo docs build lint test-unit fuzz test-live test-vm test-all clean
+.PHONY: help run test deb tarball image install bench demo docs build lint test-unit fuzz test-live test-vm test-all clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
@@ -28,6 +28,10 @@ deb: ## Build the Debian package into dist
 tarball: ## Build a tarball for systems without dpkg into dist
 	@scripts/packages build
 	@$(XTASK) tarball
+
+image: ## Build a container image, an OCI archive, into dist; needs root
+	@scripts/packages image
+	@$(XTASK) image
 
 install: ## Install into $(DESTDIR)$(PREFIX)
 	@$(XTASK) install --destdir "$(DESTDIR)" --prefix "$(PREFIX)"

@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use assemble::{docs, pictures};
 use guest::accel::Accel;
-use release::package;
+use release::{image, package};
 use run::{bench, demo, shell, start};
 
 /// Builds, tests and packages the exporters.
@@ -111,6 +111,8 @@ enum Task {
     Deb,
     /// Build the tarball.
     Tarball,
+    /// Build a container image into dist; needs root and buildah.
+    Image,
     /// Install what was built.
     Install {
         /// Folder that stands for the root folder.
@@ -177,6 +179,7 @@ fn run(task: Task) -> Result<()> {
         Task::Shell { guest, script, put, accel } => shell::run(&guest, script.as_deref(), &put, accel),
         Task::Bench { only } => bench::run(&only),
         Task::ZfsLayout { module } => zfs_layout::print(&module),
+        Task::Image => image::build().map(|path| println!("{}", path.display())),
         Task::Tarball => package::tarball().map(|path| println!("{}", path.display())),
         Task::Deb => package::deb().map(|path| println!("{}", path.display())),
         Task::Install { destdir, prefix } => package::install(&destdir, &prefix),

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Builds the binaries, those for users and the quick ones for tests and `make run`, and packages.
 
+pub mod image;
 mod notices;
 pub mod package;
+mod sbom;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -17,7 +17,7 @@ use crate::workspace::{cargo, output, root};
 const BEGINNINGS: &[&str] = &["copying", "copyright", "licence", "license", "notice", "unlicense"];
 
 /// Static libraries, and the Debian packages that contain them.
-const LIBRARIES: &[(&str, &str)] =
+pub const LIBRARIES: &[(&str, &str)] =
     &[("glibc", "libc6-dev"), ("libelf", "libelf-dev"), ("libgcc", "gcc"), ("zlib", "zlib1g-dev")];
 
 /// Texts of licences with the names of those who use them: many use the same text.
@@ -87,15 +87,21 @@ pub fn of_rust() -> Result<PathBuf> {
 }
 
 /// A crate from outside this workspace.
-struct Linked {
-    name: String,
-    version: String,
-    licence: String,
+pub struct Linked {
+    /// Name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// What its manifest says.
+    pub licence: String,
     folder: PathBuf,
 }
 
 /// Those that are linked into the binaries of `packages`, by name.
-fn linked(packages: &[String]) -> Result<Vec<Linked>> {
+///
+/// # Errors
+/// When cargo fails.
+pub fn linked(packages: &[String]) -> Result<Vec<Linked>> {
     let metadata = output(cargo().args(["metadata", "--format-version=1", "--filter-platform", &host()?]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata is not JSON")?;
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();

@@ -152,7 +152,10 @@ fn add_manual(page: &Path, folder: &Path) -> Result<()> {
 }
 
 /// Writes the licences of everything in the package to where Debian's policy wants them.
-fn add_licences(usr: &Path) -> Result<()> {
+///
+/// # Errors
+/// When one is missing.
+pub fn add_licences(usr: &Path) -> Result<()> {
     let doc = usr.join("share/doc/ebpf-exporters");
     let ours = fs::read_to_string(root().join("LICENSE"))?;
     write(&doc.join("copyright"), format!("{ours}\n{ELSEWHERE}"), 0o644)?;
@@ -201,7 +204,10 @@ fn copy_if_there(folder: &str, suffix: &str, target: &Path) -> Result<()> {
 }
 
 /// Makes a folder for what users write.
-fn make_folder(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("failed to make {}", path.display()))?;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
@@ -232,7 +238,10 @@ pub fn tarball() -> Result<PathBuf> {
 }
 
 /// Name, version and architecture, as in the file name of a package.
-fn file_name(separator: &str) -> Result<String> {
+///
+/// # Errors
+/// When dpkg fails.
+pub fn file_name(separator: &str) -> Result<String> {
     let parts = ["ebpf-exporters", env!("CARGO_PKG_VERSION"), &architecture()?];
     Ok(parts.join(separator))
 }
@@ -321,13 +330,21 @@ fn pack(compression: &str, revision: &str) -> Result<PathBuf> {
     Ok(target)
 }
 
-fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
+/// Copies a file, and makes the folder that it goes to.
+///
+/// # Errors
+/// When a file or folder cannot be written, or the file is missing.
+pub fn copy(from: &Path, to: &Path, mode: u32) -> Result<()> {
     fs::create_dir_all(to.parent().context("no parent folder")?)?;
     fs::copy(from, to).with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))?;
     Ok(fs::set_permissions(to, fs::Permissions::from_mode(mode))?)
 }
 
-fn write(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> Result<()> {
+/// Writes a file, and makes its folder.
+///
+/// # Errors
+/// When a file or folder cannot be written.
+pub fn write(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> Result<()> {
     fs::create_dir_all(path.parent().context("no parent folder")?)?;
     fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))?;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
