@@ -122,7 +122,7 @@ enum Task {
         #[arg(long, default_value = "/usr")]
         prefix: PathBuf,
     },
-    /// Write prometheus/prometheus.yml, grafana/dashboard.json, METRICS.md, and what is generated in README.md and docs, from their parts.
+    /// Write prometheus/prometheus.yml, the dashboards, METRICS.md, and what is generated in README.md and docs, from their parts.
     Assemble,
     /// Make a site of docs in target/book.
     Docs,

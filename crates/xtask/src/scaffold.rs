@@ -62,6 +62,8 @@ pub fn new(name: &str, port: u16) -> Result<()> {
         (format!("prometheus/jobs/{name}.yml"), fill(JOB)),
         (format!("alerts/{name}.yml"), fill(ALERTS)),
         (format!("alerts/tests/{name}.yml"), fill(ALERT_TESTS)),
+        (format!("rules/{name}.yml"), fill(RULES)),
+        (format!("rules/tests/{name}.yml"), fill(RULE_TESTS)),
         (format!("grafana/rows/{name}.json"), fill(ROW)),
         (pages::page_of(name), fill(PAGE)),
     ];
@@ -246,6 +248,45 @@ rule_files:
 tests: []
 ";
 
+const RULES: &str = "\
+# Recording rules. docs/fleet.md says how they are named.
+groups:
+  - name: ebpf-@NAME@-rules
+    interval: 1m
+    rules:
+      - record: instance:ebpf_@SNAKE@_forks:rate5m
+        expr: sum by (cluster, job, instance) (rate(ebpf_@SNAKE@_forks_total[5m]))
+      - record: cluster:ebpf_@SNAKE@_forks:rate5m
+        expr: sum by (cluster, job) (instance:ebpf_@SNAKE@_forks:rate5m)
+";
+
+const RULE_TESTS: &str = r#"rule_files:
+  - ../@NAME@.yml
+
+evaluation_interval: 1m
+
+tests:
+  - interval: 1m
+    input_series:
+      - series: 'ebpf_@SNAKE@_forks_total{cluster="x",job="ebpf-@NAME@",instance="a"}'
+        values: "0+60x20"
+      - series: 'ebpf_@SNAKE@_forks_total{cluster="x",job="ebpf-@NAME@",instance="b"}'
+        values: "0+180x20"
+    promql_expr_test:
+      - expr: instance:ebpf_@SNAKE@_forks:rate5m
+        eval_time: 10m
+        exp_samples:
+          - labels: 'instance:ebpf_@SNAKE@_forks:rate5m{cluster="x",job="ebpf-@NAME@",instance="a"}'
+            value: 1
+          - labels: 'instance:ebpf_@SNAKE@_forks:rate5m{cluster="x",job="ebpf-@NAME@",instance="b"}'
+            value: 3
+      - expr: cluster:ebpf_@SNAKE@_forks:rate5m
+        eval_time: 10m
+        exp_samples:
+          - labels: 'cluster:ebpf_@SNAKE@_forks:rate5m{cluster="x",job="ebpf-@NAME@"}'
+            value: 4
+"#;
+
 const ROW: &str = r#"{
   "row": "Application",
   "panels": [
@@ -257,8 +298,23 @@ const ROW: &str = r#"{
       "width": 8,
       "queries": [
         {
-          "expr": "sum by (instance) (rate(ebpf_@SNAKE@_forks_total{instance=~\"$instance\"}[$__rate_interval]))",
-          "legend": "{{instance}}"
+          "expr": "sum by (cluster, instance) (rate(ebpf_@SNAKE@_forks_total{cluster=~\"$cluster\",job=~\"$job\",instance=~\"$instance\"}[$__rate_interval]))",
+          "legend": "{{cluster}} {{instance}}"
+        }
+      ]
+    }
+  ],
+  "fleet": [
+    {
+      "title": "Most forks",
+      "description": "The hosts that start the most processes and threads.",
+      "type": "bargauge",
+      "unit": "ops",
+      "width": 12,
+      "queries": [
+        {
+          "expr": "sort_desc(topk(10, instance:ebpf_@SNAKE@_forks:rate5m{cluster=~\"$cluster\",job=~\"$job\",instance=~\"$instance\"}))",
+          "legend": "{{cluster}} {{instance}}"
         }
       ]
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Scrape jobs, dashboard and alerts with a real Prometheus, a busy machine, and real faults.
+//! Scrape jobs, dashboards, rules and alerts with a real Prometheus, a busy machine, and real faults.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -72,29 +72,34 @@ fn firing() -> BTreeSet<String> {
     firing.filter_map(|alert| Some(alert["labels"]["alertname"].as_str()?.to_owned())).collect()
 }
 
-/// All queries of the dashboard, each with the title of its panel and with its variables replaced; without
-/// those about programs of users, of which there are none here.
+/// All queries of the dashboards, each with the title of its panel and with its variables replaced; without
+/// those about programs of users, of which there are none here, and about alerts, as none needs to fire.
 fn queries() -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(format!("{SHARE}/grafana/dashboard.json")).unwrap();
-    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let dashboard = |name| -> Value {
+        let text = std::fs::read_to_string(format!("{SHARE}/grafana/{name}.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let dashboards = ["dashboard", "fleet"].map(dashboard);
     let mut queries = Vec::new();
-    for panel in dashboard["panels"].as_array().unwrap() {
+    for panel in dashboards.iter().flat_map(|dashboard| dashboard["panels"].as_array().unwrap()) {
         for target in panel["targets"].as_array().into_iter().flatten() {
             let expr = target["expr"].as_str().unwrap();
             let expr = expr
                 .replace("$__rate_interval", "1m")
-                .replace("$instance", ".*")
-                .replace("$device", ".*")
-                .replace("$pool", ".*");
+                .replace("$cluster", ".*")
+                .replace("$job", ".+")
+                .replace("$instance", ".+")
+                .replace("$device", ".+")
+                .replace("$pool", ".+");
             assert!(!expr.contains('$'), "{expr}");
-            let job = expr.split_once("job=\"ebpf-").and_then(|(_, rest)| rest.split('"').next());
-            if job.is_some_and(|name| folder_of_users(name).is_some()) {
+            let exporter = expr.split_once("exporter=\"").and_then(|(_, rest)| rest.split('"').next());
+            if exporter.is_some_and(|name| folder_of_users(name).is_some()) || expr.contains("ALERTS{") {
                 continue;
             }
             queries.push((panel["title"].as_str().unwrap().to_owned(), expr));
         }
     }
-    assert!(queries.len() > 40, "{}", queries.len());
+    assert!(queries.len() > 85, "{}", queries.len());
     queries
 }
 
@@ -156,7 +161,7 @@ fn the_dashboard_has_data_and_alerts_fire_for_real_faults() {
     });
     tell(&format!("all targets are up after {} s", started.elapsed().as_secs()));
 
-    // The dashboard: after everything was in use, each panel has data.
+    // The dashboards: after everything was in use, each panel has data, and each rule has recorded some.
     let queries = queries();
     let mut empty: Vec<_> = queries.iter().collect();
     for _ in 0..8 {
@@ -196,7 +201,7 @@ fn the_dashboard_has_data_and_alerts_fire_for_real_faults() {
     // Alerts with the thresholds as shipped, but without the wait of minutes.
     let _ = std::fs::remove_dir_all("/tmp/operators");
     sh(&format!(
-        "mkdir /tmp/operators; cp -r {SHARE}/prometheus {SHARE}/alerts /tmp/operators
+        "mkdir /tmp/operators; cp -r {SHARE}/prometheus {SHARE}/alerts {SHARE}/rules /tmp/operators
          sed -i 's/^\\( *for:\\).*/\\1 5s/' /tmp/operators/alerts/*.yml
          sed -i 's/_interval: 15s/_interval: 5s/' /tmp/operators/prometheus/prometheus.yml
          tc -n left qdisc replace dev cable root netem loss 20%

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `grafana/dashboard.json`: the panels of all exporters (`grafana/rows/NAME.json`), laid out in
-//! rows. A row's file has a panel's title, description and queries; the options that Grafana needs to
-//! draw it depend only on the panel's type and are set here.
+//! The dashboards: the panels of all exporters (`grafana/rows/NAME.json`), laid out in rows.
+//! `grafana/dashboard.json` is about one host, or a few; `grafana/fleet.json` asks recording rules about all hosts,
+//! and leads to the other one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,10 +11,18 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::assemble::panel::{HEIGHT, Panel, datasource};
 use crate::workspace::{files, output, root, run};
 
-/// Path of the dashboard.
-pub const FILE: &str = "grafana/dashboard.json";
+/// Path of the dashboard of a host.
+pub const HOST: &str = "grafana/dashboard.json";
+
+/// Path of the dashboard of all hosts.
+pub const FLEET: &str = "grafana/fleet.json";
+
+/// The dashboard of a host at that host: what a click on a host in the other one opens.
+const ONE_HOST: &str = "/d/ebpf-kernel-metrics?${datasource:queryparam}&${job:queryparam}\
+     &var-cluster=${__field.labels.cluster}&var-instance=${__field.labels.instance}&${__url_time_range}";
 
 /// Rows in the order in which operators need them; others follow by name.
 const ROWS: &[&str] = &["System Health", "ZFS Health", "Network", "Application"];
@@ -22,182 +30,55 @@ const ROWS: &[&str] = &["System Health", "ZFS Health", "Network", "Application"]
 /// Columns of Grafana's grid.
 const COLUMNS: u64 = 24;
 
-/// Height of a panel in the grid.
-const HEIGHT: u64 = 8;
-
 /// The part of one exporter.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
     row: String,
     panels: Vec<Panel>,
+    /// About all hosts, from recording rules.
+    fleet: Vec<Panel>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Panel {
-    title: String,
-    description: String,
-    #[serde(rename = "type")]
-    kind: Kind,
-    /// Unit, by Grafana's name.
-    unit: String,
-    width: u64,
-    min: Option<f64>,
-    max: Option<f64>,
-    /// Pairs of a lower bound and a colour; the first has no bound.
-    thresholds: Option<Vec<(Option<f64>, String)>>,
-    queries: Vec<Query>,
+/// Which of the dashboards.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dashboard {
+    Host,
+    Fleet,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Query {
-    expr: String,
-    /// Empty for a heatmap: it shows the buckets' bounds instead.
-    #[serde(default)]
-    legend: String,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    Timeseries,
-    Heatmap,
-    Gauge,
-    Bargauge,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
+impl Dashboard {
+    fn panels_of(self, row: Row) -> Vec<Panel> {
         match self {
-            Self::Timeseries => "timeseries",
-            Self::Heatmap => "heatmap",
-            Self::Gauge => "gauge",
-            Self::Bargauge => "bargauge",
+            Self::Host => row.panels,
+            Self::Fleet => row.fleet,
         }
-    }
-
-    /// Whether the panel shows only the latest value.
-    fn is_instant(self) -> bool {
-        matches!(self, Self::Gauge | Self::Bargauge)
-    }
-
-    fn options(self, unit: &str) -> Value {
-        let reduce = json!({ "calcs": ["lastNotNull"], "fields": "", "values": false });
-        match self {
-            Self::Timeseries => json!({
-                "legend": { "calcs": ["mean", "max"], "displayMode": "table", "placement": "bottom", "showLegend": true },
-                "tooltip": { "mode": "multi", "sort": "desc" },
-            }),
-            Self::Heatmap => json!({
-                "calculate": false,
-                "cellGap": 1,
-                "color": { "exponent": 0.5, "fill": "dark-orange", "mode": "scheme", "reverse": false,
-                    "scale": "exponential", "scheme": "Oranges", "steps": 64 },
-                "exemplars": { "color": "rgba(255,0,255,0.7)" },
-                "filterValues": { "le": 1e-9 },
-                "legend": { "show": true },
-                "rowsFrame": { "layout": "auto" },
-                "showValue": "never",
-                "tooltip": { "mode": "single", "showColorScale": false, "yHistogram": false },
-                "yAxis": { "axisPlacement": "left", "reverse": false, "unit": unit },
-            }),
-            Self::Gauge => json!({
-                "minVizHeight": 75, "minVizWidth": 75, "orientation": "auto", "reduceOptions": reduce,
-                "showThresholdLabels": false, "showThresholdMarkers": true, "sizing": "auto",
-            }),
-            Self::Bargauge => json!({
-                "displayMode": "basic",
-                "legend": { "calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": false },
-                "maxVizHeight": 300, "minVizHeight": 16, "minVizWidth": 8, "namePlacement": "auto",
-                "orientation": "horizontal", "reduceOptions": reduce, "showUnfilled": true, "sizing": "auto",
-                "valueMode": "color",
-            }),
-        }
-    }
-
-    fn custom(self, has_thresholds: bool) -> Value {
-        match self {
-            Self::Timeseries => json!({
-                "drawStyle": "line", "fillOpacity": 10, "lineWidth": 1, "showPoints": "never",
-                "thresholdsStyle": { "mode": if has_thresholds { "dashed" } else { "off" } },
-            }),
-            Self::Heatmap => json!({ "scaleDistribution": { "type": "linear" } }),
-            Self::Gauge | Self::Bargauge => json!({}),
-        }
-    }
-}
-
-fn datasource() -> Value {
-    json!({ "type": "prometheus", "uid": "${datasource}" })
-}
-
-impl Panel {
-    fn json(&self, id: u64, x: u64, y: u64) -> Value {
-        let targets = self.queries.iter().zip('A'..).map(|(query, letter)| {
-            json!({
-                "datasource": datasource(),
-                "editorMode": "code",
-                "expr": query.expr,
-                "format": if self.kind == Kind::Heatmap { "heatmap" } else { "time_series" },
-                "instant": self.kind.is_instant(),
-                "legendFormat": if self.kind == Kind::Heatmap { "{{le}}" } else { &query.legend },
-                "range": !self.kind.is_instant(),
-                "refId": letter.to_string(),
-            })
-        });
-        let green = [(None, "green".to_owned())];
-        let steps = self.thresholds.as_deref().unwrap_or(&green).iter();
-        let steps: Vec<Value> =
-            steps.map(|(value, color)| json!({ "color": color, "value": value })).collect();
-        let by_threshold = self.kind.is_instant();
-        let mut defaults = json!({
-            "color": { "mode": if by_threshold { "thresholds" } else { "palette-classic" } },
-            "custom": self.kind.custom(self.thresholds.is_some()),
-            "thresholds": { "mode": "absolute", "steps": steps },
-            "unit": self.unit,
-        });
-        for (name, value) in [("min", self.min), ("max", self.max)] {
-            if let Some(value) = value {
-                defaults[name] = json!(value);
-            }
-        }
-        json!({
-            "datasource": datasource(),
-            "description": self.description,
-            "fieldConfig": { "defaults": defaults, "overrides": [] },
-            "gridPos": { "h": HEIGHT, "w": self.width, "x": x, "y": y },
-            "id": id,
-            "options": self.kind.options(&self.unit),
-            "targets": targets.collect::<Vec<_>>(),
-            "title": self.title,
-            "type": self.kind.name(),
-        })
     }
 }
 
 /// Panels by row. Rows are in their order.
-fn rows() -> Result<Vec<(String, Vec<Panel>)>> {
+fn rows(dashboard: Dashboard) -> Result<Vec<(String, Vec<Panel>)>> {
     let mut rows: BTreeMap<(usize, String), Vec<Panel>> = BTreeMap::new();
     for path in files("grafana/rows", ".json")? {
         let text = fs::read_to_string(&path)?;
         let row: Row = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
         let place = ROWS.iter().position(|name| *name == row.row).unwrap_or(ROWS.len());
-        rows.entry((place, row.row)).or_default().extend(row.panels);
+        rows.entry((place, row.row.clone())).or_default().extend(dashboard.panels_of(row));
     }
+    rows.retain(|_, panels| !panels.is_empty());
     Ok(rows.into_iter().map(|((_, name), panels)| (name, panels)).collect())
 }
 
-fn panels() -> Result<Vec<Value>> {
+fn panels(dashboard: Dashboard) -> Result<Vec<Value>> {
     let mut panels = Vec::new();
+    let link = Some(ONE_HOST).filter(|_| dashboard == Dashboard::Fleet);
     let mut y = 0;
     let mut id = 0;
     let mut next = || {
         id += 1;
         id
     };
-    for (name, of_row) in rows()? {
+    for (name, of_row) in rows(dashboard)? {
         panels.push(json!({
             "collapsed": false, "gridPos": { "h": 1, "w": COLUMNS, "x": 0, "y": y }, "id": next(),
             "panels": [], "title": name, "type": "row",
@@ -208,7 +89,7 @@ fn panels() -> Result<Vec<Value>> {
             if x + panel.width > COLUMNS {
                 (x, y) = (0, y + HEIGHT);
             }
-            panels.push(panel.json(next(), x, y));
+            panels.push(panel.json(next(), (x, y), link));
             x += panel.width;
         }
         y += HEIGHT;
@@ -216,10 +97,10 @@ fn panels() -> Result<Vec<Value>> {
     Ok(panels)
 }
 
-/// A dashboard variable with the values of a label as its choices.
-fn variable(name: &str, label: &str, metric: &str) -> Value {
+/// A dashboard variable with the values of a label as its choices. All of them are `all`, a regular expression.
+fn variable(name: &str, label: &str, metric: &str, all: &str) -> Value {
     json!({
-        "allValue": ".*",
+        "allValue": all,
         "current": { "selected": true, "text": ["All"], "value": ["$__all"] },
         "datasource": datasource(),
         "includeAll": true,
@@ -234,44 +115,88 @@ fn variable(name: &str, label: &str, metric: &str) -> Value {
     })
 }
 
-/// Text of the dashboard.
+/// Variables of both dashboards. A Prometheus of one cluster has no label `cluster`, so all of them are also none.
+fn variables() -> Vec<Value> {
+    let of = |selector| format!("ebpf_exporter_build_info{selector}");
+    vec![
+        json!({ "label": "Data source", "name": "datasource", "options": [], "query": "prometheus",
+            "refresh": 1, "type": "datasource" }),
+        variable("cluster", "Cluster", &of(""), ".*"),
+        variable("job", "Job", &of(r#"{cluster=~"$cluster"}"#), ".+"),
+        variable("instance", "Instance", &of(r#"{cluster=~"$cluster",job=~"$job"}"#), ".+"),
+    ]
+}
+
+/// A link from one dashboard to the other.
+fn link(title: &str, uid: &str) -> Value {
+    json!({
+        "asDropdown": false, "icon": "dashboard", "includeVars": true, "keepTime": true, "tags": [],
+        "targetBlank": false, "title": title, "tooltip": "", "type": "link", "url": format!("/d/{uid}"),
+    })
+}
+
+/// Text of the dashboard of a host.
 ///
 /// # Errors
 /// When a row's file cannot be read or has an unknown member.
-pub fn text() -> Result<String> {
-    let dashboard = json!({
+pub fn host() -> Result<String> {
+    let hosts = r#"cluster=~"$cluster",job=~"$job",instance=~"$instance""#;
+    let mut variables = variables();
+    variables.push(variable("device", "Device", &format!("ebpf_disk_io_bytes_total{{{hosts}}}"), ".+"));
+    variables.push(variable("pool", "Pool", &format!("ebpf_zfs_txg_syncs_total{{{hosts}}}"), ".+"));
+    text(&json!({
         "annotations": { "list": [] },
         "description": "What the kernel does, event by event, as the exporters ebpf-*-exporter count it.",
-        "editable": true,
+        "editable": false,
         "graphTooltip": 1,
-        "links": [],
-        "panels": panels()?,
+        "links": [link("All hosts", "ebpf-fleet")],
+        "panels": panels(Dashboard::Host)?,
         "refresh": "30s",
         "schemaVersion": 41,
         "tags": ["ebpf", "linux", "zfs", "wireguard"],
-        "templating": { "list": [
-            { "label": "Data source", "name": "datasource", "options": [], "query": "prometheus",
-              "refresh": 1, "type": "datasource" },
-            variable("instance", "Instance", "ebpf_exporter_build_info"),
-            variable("device", "Device", r#"ebpf_disk_io_bytes_total{instance=~"$instance"}"#),
-            variable("pool", "Pool", r#"ebpf_zfs_txg_syncs_total{instance=~"$instance"}"#),
-        ] },
+        "templating": { "list": variables },
         "time": { "from": "now-1h", "to": "now" },
         "timezone": "browser",
         "title": "eBPF Kernel Metrics",
         "uid": "ebpf-kernel-metrics",
-    });
-    Ok(serde_json::to_string_pretty(&dashboard)? + "\n")
+    }))
+}
+
+/// Text of the dashboard of all hosts.
+///
+/// # Errors
+/// Those of [`host`].
+pub fn fleet() -> Result<String> {
+    text(&json!({
+        "annotations": { "list": [] },
+        "description": "All hosts: each cluster, and the hosts that are worst. It asks recording rules. A click on a host opens the dashboard of that host.",
+        "editable": false,
+        "graphTooltip": 1,
+        "links": [link("One host", "ebpf-kernel-metrics")],
+        "panels": panels(Dashboard::Fleet)?,
+        "refresh": "1m",
+        "schemaVersion": 41,
+        "tags": ["ebpf", "linux", "zfs", "wireguard"],
+        "templating": { "list": variables() },
+        "time": { "from": "now-1h", "to": "now" },
+        "timezone": "browser",
+        "title": "eBPF Fleet",
+        "uid": "ebpf-fleet",
+    }))
+}
+
+fn text(dashboard: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(dashboard)? + "\n")
 }
 
 /// A panel's query with every variable set to match everything.
 pub fn filled(query: &str) -> String {
-    let query = query.replace("$__rate_interval", "1m");
-    ["$instance", "$device", "$pool"].iter().fold(query, |query, name| query.replace(name, ".*"))
+    let query = query.replace("$__rate_interval", "1m").replace("$cluster", ".*");
+    ["$job", "$instance", "$device", "$pool"].iter().fold(query, |query, name| query.replace(name, ".+"))
 }
 
-/// Checks the dashboard against Grafana's schema, which is published as TypeScript types: it is
-/// compiled as a constant of its type, in which an unknown member is an error.
+/// Checks the dashboards against Grafana's schema, which is published as TypeScript types: it is
+/// compiled as constants of its type, in which an unknown member is an error.
 ///
 /// # Errors
 /// When it does not compile.
@@ -281,13 +206,12 @@ pub fn check_schema() -> Result<()> {
     for path in files("grafana/schema", "")? {
         fs::copy(&path, folder.join(path.file_name().context("a file without name")?))?;
     }
-    let dashboard = fs::read_to_string(root().join(FILE))?;
-    fs::write(
-        folder.join("dashboard.ts"),
-        format!(
-            "import type {{ Strict }} from \"./schema\";\nexport const dashboard: Strict = {dashboard};\n"
-        ),
-    )?;
+    let mut constants = "import type { Strict } from \"./schema\";\n".to_owned();
+    for (name, path) in [("host", HOST), ("fleet", FLEET)] {
+        let dashboard = fs::read_to_string(root().join(path))?;
+        constants += &format!("export const {name}: Strict = {dashboard};\n");
+    }
+    fs::write(folder.join("dashboard.ts"), constants)?;
     output(
         Command::new("npm")
             .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"])

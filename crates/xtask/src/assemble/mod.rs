@@ -9,6 +9,7 @@ pub mod kernels;
 pub mod links;
 pub mod metrics;
 pub mod pages;
+mod panel;
 pub mod pictures;
 
 use std::fs;
@@ -21,7 +22,8 @@ use crate::workspace::root;
 fn texts() -> Result<Vec<(String, String)>> {
     let mut texts = vec![
         (jobs::FILE.to_owned(), jobs::text()?),
-        (dashboard::FILE.to_owned(), dashboard::text()?),
+        (dashboard::HOST.to_owned(), dashboard::host()?),
+        (dashboard::FLEET.to_owned(), dashboard::fleet()?),
         (metrics::FILE.to_owned(), metrics::text()?),
         (kernels::FILE.to_owned(), kernels::text()?),
     ];

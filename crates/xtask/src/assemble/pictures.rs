@@ -46,7 +46,7 @@ struct Series {
 pub fn draw(url: &str) -> Result<()> {
     let folder = root().join("docs/pictures");
     fs::create_dir_all(&folder)?;
-    let dashboard: Value = serde_json::from_str(&dashboard::text()?)?;
+    let dashboard: Value = serde_json::from_str(&dashboard::host()?)?;
     let panels = dashboard["panels"].as_array().context("no panels")?;
     for row in panels.iter().filter(|panel| panel["type"] == "row") {
         let title = row["title"].as_str().context("a row without title")?;
@@ -110,8 +110,8 @@ fn ask(url: &str, target: &Value) -> Result<Vec<Series>> {
 
 fn series(result: &Value, legend: &str, now: u64) -> Result<Series> {
     let labels: BTreeMap<String, String> = serde_json::from_value(result["metric"].clone())?;
-    // All series are of the same host.
-    let mut legend = legend.replace("{{instance}}", "");
+    // All series are of the same host, and of no cluster.
+    let mut legend = legend.replace("{{cluster}} {{instance}}", "");
     for (name, value) in &labels {
         legend = legend.replace(&format!("{{{{{name}}}}}"), value);
     }

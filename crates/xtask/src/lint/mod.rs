@@ -2,6 +2,7 @@
 //! `make lint`: the linters of each language, then this repository's own rules.
 
 mod directions;
+mod monitoring;
 pub mod tidy;
 
 use std::fs;
@@ -52,7 +53,8 @@ fn prometheus() -> Result<()> {
     let queries = root().join("target/queries.yml");
     fs::write(&queries, pages::queries()?)?;
     workspace::run(promtool().args(["check", "rules"]).arg(&queries))?;
-    workspace::run(promtool().args(["test", "rules"]).args(files("alerts/tests", ".yml")?))?;
+    let tests = [files("alerts/tests", ".yml")?, files("rules/tests", ".yml")?].concat();
+    workspace::run(promtool().args(["test", "rules"]).args(tests))?;
     for golden in metrics::goldens()? {
         let file = fs::File::open(&golden).with_context(|| format!("{}", golden.display()))?;
         let checked = promtool().args(["check", "metrics"]).stdin(file).output()?;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::assemble::{links, metrics, pages};
-use crate::lint::directions;
+use crate::assemble::{links, pages};
+use crate::lint::{directions, monitoring};
 use crate::workspace::{Exporter, exporters, files, root};
 
 /// Maximum number of lines of an exporter's `main.rs`, doc comments included, tests not.
@@ -27,7 +27,7 @@ pub fn run() -> Result<()> {
     ports(&exporters, &mut breaches)?;
     headers(&mut breaches)?;
     hardening(&exporters, &mut breaches)?;
-    alerts(&mut breaches)?;
+    monitoring::check(&mut breaches)?;
     directions::check(&mut breaches)?;
     pages::check_metrics(&mut breaches)?;
     links::check(&mut breaches)?;
@@ -48,6 +48,8 @@ pub fn pieces_of(name: &str, built_in: bool) -> Vec<String> {
         format!("prometheus/jobs/{name}.yml"),
         format!("alerts/{name}.yml"),
         format!("alerts/tests/{name}.yml"),
+        format!("rules/{name}.yml"),
+        format!("rules/tests/{name}.yml"),
         format!("grafana/rows/{name}.json"),
         pages::page_of(name),
     ];
@@ -194,45 +196,6 @@ fn hardening(exporters: &[Exporter], breaches: &mut Vec<String>) -> Result<()> {
     }
     if blocks.len() > 1 {
         breaches.push("systemd/: the block that is the same in every unit is not".to_owned());
-    }
-    Ok(())
-}
-
-/// Every metric in a rule or a panel is in an exporter's golden file. Every alert has a test in which
-/// it fires, and a runbook.
-fn alerts(breaches: &mut Vec<String>) -> Result<()> {
-    let mut known = BTreeSet::new();
-    for path in metrics::goldens()? {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let names = text.lines().filter(|line| !line.starts_with('#'));
-        known.extend(names.filter_map(|line| line.split(['{', ' ']).next()).map(ToOwned::to_owned));
-    }
-    for path in [files("alerts", ".yml")?, files("grafana/rows", ".json")?].concat() {
-        for word in fs::read_to_string(&path)?.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-            if word.starts_with("ebpf_") && !word.starts_with("ebpf_exporter_") && !known.contains(word) {
-                breaches.push(format!("{}: no exporter has a metric {word}", shown(&path)));
-            }
-        }
-    }
-    let runbooks = fs::read_to_string(root().join("docs/runbooks.md"))?;
-    let documented: BTreeSet<&str> = runbooks
-        .lines()
-        .filter_map(|line| line.strip_prefix("### "))
-        .flat_map(|line| line.split(", "))
-        .collect();
-    for path in files("alerts", ".yml")? {
-        let text = fs::read_to_string(&path)?;
-        let tests = path.file_name().map(|name| root().join("alerts/tests").join(name));
-        let tests = tests.map(fs::read_to_string).transpose()?.unwrap_or_default();
-        for alert in text.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
-            if !documented.contains(alert) {
-                breaches.push(format!("docs/runbooks.md has nothing about {alert}"));
-            }
-            let cases = tests.split("- alertname: ").filter(|case| case.lines().next() == Some(alert));
-            if !cases.into_iter().any(|case| case.contains("exp_labels")) {
-                breaches.push(format!("{}: no test makes {alert} fire", shown(&path)));
-            }
-        }
     }
     Ok(())
 }

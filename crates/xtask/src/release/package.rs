@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use rustix::fs::Mode;
 use rustix::process::umask;
 
+use crate::assemble::dashboard;
 use crate::guest::image::remove;
 use crate::release::notices;
 use crate::release::{self, SUITE, WEB};
@@ -128,10 +129,14 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     let target = fs::read_to_string(root().join("systemd").join(TARGET))?;
     write(&units.join(TARGET), &(target + &also()?), 0o644)?;
     copy_into("systemd", ".rules", &base.join("lib/udev/rules.d"))?;
-    for (folder, suffix) in [("prometheus", ".yml"), ("prometheus", ".conf"), ("alerts", ".yml")] {
+    for (folder, suffix) in
+        [("prometheus", ".yml"), ("prometheus", ".conf"), ("alerts", ".yml"), ("rules", ".yml")]
+    {
         copy_into(folder, suffix, &share.join(folder))?;
     }
-    copy(&root().join("grafana/dashboard.json"), &share.join("grafana/dashboard.json"), 0o644)?;
+    for dashboard in [dashboard::HOST, dashboard::FLEET] {
+        copy(&root().join(dashboard), &share.join(dashboard), 0o644)?;
+    }
     copy_into("grafana/provisioning", ".yml", &share.join("grafana/provisioning"))?;
     // Laid out as in the repository, so that links between the pages work.
     for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "METRICS.md"] {
