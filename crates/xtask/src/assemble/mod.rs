@@ -8,6 +8,7 @@ mod jobs;
 pub mod kernels;
 pub mod links;
 pub mod metrics;
+pub mod mixin;
 pub mod pages;
 mod panel;
 pub mod pictures;
@@ -24,6 +25,7 @@ fn texts() -> Result<Vec<(String, String)>> {
         (jobs::FILE.to_owned(), jobs::text()?),
         (dashboard::HOST.to_owned(), dashboard::host()?),
         (dashboard::FLEET.to_owned(), dashboard::fleet()?),
+        (mixin::FILE.to_owned(), mixin::text()?),
         (metrics::FILE.to_owned(), metrics::text()?),
         (kernels::FILE.to_owned(), kernels::text()?),
     ];

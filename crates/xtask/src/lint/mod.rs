@@ -2,6 +2,7 @@
 //! `make lint`: the linters of each language, then this repository's own rules.
 
 mod directions;
+mod mixin;
 mod monitoring;
 pub mod tidy;
 
@@ -39,15 +40,17 @@ pub fn run() -> Result<()> {
     assemble::check()?;
     dashboard::check_schema()?;
     prometheus()?;
+    mixin::check(promtool)?;
     units()
 }
 
+fn promtool() -> Command {
+    let mut command = tool("promtool");
+    command.current_dir(root());
+    command
+}
+
 fn prometheus() -> Result<()> {
-    let promtool = || {
-        let mut command = tool("promtool");
-        command.current_dir(root());
-        command
-    };
     workspace::run(promtool().args(["check", "config", "prometheus/prometheus.yml"]))?;
     workspace::run(promtool().args(["check", "config"]).args(files("prometheus/examples", ".yml")?))?;
     let queries = root().join("target/queries.yml");

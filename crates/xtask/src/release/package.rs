@@ -134,6 +134,9 @@ fn copy_all(destdir: &Path, prefix: &Path) -> Result<()> {
     {
         copy_into(folder, suffix, &share.join(folder))?;
     }
+    for suffix in [".libsonnet", ".jsonnet", ".json"] {
+        copy_into("mixin", suffix, &share.join("mixin"))?;
+    }
     for dashboard in [dashboard::HOST, dashboard::FLEET] {
         copy(&root().join(dashboard), &share.join(dashboard), 0o644)?;
     }
