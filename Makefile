@@ -8,7 +8,7 @@ DESTDIR ?=
 XTASK = scripts/xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help run test deb tarball image install bench demo docs build lint test-unit fuzz test-live test-vm test-all clean
+.PHONY: help run test deb tarball image install bench fleet-bench demo docs build lint test-unit fuzz test-live test-vm test-all clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s '	'
@@ -39,6 +39,10 @@ install: ## Install into $(DESTDIR)$(PREFIX)
 bench: ## Cost per event and per scrape on this machine; needs root
 	@scripts/packages bench
 	@$(XTASK) bench
+
+fleet-bench: ## Cost of a Prometheus and a VictoriaMetrics that scrape 10, 100 and 1000 simulated hosts
+	@scripts/packages fleet
+	@$(XTASK) fleet-bench
 
 demo: ## Boot a Debian guest with ZFS, WireGuard, Prometheus and a load; forward its ports
 	@scripts/packages guests

@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 use assemble::{docs, pictures};
 use guest::accel::Accel;
 use release::{image, package};
-use run::{bench, demo, shell, start};
+use run::{bench, demo, fleet, shell, start};
 
 /// Builds, tests and packages the exporters.
 #[derive(Parser)]
@@ -102,6 +102,18 @@ enum Task {
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },
+    /// Measure a Prometheus and a VictoriaMetrics that scrape many simulated hosts.
+    FleetBench {
+        /// Which servers.
+        #[arg(long, value_enum, value_delimiter = ',', default_value = "classic,native,victoria")]
+        servers: Vec<fleet::Kind>,
+        /// Numbers of hosts.
+        #[arg(long, value_delimiter = ',', default_value = "10,100,1000")]
+        hosts: Vec<usize>,
+        /// How long each is measured.
+        #[arg(long, default_value_t = 180)]
+        seconds: u64,
+    },
     /// Print the layout of a ZFS module that has debug information, for --zfs.layout.
     ZfsLayout {
         /// zfs.ko, not stripped.
@@ -178,6 +190,7 @@ fn run(task: Task) -> Result<()> {
         }
         Task::Shell { guest, script, put, accel } => shell::run(&guest, script.as_deref(), &put, accel),
         Task::Bench { only } => bench::run(&only),
+        Task::FleetBench { servers, hosts, seconds } => fleet::run(&servers, &hosts, seconds),
         Task::ZfsLayout { module } => zfs_layout::print(&module),
         Task::Image => image::build().map(|path| println!("{}", path.display())),
         Task::Tarball => package::tarball().map(|path| println!("{}", path.display())),

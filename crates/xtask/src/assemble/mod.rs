@@ -12,6 +12,7 @@ pub mod mixin;
 pub mod pages;
 mod panel;
 pub mod pictures;
+pub mod rules;
 
 use std::fs;
 

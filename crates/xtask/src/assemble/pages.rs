@@ -9,7 +9,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use crate::assemble::links::slug;
-use crate::assemble::{kernels, metrics};
+use crate::assemble::{kernels, metrics, rules};
 use crate::workspace::{Exporter, exporters, files, root};
 
 /// Number of metrics of each exporter in the overview: the first ones that its page names.
@@ -305,13 +305,16 @@ fn known_metrics() -> Result<BTreeSet<String>> {
 /// When a page cannot be read.
 pub fn check_metrics(breaches: &mut Vec<String>) -> Result<()> {
     let known = known_metrics()?;
+    let recorded = rules::recorded()?;
     for path in files("docs", ".md")?.into_iter().chain([root().join("README.md")]) {
         let text = fs::read_to_string(&path)?;
-        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':') {
+            let word = word.trim_matches(':');
             let is_one = word.starts_with("ebpf_")
                 && !word.starts_with("ebpf_exporter")
                 && !(word.ends_with('_') && known.iter().any(|name| name.starts_with(word)));
-            if is_one && !known.contains(word) {
+            let is_recorded = word.contains(":ebpf_");
+            if is_one && !known.contains(word) || is_recorded && !recorded.contains(word) {
                 let path = path.strip_prefix(root()).unwrap_or(&path).display();
                 breaches.push(format!("{path}: no exporter has a metric {word}"));
             }

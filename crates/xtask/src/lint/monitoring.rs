@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::assemble::metrics::goldens;
+use crate::assemble::rules;
 use crate::workspace::{files, root};
 
 /// Checks all of them.
@@ -17,28 +18,11 @@ use crate::workspace::{files, root};
 /// # Errors
 /// When a file cannot be read.
 pub fn check(breaches: &mut Vec<String>) -> Result<()> {
-    let recorded = recorded()?;
+    let recorded = rules::recorded()?;
     names(&recorded, breaches)?;
     alerts(breaches)?;
-    rules(breaches)?;
+    records(breaches)?;
     rows(breaches)
-}
-
-/// The series that recording rules make.
-///
-/// # Errors
-/// When a file cannot be read.
-pub fn recorded() -> Result<BTreeSet<String>> {
-    let mut recorded = BTreeSet::new();
-    for path in files("rules", ".yml")? {
-        recorded.extend(records(&fs::read_to_string(path)?).map(ToOwned::to_owned));
-    }
-    Ok(recorded)
-}
-
-/// Names of the rules in a file.
-fn records(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| line.trim().strip_prefix("- record: "))
 }
 
 /// Every metric in a rule or a panel is in an exporter's golden file, or recorded.
@@ -55,7 +39,7 @@ fn names(recorded: &BTreeSet<String>, breaches: &mut Vec<String>) -> Result<()> 
     {
         for word in fs::read_to_string(&path)?.split(|c: char| !is_of_name(c)) {
             let word = word.trim_end_matches(':');
-            let is_known = if word.contains(':') {
+            let is_known = if word.contains(":ebpf_") {
                 recorded.contains(word)
             } else {
                 !word.starts_with("ebpf_") || word.starts_with("ebpf_exporter_") || metrics.contains(word)
@@ -97,11 +81,11 @@ fn alerts(breaches: &mut Vec<String>) -> Result<()> {
 }
 
 /// Every recorded series is of hosts or of clusters, and has a test that knows its value.
-fn rules(breaches: &mut Vec<String>) -> Result<()> {
+fn records(breaches: &mut Vec<String>) -> Result<()> {
     for path in files("rules", ".yml")?.into_iter().filter(|path| !path.to_string_lossy().contains("/tests/"))
     {
         let tests = tests_of(&path)?;
-        for record in records(&fs::read_to_string(&path)?) {
+        for record in rules::records(&fs::read_to_string(&path)?) {
             if !record.starts_with("instance") && !record.starts_with("cluster") {
                 breaches.push(format!("{}: {record} is neither of hosts nor of clusters", shown(&path)));
             }

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod fleet;
 mod running;
 pub mod shell;
 pub mod start;
