@@ -52,9 +52,12 @@ fn programs_attached_several_times_count_each_call_once() {
     }
 }
 
+/// Whether the kernel refuses a program of this name and number of instructions.
+type Refuses = Box<dyn Fn(&str, u32) -> bool + Send>;
+
 #[live::test(copies)]
 fn where_the_kernel_refuses_only_copies_each_program_runs_once() {
-    let start = |preempts: &str, refuses: Box<dyn Fn(&str, u32) -> bool + Send>| {
+    let start = |preempts: &str, refuses: Refuses| {
         let mut command = Command::new("ebpf-syscall-exporter");
         command.args(["--ebpf.preempts", preempts]);
         seccomp::decide_about_programs(&mut command, refuses);
