@@ -38,6 +38,8 @@ pub struct Spec {
     pub enumerators: Vec<Text>,
     /// Required shape of a program's hook, by program.
     pub shapes: BTreeMap<Text, Shape>,
+    /// Programs at hooks that tasks pass with interrupts on, and interrupts too: see [`Spec::interrupted`].
+    pub interrupted: Vec<Text>,
     /// Ratios of two counters.
     pub ratios: Vec<Ratio>,
     /// Families that show only their largest series.
@@ -290,6 +292,14 @@ impl Spec {
     #[must_use]
     pub fn shape(mut self, program: &'static str, shape: Shape) -> Self {
         self.shapes.insert(program.into(), shape);
+        self
+    }
+
+    /// Attaches `programs` several times where the kernel would not run one that the interrupted task is in.
+    /// For rare events of which none may be lost: each costs some 100 ns more.
+    #[must_use]
+    pub fn interrupted(mut self, programs: &[&'static str]) -> Self {
+        self.interrupted.extend(programs.iter().map(|program| (*program).into()));
         self
     }
 

@@ -10,6 +10,20 @@ use common::spec::View;
 
 use crate::namespaces::established;
 
+/// Programs that tasks run with interrupts on: the kernel would skip them for a segment that arrives meanwhile.
+/// The gauge of connections is a difference, and a lost event would stay in it.
+pub const INTERRUPTED: [&str; 9] = [
+    "state_btf",
+    "state_raw",
+    "connect_state_btf",
+    "retransmit_btf",
+    "retransmit_raw",
+    "receive_reset_btf",
+    "receive_reset_raw",
+    "send_reset_btf",
+    "send_reset_raw",
+];
+
 /// Current connections.
 #[derive(Default)]
 pub struct Current {
@@ -73,12 +87,13 @@ pub fn reader() -> Reader {
     })
 }
 
-/// Adds the gauge.
+/// Adds the gauge. A number below 0 is wrong: events were lost, which the exporter counts.
 pub fn active(connections: i64, families: &mut Families) {
+    let Ok(connections) = u64::try_from(connections) else { return };
     families.gauge(
         "ebpf_tcp_active_connections",
         "TCP connections now in state ESTABLISHED or CLOSE_WAIT, in all network namespaces (CurrEstab).",
         Labels::none(),
-        Value::Integer(connections.try_into().unwrap_or_default()),
+        Value::Integer(connections),
     );
 }

@@ -92,6 +92,7 @@ impl Exporter for Tcp {
             .events(&["ebpf_tcp_connections_total", "ebpf_tcp_closes_total", "ebpf_tcp_retransmits_total"])
             .headlines(headlines::headlines())
             .required("inet_sock_set_state", &["state_btf", "state_raw"])
+            .interrupted(&connections::INTERRUPTED)
             .required("tcp_retransmit_skb", &["retransmit_btf", "retransmit_raw"])
             .optional(
                 "__tcp_retransmit_skb",

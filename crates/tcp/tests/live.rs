@@ -3,6 +3,9 @@
 //! loss, compared with the kernel's own counters in both.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+#[path = "live/interrupted.rs"]
+mod interrupted;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;

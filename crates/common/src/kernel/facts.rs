@@ -67,7 +67,11 @@ impl Facts {
         let mut facts = Self {
             own_btf,
             kprobes,
-            preemption: Preemption { at_functions: preempts, at_tracepoints: false },
+            preemption: Preemption {
+                at_functions: preempts,
+                at_tracepoints: false,
+                by_interrupts: preemption::has_recursion_guard(&btf),
+            },
             hidden: view::hidden(),
             ..Self::default()
         };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use flate2::Decompress;
 use flate2::read::ZlibDecoder;
 use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::types::Typedef;
+use libbpf_rs::btf::types::{Struct, Typedef};
 use rustix::system::uname;
 
 use crate::kernel::hook::Hook;
@@ -21,25 +21,29 @@ pub struct Preemption {
     pub at_functions: bool,
     /// At tracepoints.
     pub at_tracepoints: bool,
+    /// By interrupts: whether the kernel does not run a program that the interrupted task is in.
+    pub by_interrupts: bool,
 }
 
 impl Preemption {
-    /// What the kernel says; `btf` replaces the kernel's own BTF. Without BTF, tracepoints are taken to be
-    /// as functions are.
+    /// Where tasks preempt programs, as the kernel says; `btf` replaces the kernel's own BTF. Without BTF,
+    /// tracepoints are taken to be as functions are.
     pub fn of_programs(btf: Option<&Path>) -> Self {
         let preempts = of_tasks();
         let has_guard = || {
             Btf::from_path(btf.unwrap_or(Path::new(KERNEL_BTF)))
                 .map_or(true, |btf| btf.type_by_name::<Typedef<'_>>(TRACEPOINT_GUARD).is_some())
         };
-        Self { at_functions: preempts, at_tracepoints: preempts && has_guard() }
+        Self { at_functions: preempts, at_tracepoints: preempts && has_guard(), by_interrupts: false }
     }
 
-    /// Whether programs at this hook are preempted.
-    pub fn at(self, hook: &Hook) -> bool {
+    /// Whether programs at this hook are preempted. `interrupted`: the hook is passed by tasks and, on
+    /// the same CPU, by interrupts.
+    pub fn at(self, hook: &Hook, interrupted: bool) -> bool {
+        let interrupted = interrupted && self.by_interrupts;
         match hook {
-            Hook::TpBtf(_) | Hook::RawTp(_) => self.at_tracepoints,
-            Hook::Fentry(_) | Hook::Fexit(_) => self.at_functions,
+            Hook::TpBtf(_) | Hook::RawTp(_) => self.at_tracepoints || interrupted,
+            Hook::Fentry(_) | Hook::Fexit(_) => self.at_functions || interrupted,
             // Kprobes run programs with preemption disabled.
             _ => false,
         }
@@ -49,8 +53,18 @@ impl Preemption {
 impl From<bool> for Preemption {
     /// Everywhere or nowhere.
     fn from(preempts: bool) -> Self {
-        Self { at_functions: preempts, at_tracepoints: preempts }
+        Self { at_functions: preempts, at_tracepoints: preempts, by_interrupts: preempts }
     }
+}
+
+/// Whether a kernel with these types does not run a program where it is already running: such a kernel
+/// counts who is in a program, per CPU (struct bpf_prog: `active`; ca06f55b9002 "bpf: Add per-program
+/// recursion prevention mechanism", 5.12, for functions; 05b24ff9b2cf "bpf: Prevent bpf program
+/// recursion for raw tracepoint probes", 6.1).
+pub fn has_recursion_guard(btf: &Btf<'_>) -> bool {
+    let program = btf.type_by_name::<Struct<'_>>("bpf_prog");
+    program
+        .is_some_and(|program| program.iter().any(|member| member.name.is_some_and(|name| name == "active")))
 }
 
 /// Whether the kernel preempts tasks inside the kernel, and so inside programs attached to

@@ -402,8 +402,10 @@ fn bring_up<'o, E: Exporter>(
     let layouts = layout::of(open.open_object())?;
     let wanted = plan.programs();
     prepare(exporter, &mut open, cli, spec, &wanted, facts)?;
-    let preempted =
-        hooks.iter().filter(|(name, hook)| wanted.contains(&***name) && facts.preemption.at(hook));
+    let interrupted = |name: &str| spec.interrupted.iter().any(|program| program == name);
+    let preempted = hooks
+        .iter()
+        .filter(|(name, hook)| wanted.contains(&***name) && facts.preemption.at(hook, interrupted(name)));
     let preempted: Vec<String> = preempted.map(|(name, _)| name.clone()).collect();
     let loaded = copies::prepare(open.open_object_mut(), &preempted)
         .and_then(|firsts| open.load().map(|skeleton| (firsts, skeleton)));

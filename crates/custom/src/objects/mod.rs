@@ -105,7 +105,8 @@ pub fn load(
     let object = loop {
         let some: BTreeSet<&str> =
             wanted.iter().map(String::as_str).filter(|name| !refused.contains_key(*name)).collect();
-        let preempted = hooks.iter().filter(|(name, hook)| some.contains(&***name) && preemption.at(hook));
+        let preempted =
+            hooks.iter().filter(|(name, hook)| some.contains(&***name) && preemption.at(hook, false));
         let preempted: Vec<String> = preempted.map(|(name, _)| name.clone()).collect();
         let mut open = prepared(&some)?;
         let loaded = copies::prepare(&mut open, &preempted)
