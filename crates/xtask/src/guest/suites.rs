@@ -27,6 +27,9 @@ pub struct Suite {
     pub lacks: &'static [&'static str],
 }
 
+/// How reasons begin for which tests are not run in any guest: what they ask is asked on the machine itself.
+pub const LACKED: [&str; 1] = ["needs a browser: "];
+
 /// Which tests of a guest a run of all guests has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -129,6 +132,7 @@ pub const SUITES: &[Suite] = &[
             "needs fprobes: ",
             "needs a kernel with bpf_loop: ",
             "needs a kernel with bloom_map_alloc: ",
+            "needs a kernel with bpf_get_attach_cookie_pe: ",
             // draid is in ZFS since 2.1.
             "needs /sys/module/zfs/features.pool/org.openzfs:draid: ",
         ],

@@ -19,7 +19,7 @@ use super::report::{Failure, Outcome, Reader};
 use crate::assemble::kernels::Hooks;
 use crate::guest::accel::Accel;
 use crate::guest::image::remove;
-use crate::guest::suites::{Part, SUITES, Suite, suite};
+use crate::guest::suites::{LACKED, Part, SUITES, Suite, suite};
 use crate::guest::{Guest, State, machine};
 use crate::phases;
 use crate::release::package;
@@ -298,8 +298,8 @@ fn run_job(
     // The complete output, for reading by hand.
     let _ = fs::write(folder.join("output.log"), log);
     let mut outcome = reader.end(&ended, &console(&folder));
-    // A test may be skipped in a guest only for a reason that the guest lists in `lacks`.
-    let known = |reason: &str| suite.lacks.iter().any(|lack| reason.starts_with(lack));
+    // A test may be skipped in a guest only for a reason that is listed for it, or for all.
+    let known = |reason: &str| LACKED.iter().chain(suite.lacks).any(|lack| reason.starts_with(lack));
     for test in outcome.not_run.iter().filter(|test| !known(&test.reason)) {
         let title = format!("{} {}", suite.name, test.test);
         println!("{title} was not run: {}", test.reason);
