@@ -279,6 +279,7 @@ fn long_faults(text: &Exposition) -> f64 {
 fn a_fault_of_which_one_end_is_lost_has_no_latency() {
     let exporter = start(&["--ebpf.preempts", "false"]);
     let touch = || Mapping::anonymous(PAGES).touch();
+    // The time that a wrong latency would contain, not a wait for an event.
     let pause = || std::thread::sleep(Duration::from_millis(1100));
     touch();
     let begin = exporter.scrape();

@@ -85,6 +85,7 @@ fn a_read_whose_end_is_lost_leaves_no_start_to_the_next() {
         let before = exporter.scrape();
         assert_eq!(file.read_at(&mut [0; 16], 0).unwrap(), 16);
         let _end = end.attach();
+        // The time that a wrong latency would contain, not a wait for an event.
         std::thread::sleep(LONGEST.1);
         next();
         let delta = Delta(before, exporter.scrape());
@@ -101,6 +102,7 @@ fn a_read_whose_start_is_lost_has_no_latency() {
     let reads = || (0..103).for_each(|_| assert_eq!(file.read_at(&mut [0; 16], 0).unwrap(), 16));
     reads();
     let _deaf = exporter.deafen("read_fentry");
+    // As above.
     std::thread::sleep(LONGEST.1);
     let count = |text: &Exposition| text.count("ebpf_file_read_latency_microseconds_count", &[]);
     let before = exporter.scrape();
