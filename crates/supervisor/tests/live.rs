@@ -160,7 +160,7 @@ fn all_together_say_what_each_says() {
     assert_eq!(series.len(), total);
 }
 
-#[live::test(once)]
+#[live::test(once, natively)]
 fn protobuf_has_the_families_of_the_text() {
     let suite = Suite::start(&THREE);
     let accept = format!("Accept: {}", protobuf::CONTENT_TYPE.replace(' ', ""));
@@ -219,7 +219,7 @@ fn one_that_is_killed_costs_its_own_part_and_comes_back_later_and_later() {
     assert_eq!(restarts, [Some(0.0), Some(2.0), Some(0.0)]);
 }
 
-#[live::test(once)]
+#[live::test(once, natively)]
 fn one_that_hangs_is_waited_for_no_longer_than_prometheus_waits() {
     let suite = Suite::start(&["process", "syscall"]);
     suite.kill("syscall", Signal::STOP);
@@ -236,7 +236,7 @@ fn one_that_hangs_is_waited_for_no_longer_than_prometheus_waits() {
     assert_eq!(suite.scrape().get(RESTARTS, &[("exporter", "syscall")]), Some(0.0));
 }
 
-#[live::test(once)]
+#[live::test(once, natively)]
 fn what_cannot_run_is_named_and_tried_again_on_request() {
     let arguments =
         ["syscall", "schedlat", "process", "--arg=schedlat=--ebpf=off", "--arg=syscall=--nonsense"];
@@ -305,7 +305,7 @@ fn nothing_is_left_of_it() {
     }
 }
 
-#[live::test(once, tool("unshare"), tool("nsenter"))]
+#[live::test(once, natively, tool("unshare"), tool("nsenter"))]
 fn as_the_first_process_of_a_container_it_collects_orphans() {
     let mut command = Command::new("unshare");
     command.args(["--fork", "--pid", "--kill-child", "ebpf-exporters", "run", "process"]);
@@ -351,7 +351,7 @@ fn one_that_waits_for_its_module_goes_on_as_the_same_process() {
     wait_until("exporters gone", LIMIT, || !before.values().any(|pid| exists(*pid)));
 }
 
-#[live::test(once)]
+#[live::test(once, natively)]
 fn its_memory_is_small_whoever_scrapes() {
     let suite = Suite::start(&["process", "schedlat", "syscall", "--arg=syscall=--syscall.latency"]);
     thread::scope(|scope| {
@@ -369,7 +369,7 @@ fn its_memory_is_small_whoever_scrapes() {
     assert!(memory <= MEMORY, "{memory} bytes");
 }
 
-#[live::test(once, tool("curl"))]
+#[live::test(once, natively, tool("curl"))]
 fn it_has_tls_and_passwords_as_exporters_have() {
     /// bcrypt hash of "sesame", with a low cost.
     const HASH: &str = "$2y$05$AOiHAOiHAOiHAOiHAOiHAOMzJVTPhcbpEzDStSol2ygw6mOUdHR8i";
