@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::assemble::panel::{HEIGHT, Panel, datasource};
-use crate::workspace::{files, output, root, run};
+use crate::workspace::{files, root};
 
 /// Path of the dashboard of a host.
 pub const HOST: &str = "grafana/dashboard.json";
@@ -195,13 +195,12 @@ pub fn filled(query: &str) -> String {
     ["$job", "$instance", "$device", "$pool"].iter().fold(query, |query, name| query.replace(name, ".+"))
 }
 
-/// Checks the dashboards against Grafana's schema, which is published as TypeScript types: it is
-/// compiled as constants of its type, in which an unknown member is an error.
+/// Writes a TypeScript project that compiles if the dashboards agree with Grafana's schema, which is
+/// published as TypeScript types: they are constants of its type, in which an unknown member is an error.
 ///
 /// # Errors
-/// When it does not compile.
-pub fn check_schema() -> Result<()> {
-    let folder = &root().join("target/grafana");
+/// When files cannot be read or written.
+pub fn write_schema_check(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     for path in files("grafana/schema", "")? {
         fs::copy(&path, folder.join(path.file_name().context("a file without name")?))?;
@@ -212,10 +211,5 @@ pub fn check_schema() -> Result<()> {
         constants += &format!("export const {name}: Strict = {dashboard};\n");
     }
     fs::write(folder.join("dashboard.ts"), constants)?;
-    output(
-        Command::new("npm")
-            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"])
-            .current_dir(folder),
-    )?;
-    run(Command::new("node_modules/.bin/tsc").arg("--project").arg(".").current_dir(folder))
+    Ok(())
 }

@@ -5,13 +5,14 @@ mod directions;
 mod mixin;
 mod monitoring;
 pub mod tidy;
+mod typescript;
 
 use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::assemble::{self, dashboard, metrics, pages};
+use crate::assemble::{self, metrics, pages};
 use crate::guest::image::remove;
 use crate::workspace::{self, cargo, cargo_at, exporters, files, root, tool};
 
@@ -38,7 +39,7 @@ pub fn run() -> Result<()> {
     workspace::run(Command::new("shellcheck").args(scripts))?;
     tidy::run()?;
     assemble::check()?;
-    dashboard::check_schema()?;
+    typescript::check()?;
     prometheus()?;
     mixin::check(promtool)?;
     units()

@@ -54,8 +54,12 @@ function valuesOf(kind, measure, by, interval) {
     }
     case "quantile": {
       const all = distributions(interval, measure.of.metric, measure.of.labels, key);
-      const quantiles = all && [...all].map(([of, cumulative]) => [of, quantile(cumulative, measure.q)]);
-      return quantiles && new Map(quantiles.filter(([, value]) => value !== undefined));
+      const quantiles = new Map();
+      for (const [of, cumulative] of all ?? []) {
+        const value = quantile(cumulative, measure.q);
+        if (value !== undefined) quantiles.set(of, value);
+      }
+      return all && quantiles;
     }
     default: return null;
   }
@@ -72,7 +76,7 @@ function divided(part, whole) {
 // The greatest value. What found no room of its own comes last: it is several.
 function greatest(values) {
   const all = [...values].map(([of, value]) => ({ labels: JSON.parse(of), value }));
-  const isOne = (one) => !one.labels.includes("other");
+  const isOne = (one) => (one.labels.includes("other") ? 0 : 1);
   const order = (a, b) => isOne(b) - isOne(a) || b.value - a.value;
   return all.reduce((best, next) => (best && order(best, next) <= 0 ? best : next), undefined);
 }

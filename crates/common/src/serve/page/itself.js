@@ -29,7 +29,7 @@ class Itself {
     const { after } = interval;
     const [notes, wrong] = [[], []];
     const samples = (metric) => after.samples.get(metric) ?? [];
-    const growth = (metric, series, value) => {
+    const growth = (series, value) => {
       const before = interval.before?.values.get(series.key);
       return before === undefined || value < before ? undefined : (value - before) / interval.seconds;
     };
@@ -43,14 +43,14 @@ class Itself {
     fact("started", start && new Date(start * 1000).toLocaleString());
     fact("memory", gauge("process_resident_memory_bytes", "bytes"));
     const [cpu] = samples("process_cpu_seconds_total");
-    const busy = cpu && growth("process_cpu_seconds_total", ...cpu);
+    const busy = cpu && growth(...cpu);
     fact("CPU", busy === undefined ? undefined : amount(busy, "ratio"));
     fact("last answer took", gauge("ebpf_exporter_scrape_duration_seconds", "seconds"));
     this.facts.show(facts);
 
     const hooks = new Map();
     for (const [series] of samples("ebpf_exporter_ebpf_program_info")) hooks.set(label(series, "config", "program"), label(series, "hook"));
-    const of = (metric) => new Map(samples(metric).map(([series, value]) => [label(series, "config", "program", "id"), growth(metric, series, value)]));
+    const of = (metric) => new Map(samples(metric).map(([series, value]) => [label(series, "config", "program", "id"), growth(series, value)]));
     const [runs, times] = ["run_count_total", "run_time_seconds_total"].map((name) => of("ebpf_exporter_ebpf_program_" + name));
     // Runs are counted while kernel.bpf_stats_enabled is 1.
     this.probes.headers(["program", "hook", "state", ...(runs.size ? ["runs", "each run"] : [])]);
@@ -72,7 +72,7 @@ class Itself {
       ["ebpf_exporter_folded_events_total", "counted under other"],
       ["ebpf_exporter_decoder_errors_total", "not decoded"],
     ].flatMap(([metric, what]) => samples(metric).filter(([, value]) => value > 0).map(([series, value]) => {
-      const now = growth(metric, series, value);
+      const now = growth(series, value);
       if (now > 0 && what === "lost") wrong.push(`${rate(now, "number")} events are lost: ${safe(label(series, "reason"))}`);
       return [series.key, () => safe(label(series, "reason") || what), now === undefined ? "…" : rate(now, "number"), amount(value, "number")];
     }));

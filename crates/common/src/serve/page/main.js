@@ -117,7 +117,7 @@ function showHeadline(interval) {
   while (page.headline.children.length > items.length) page.headline.lastChild.remove();
   items.forEach(([, link], at) => {
     const item = page.headline.children[at];
-    const old = item?.firstChild;
+    const old = item?.querySelector("a");
     if (!old) page.headline.append(make("li", {}, link));
     else if (old.href !== link.href) old.replaceWith(link);
     else if (old.textContent !== link.textContent) old.replaceChildren(...link.childNodes);

@@ -42,6 +42,13 @@ class Plot {
     this.canvas.setAttribute("role", "img");
     this.paint = paint;
     this.moved = moved;
+    // What is drawn, and up to when.
+    this.steps = [];
+    this.now = 0;
+    // Where the drawing ends, and which bucket is at a height of a heatmap.
+    this.right = 0;
+    this.bottom = 0;
+    this.bucketAt = null;
     // The step that somebody points at, and the height.
     this.at = null;
     this.y = null;
@@ -55,7 +62,7 @@ class Plot {
 
   draw() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
-    if (!width || !this.steps?.length) return;
+    if (!width || !this.steps.length) return;
     const scale = window.devicePixelRatio || 1;
     this.canvas.width = Math.round(width * scale);
     this.canvas.height = Math.round(height * scale);
@@ -112,7 +119,7 @@ class Plot {
 
   point(x, y) {
     const covers = (step) => x >= this.x(step.time - step.seconds) && x <= this.x(step.time);
-    this.look(this.steps?.find((step) => step.rows && covers(step)) ?? null, y);
+    this.look(this.steps.find((step) => step.rows && covers(step)) ?? null, y);
   }
 
   leave() {
@@ -120,7 +127,7 @@ class Plot {
   }
 
   key(event) {
-    const known = this.steps?.filter((step) => step.rows && step.seconds) ?? [];
+    const known = this.steps.filter((step) => step.rows && step.seconds);
     const now = known.indexOf(this.at);
     const last = known.length - 1;
     const to = {
