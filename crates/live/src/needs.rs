@@ -63,8 +63,6 @@ pub enum Need {
     Disk(&'static str),
     /// See the attribute's word `browser`.
     Browser,
-    /// See the attribute's word `natively`.
-    Natively,
 }
 
 /// The kernel attaches programs to functions by fentry and fexit.
@@ -128,9 +126,6 @@ pub const fn disk(folder: &'static str) -> Term {
 /// A browser, which guests have none of. Everywhere else its absence is a failure: `scripts/packages test`
 /// installs one.
 pub const browser: Term = Term::Need(Need::Browser);
-
-/// It is run on the machine itself and not in guests.
-pub const natively: Term = Term::Need(Need::Natively);
 
 /// It leaves the machine unusable for other tests, and runs after them.
 pub const last: Term = Term::Last;
@@ -205,7 +200,6 @@ impl Need {
                 !has_own_machine() || has_tool(crate::browser::PROGRAM),
                 "needs a browser: guests have none".to_owned(),
             ),
-            Self::Natively => (!has_own_machine(), "needs the machine itself: this is a guest".to_owned()),
         };
         (!met).then_some(said)
     }

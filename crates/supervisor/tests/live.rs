@@ -60,12 +60,7 @@ impl Suite {
 
     /// Process ids of the exporters.
     fn exporters(&self) -> BTreeMap<String, Pid> {
-        let children = children(self.0.pid()).into_iter().filter_map(|pid| {
-            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-            let name = line.split('\0').next()?.rsplit_once("/ebpf-")?.1.strip_suffix("-exporter")?;
-            Some((name.to_owned(), Pid::from_raw(pid)?))
-        });
-        children.collect()
+        exporters(self.0.pid())
     }
 
     fn kill(&self, name: &str, signal: Signal) {
@@ -87,6 +82,16 @@ fn children(of: u32) -> Vec<i32> {
         parent.is_some_and(|parent| parent == of.to_string())
     };
     pids.filter(is_child).collect()
+}
+
+/// Process ids of the exporters that a supervisor started.
+fn exporters(of: u32) -> BTreeMap<String, Pid> {
+    let exporters = children(of).into_iter().filter_map(|pid| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        let name = line.split('\0').next()?.rsplit_once("/ebpf-")?.1.strip_suffix("-exporter")?;
+        Some((name.to_owned(), Pid::from_raw(pid)?))
+    });
+    exporters.collect()
 }
 
 fn exists(pid: Pid) -> bool {
@@ -160,7 +165,7 @@ fn all_together_say_what_each_says() {
     assert_eq!(series.len(), total);
 }
 
-#[live::test(once, natively)]
+#[live::test(once)]
 fn protobuf_has_the_families_of_the_text() {
     let suite = Suite::start(&THREE);
     let accept = format!("Accept: {}", protobuf::CONTENT_TYPE.replace(' ', ""));
@@ -219,7 +224,7 @@ fn one_that_is_killed_costs_its_own_part_and_comes_back_later_and_later() {
     assert_eq!(restarts, [Some(0.0), Some(2.0), Some(0.0)]);
 }
 
-#[live::test(once, natively)]
+#[live::test(once)]
 fn one_that_hangs_is_waited_for_no_longer_than_prometheus_waits() {
     let suite = Suite::start(&["process", "syscall"]);
     suite.kill("syscall", Signal::STOP);
@@ -236,7 +241,7 @@ fn one_that_hangs_is_waited_for_no_longer_than_prometheus_waits() {
     assert_eq!(suite.scrape().get(RESTARTS, &[("exporter", "syscall")]), Some(0.0));
 }
 
-#[live::test(once, natively)]
+#[live::test(once)]
 fn what_cannot_run_is_named_and_tried_again_on_request() {
     let arguments =
         ["syscall", "schedlat", "process", "--arg=schedlat=--ebpf=off", "--arg=syscall=--nonsense"];
@@ -305,7 +310,9 @@ fn nothing_is_left_of_it() {
     }
 }
 
-#[live::test(once, natively, tool("unshare"), tool("nsenter"))]
+/// Up to Linux 6.8, the end of such a process would stop attaching and detaching on the whole machine, if
+/// programs were attached through ftrace: `common::kernel::ftrace`.
+#[live::test(tool("unshare"), tool("nsenter"))]
 fn as_the_first_process_of_a_container_it_collects_orphans() {
     let mut command = Command::new("unshare");
     command.args(["--fork", "--pid", "--kill-child", "ebpf-exporters", "run", "process"]);
@@ -320,6 +327,11 @@ fn as_the_first_process_of_a_container_it_collects_orphans() {
     };
     wait_until("the orphan is collected", LIMIT, || others().is_empty());
     assert_eq!(suite.is_up("process"), Some(1.0));
+    let exporter = exporters(supervisor as u32)["process"];
+    suite.0.end(Signal::KILL);
+    wait_until("the exporter is gone", LIMIT, || !exists(exporter));
+    let again = Suite::start(&["process"]);
+    assert_eq!(again.is_up("process"), Some(1.0));
 }
 
 #[live::test(tool("unshare"))]
@@ -351,7 +363,7 @@ fn one_that_waits_for_its_module_goes_on_as_the_same_process() {
     wait_until("exporters gone", LIMIT, || !before.values().any(|pid| exists(*pid)));
 }
 
-#[live::test(once, natively)]
+#[live::test(once)]
 fn its_memory_is_small_whoever_scrapes() {
     let suite = Suite::start(&["process", "schedlat", "syscall", "--arg=syscall=--syscall.latency"]);
     thread::scope(|scope| {
@@ -369,7 +381,7 @@ fn its_memory_is_small_whoever_scrapes() {
     assert!(memory <= MEMORY, "{memory} bytes");
 }
 
-#[live::test(once, natively, tool("curl"))]
+#[live::test(once, tool("curl"))]
 fn it_has_tls_and_passwords_as_exporters_have() {
     /// bcrypt hash of "sesame", with a low cost.
     const HASH: &str = "$2y$05$AOiHAOiHAOiHAOiHAOiHAOMzJVTPhcbpEzDStSol2ygw6mOUdHR8i";

@@ -13,6 +13,7 @@ use libbpf_rs::btf::{Btf, BtfKind, BtfType, TypeId};
 use rustix::system::uname;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::kernel::ftrace;
 use crate::kernel::hook::Hook;
 use crate::kernel::preemption::{self, Preemption};
 use crate::kernel::symbols::{self, KALLSYMS, Symbols};
@@ -37,6 +38,8 @@ pub struct Facts {
     pub preemption: Preemption,
     /// What is hidden from this process, and why.
     pub hidden: BTreeMap<View, String>,
+    /// Why programs must not be attached through ftrace: [`ftrace::danger`].
+    pub danger: Option<String>,
     /// Symbols of the requested functions; None if symbols are hidden.
     pub symbols: Option<Symbols>,
 }
@@ -73,6 +76,7 @@ impl Facts {
                 by_interrupts: preemption::has_recursion_guard(&btf),
             },
             hidden: view::hidden(),
+            danger: ftrace::danger(&btf),
             ..Self::default()
         };
         let hooks: Vec<&Hook> = hooks.into_iter().collect();

@@ -6,6 +6,7 @@
 
 pub mod copies;
 pub mod facts;
+pub mod ftrace;
 pub mod globals;
 pub mod hook;
 pub mod links;

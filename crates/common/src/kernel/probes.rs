@@ -160,6 +160,7 @@ fn unavailable(hook: &Hook, shape: Option<&Shape>, facts: &Facts) -> Option<Stri
         hook if hook.is_breakpoint() && !facts.kprobes => {
             return Some(format!("no kprobes: {KPROBES} does not exist here"));
         }
+        hook if hook.is_by_ftrace() && facts.danger.is_some() => return facts.danger.clone(),
         _ => {}
     }
     if let Some(why) = hook.view().and_then(|view| facts.hidden.get(&view)) {

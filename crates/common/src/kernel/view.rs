@@ -24,6 +24,11 @@ pub fn why_not(view: View) -> Option<String> {
     }
 }
 
+/// Whether this process is in another PID namespace than the initial one; false too if that is not known.
+pub fn is_in_a_pid_namespace() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|own| own.as_os_str() != INITIAL)
+}
+
 /// Why tasks are hidden by the PID namespace of this process. An iterator shows the tasks of the
 /// reader's PID namespace and of those inside it.
 fn outside(proc: &Path) -> Option<String> {

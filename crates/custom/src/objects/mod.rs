@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use common::kernel::copies::{self, First};
+use common::kernel::ftrace;
 use common::kernel::globals::{self, Variable};
 use common::kernel::hook::{self, Hook, Hooks};
 use common::kernel::links::{self, Attached};
@@ -77,6 +78,9 @@ pub fn load(
     maps::check(&open, config).with_context(at)?;
     let addresses = addresses(&open, &file, config, symbols).with_context(at)?;
     let hooks = hook::hooks(&open);
+    let danger =
+        hooks.values().any(Hook::is_by_ftrace).then(|| ftrace::danger_here(btf)).flatten();
+    let endangers = |name: &str| danger.clone().filter(|_| hooks.get(name).is_some_and(Hook::is_by_ftrace));
     let mut refused = Refused::new();
     let mut firsts = BTreeMap::new();
     let mut wanted = BTreeSet::new();
@@ -84,9 +88,9 @@ pub fn load(
     for program in open.progs().filter(|program| program.autoload()) {
         let name = program.name().to_string_lossy().into_owned();
         let section = program.section().to_string_lossy().into_owned();
-        match Section::parse(&section) {
-            Ok(_) => drop(wanted.insert(name.clone())),
-            Err(why) => drop(refused.insert(name.clone(), why)),
+        match Section::parse(&section).err().or_else(|| endangers(&name)) {
+            None => drop(wanted.insert(name.clone())),
+            Some(why) => drop(refused.insert(name.clone(), why)),
         }
         let attached = Err("not attached yet".to_owned());
         programs.push(Program { name, section, loaded: None, attached, links: Attached::default() });
