@@ -75,7 +75,8 @@ mod tests {
         for section in sections.iter().chain(&["fmod_ret/x", "kprobe.multi/vfs_*", "kprobe.session/vfs_*"]) {
             assert!(Hook::parse(section).is_by_ftrace(), "{section}");
         }
-        for section in ["tp_btf/sys_enter", "raw_tp/sys_enter", "kprobe/vfs_read", "kretprobe/x", "iter/task"] {
+        for section in ["tp_btf/sys_enter", "raw_tp/sys_enter", "kprobe/vfs_read", "kretprobe/x", "iter/task"]
+        {
             assert!(!Hook::parse(section).is_by_ftrace(), "{section}");
         }
     }

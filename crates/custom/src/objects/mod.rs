@@ -78,8 +78,7 @@ pub fn load(
     maps::check(&open, config).with_context(at)?;
     let addresses = addresses(&open, &file, config, symbols).with_context(at)?;
     let hooks = hook::hooks(&open);
-    let danger =
-        hooks.values().any(Hook::is_by_ftrace).then(|| ftrace::danger_here(btf)).flatten();
+    let danger = hooks.values().any(Hook::is_by_ftrace).then(|| ftrace::danger_here(btf)).flatten();
     let endangers = |name: &str| danger.clone().filter(|_| hooks.get(name).is_some_and(Hook::is_by_ftrace));
     let mut refused = Refused::new();
     let mut firsts = BTreeMap::new();

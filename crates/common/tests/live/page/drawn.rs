@@ -9,6 +9,7 @@ use headlines::{Distribution, Unit, amount::amount};
 use live::browser::Browser;
 use serde_json::json;
 
+use super::heatmap::Heatmap;
 use super::{itself, keep, serve_page, until_answers};
 
 /// Bounds of buckets, in microseconds, as those of exporters: powers of two.
@@ -29,23 +30,6 @@ fn histogram(name: &str, labels: &str, observations: &[(u64, u64)]) -> String {
     writeln!(text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}").unwrap();
     text
 }
-
-/// For each height in a heatmap how far it is from its background, on the mean of its last steps.
-const ROWS: &str = "(() => {
-    const plot = cards.get('io_latency_microseconds').plot;
-    const { canvas } = plot;
-    const from = Math.ceil(plot.x(plot.steps.at(-3).time)), width = Math.floor(plot.right - 2 - from);
-    const { data } = plot.context.getImageData(from, 0, width, canvas.height);
-    const back = colours.heat[0];
-    return Array.from({ length: Math.floor(plot.bottom) - 1 }, (_, y) => {
-        let apart = 0;
-        for (let x = 0; x < width; x++) {
-            const at = (y * width + x) * 4;
-            if (data[at + 3]) for (const part of [0, 1, 2]) apart += Math.abs(data[at + part] - back[part]);
-        }
-        return apart / width;
-    });
-})()";
 
 #[live::test(once, browser)]
 fn the_bright_row_is_at_the_latency_and_p99_in_its_bucket() {
@@ -85,26 +69,13 @@ fn the_bright_row_is_at_the_latency_and_p99_in_its_bucket() {
         &format!("document.getElementById('headline').innerText === 'read p99 {p99} on sda'"),
     );
     // Only that device, as a click or the keyboard chooses it.
-    browser.evaluate(
-        "[...document.querySelectorAll('td button')].find((b) => b.innerText.includes('sda')).focus()",
-    );
-    browser.press("Enter");
+    let heatmap = Heatmap("io_latency_microseconds");
+    heatmap.choose(&mut browser, "sda");
     for scheme in ["light", "dark"] {
         browser.prefer(scheme);
         browser.until("its colours", &format!("matchMedia('(prefers-color-scheme: {scheme})').matches"));
         browser.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))");
-        let rows: Vec<f64> = serde_json::from_value(browser.evaluate(ROWS)).unwrap();
-        // Lines of p50 and p99 are thinner than a row.
-        let smooth = |y: &usize| rows[y - 4..=y + 4].iter().sum::<f64>();
-        let bright = (4..rows.len() - 4).max_by(|a, b| smooth(a).total_cmp(&smooth(b))).unwrap();
-        assert!(smooth(&bright) > 1000.0, "something is drawn: {rows:?}");
-        // What the page says of it where the mouse points.
-        let place = browser.evaluate(
-            "(() => { const { left, right, top } = document.querySelector('canvas').getBoundingClientRect(); return [right - 14, top]; })()",
-        );
-        browser.point(place[0].as_f64().unwrap(), place[1].as_f64().unwrap() + bright as f64);
-        browser.until("it is pointed at", "document.querySelector('.read').innerText.includes(';')");
-        let read = browser.text("document.querySelector('.read').innerText");
+        let read = heatmap.read_where_it_is_brightest(&mut browser);
         assert!(read.contains("; 512 µs to 1 ms: "), "{read}");
         assert!(read.contains(&format!("p99 (dashes) {p99}")), "{read}");
         browser.point(1.0, 1.0);

@@ -3,13 +3,18 @@
 //! path.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use live::Folder;
 use live::browser::Browser;
 use live::exporter::Exporter;
+use live::work::{Stop, wait_for_no_signal};
 use rcgen::{CertificateParams, KeyPair};
 use rustix::process::Signal;
 
+use super::heatmap::Heatmap;
 use super::{keep, until_answers};
 
 /// bcrypt hash of "sesame", with a low cost.
@@ -74,4 +79,43 @@ fn it_works_with_tls_a_password_a_path_and_a_policy() {
     assert_eq!(browser.text("new URL(document.getElementById('metrics').href).pathname"), "/own/numbers");
     assert_eq!(browser.complaints(), [""; 0]);
     keep(&mut browser, "tls");
+}
+
+/// Time of each system call: in the bucket from 2^16 to 2^17 us.
+const WAIT: Duration = Duration::from_millis(90);
+
+#[live::test(once, browser)]
+fn calls_of_a_known_time_are_in_the_bright_row() {
+    let exporter = Exporter::start("syscall", &["--syscall.latency"]);
+    let mut browser = Browser::start(1300, 1000);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                wait_for_no_signal(WAIT);
+            }
+        });
+        let _stop = Stop(&stop);
+        browser.open(&format!("http://127.0.0.1:{}/", exporter.port()));
+        until_answers(&mut browser, 3);
+        let heatmap = Heatmap("ebpf_syscall_latency_microseconds");
+        heatmap.choose(&mut browser, "rt_sigtimedwait");
+        // Each step is long enough for calls.
+        browser.evaluate("pace.period = pace.second = 1000");
+        let answers = browser.evaluate("answers").as_u64().unwrap();
+        browser.until("further steps", &format!("answers >= {}", answers + 4));
+        let read = heatmap.read_where_it_is_brightest(&mut browser);
+        assert!(read.contains("; 66 ms to 131 ms: "), "{read}");
+        keep(&mut browser, "syscall");
+        let quantile = |name: &str| {
+            let (_, rest) =
+                read.split_once(&format!("{name} ")).unwrap_or_else(|| panic!("no {name}: {read}"));
+            let number = rest.split(' ').next().unwrap().parse::<f64>().unwrap();
+            assert!(rest[number.to_string().len()..].starts_with(" ms"), "{read}");
+            number
+        };
+        for name in ["p50 (line)", "p99 (dashes)"] {
+            assert!((65.0..=131.0).contains(&quantile(name)), "{read}");
+        }
+    });
 }

@@ -4,6 +4,7 @@
 
 mod drawn;
 mod exporters;
+mod heatmap;
 mod numbers;
 
 use std::path::Path;
