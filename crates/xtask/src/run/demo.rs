@@ -51,7 +51,8 @@ pub fn run(accel: Option<Accel>) -> Result<()> {
         println!("{line} after {} s", started.elapsed().as_secs());
         if line.starts_with("all ") {
             for (name, port) in &ports {
-                let path = if *port == PROMETHEUS { "graph" } else { "metrics" };
+                // Those of exporters are their pages, with links to their metrics.
+                let path = if *port == PROMETHEUS { "graph" } else { "" };
                 println!("{name:<14} http://127.0.0.1:{}/{path}", port + OFFSET);
             }
             println!("Ctrl-C ends it.");
