@@ -266,6 +266,18 @@ static __always_inline u32 congestion_state(const struct sock *sk)
 	return BPF_CORE_READ_BITFIELD_PROBED(icsk, icsk_ca_state);
 }
 
+/* Whether connect() may leave the SYN to the first write (TCP_FASTOPEN_CONNECT): likewise. */
+struct tcp_sock___bits {
+	u8 fastopen_connect : 1;
+} __attribute__((preserve_access_index));
+
+static __always_inline bool may_defer_syn(const struct sock *sk)
+{
+	const struct tcp_sock___bits *tp = (const void *)sk;
+
+	return BPF_CORE_READ_BITFIELD_PROBED(tp, fastopen_connect);
+}
+
 /*
  * User buffer number `at` (0 or 1) of a message, and its length; NULL if there is none.
  * 8cd54c1c8480 ("iov_iter: separate direction from flavour", 5.14): the type lost its lowest bit

@@ -4,7 +4,7 @@
  *
  * Hooks: tracepoints inet_sock_set_state, tcp_retransmit_skb, tcp_retransmit_synack and
  * tcp_receive_reset (tp_btf or raw_tp). Functions: __tcp_retransmit_skb and tcp_retransmit_skb if
- * the tracepoint has no error argument and so does not report failed sends; exit of tcp_connect;
+ * the tracepoint has no error argument and so does not report failed sends; tcp_connect;
  * tcp_send_reset if that tracepoint reports all resets (6.10), or the three functions that send
  * them; tcp_conn_request and tcp_v{4,6}_syn_recv_sock for the listen queue. Functions by fentry and
  * fexit, or by kprobe and kretprobe. All network namespaces of the host at once.
@@ -20,6 +20,7 @@
 
 #include "core_fixes.bpf.h"
 #include "tcp_counts.bpf.h"
+#include "tcp_listen.bpf.h"
 
 /* (sk, old, new) */
 SEC("tp_btf/inet_sock_set_state")
@@ -126,25 +127,40 @@ int receive_reset_raw(u64 *ctx)
 	return on_receive_reset();
 }
 
+SEC("fentry/tcp_connect")
+int connect_fentry(u64 *ctx)
+{
+	return on_connect((const struct sock *)ctx[0]);
+}
+
 SEC("fexit/tcp_connect")
 int connect_fexit(u64 *ctx)
 {
-	return on_connect(ctx[1]);
+	return on_connect_exit((const struct sock *)ctx[0], ctx[1]);
+}
+
+SEC("kprobe/tcp_connect")
+int BPF_KPROBE(connect_kprobe, const struct sock *sk)
+{
+	return on_connect_kprobe(sk);
 }
 
 SEC("kretprobe/tcp_connect")
 int BPF_KRETPROBE(connect_kretprobe, int result)
 {
-	return on_connect(result);
+	return on_connect_kretprobe(result);
 }
 
-/* If functions cannot be hooked. Also counts connects that fail before anything is sent. */
+/*
+ * If functions cannot be hooked. What was sent is known when the connection is established or has
+ * failed, and counts then.
+ */
 SEC("tp_btf/inet_sock_set_state")
 int connect_state_btf(u64 *ctx)
 {
 	const struct sock *sk = (const struct sock *)ctx[0];
 
-	if (ctx[2] == TCP_SYN_SENT && sk->sk_protocol == IPPROTO_TCP)
+	if (ctx[1] == TCP_SYN_SENT && sk->sk_protocol == IPPROTO_TCP && has_sent(sk))
 		add(&opens, 0, 1);
 	return 0;
 }

@@ -3,15 +3,13 @@
 #define __TCP_COUNTS_BPF_H
 
 /*
- * Connections, retransmits, resets and full listen queues, counted as the kernel's own counters do.
+ * Connections, retransmits and resets, counted as the kernel's own counters do.
  * The hooks are in tcp.bpf.c.
  */
 #include "hist.bpf.h"
 #include "maps.bpf.h"
-#include "percpu.bpf.h"
 
 #define IPPROTO_TCP 6
-#define ETH_P_IP 0x0800
 #define AF_INET6 10
 
 /* include/net/tcp_states.h */
@@ -41,9 +39,6 @@
 
 /* Whether tcp_retransmit_skb has an error argument (7.x): set by userland from BTF. */
 const volatile bool tcp_retransmit_error = false;
-
-/* Index of ListenOverflows in the counters of a network namespace: set by userland from BTF. */
-const volatile u32 tcp_listen_overflows = 0;
 
 struct tcp_counts {
 	u64 passive;
@@ -113,6 +108,7 @@ enum tcp_failure {
 	TCP_TIMED_OUT,
 	TCP_UNREACHABLE,
 	TCP_ABORTED,
+	TCP_NOT_SENT,
 	TCP_FAILED_OTHERWISE,
 	TCP_FAILURES,
 };
@@ -129,7 +125,7 @@ struct {
  * socket is closed.
  */
 struct tcp_connection {
-	u64 asked; /* SYN sent */
+	u64 asked; /* SYN sent; 0: not yet, or passive */
 	u64 established;
 	u64 retransmitted; /* the part of tcp_sock.total_retrans that is counted or was there before
 			    */
@@ -143,23 +139,14 @@ struct {
 	__type(value, struct tcp_connection);
 } connections SEC(".maps");
 
-/*
- * The segment that now arrives at a listener. Per CPU: softirqs are off from entry to exit. (With
- * PREEMPT_RT another task may run in between. Then the segment at exit is another one and nothing
- * is counted.)
- */
-struct tcp_arrival {
-	u64 segment;   /* struct sk_buff *; 0: not known, in kprobes */
-	u64 counter;   /* address of this CPU's part of ListenOverflows; 0: no segment arrives */
-	u64 overflows; /* its value at entry */
-};
-
+/* Threads in tcp_connect(), where kprobes are used. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct tcp_arrival);
-} arrivals SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, u64);   /* id of the thread */
+	__type(value, u64); /* struct sock * */
+} connecting SEC(".maps");
 
 static __always_inline void add(void *map, u32 key, u64 value)
 {
@@ -174,10 +161,24 @@ static __always_inline bool is_current(u32 state)
 	return state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT;
 }
 
+/*
+ * Whether this socket has sent a segment, which is at first a SYN. The kernel enters SYN_SENT
+ * before it has a local port and a route, and Fast Open waits there for data. A connection that is
+ * restored (TCP_REPAIR) needs no SYN.
+ */
+static __always_inline bool has_sent(const struct sock *sk)
+{
+	return BPF_CORE_READ((const struct tcp_sock *)sk, segs_out);
+}
+
 static __always_inline void on_failure(const struct sock *sk, bool btf)
 {
 	u32 failure;
 
+	if (!has_sent(sk)) {
+		add(&failures, TCP_NOT_SENT, 1);
+		return;
+	}
 	switch (FIELD(btf, sk, sk_err)) {
 	case ECONNREFUSED:
 		failure = TCP_REFUSED;
@@ -280,7 +281,7 @@ static __always_inline void on_established(struct tcp_counts *c, const struct so
 		remember(sk, 0, now); /* passive */
 		return;
 	}
-	if (conn->asked)
+	if (conn->asked && has_sent(sk))
 		hist_observe_s(&c->connect, elapsed_ns(conn->asked, now));
 	conn->established = now;
 }
@@ -317,8 +318,9 @@ static __always_inline int on_state(const struct sock *sk, u32 old, u32 new, boo
 
 	if (!c || FIELD(btf, sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
+	/* Without a hook at tcp_connect(), it is not known when a deferred SYN is sent. */
 	if (new == TCP_SYN_SENT)
-		remember(sk, bpf_ktime_get_ns(), 0);
+		remember(sk, may_defer_syn(sk) ? 0 : bpf_ktime_get_ns(), 0);
 	if (new == TCP_SYN_RECV && old == TCP_LISTEN)
 		__sync_fetch_and_add(&c->passive, 1);
 	if (is_current(new) && !is_current(old))
@@ -405,10 +407,43 @@ static __always_inline int on_retransmit_synack(const struct request_sock *req)
 	return 0;
 }
 
-static __always_inline int on_connect(int result)
+/* tcp_connect() sends the SYN. */
+static __always_inline int on_connect(const struct sock *sk)
 {
-	if (!result)
+	u64 id = (u64)sk;
+	struct tcp_connection *conn = bpf_map_lookup_elem(&connections, &id);
+
+	if (conn)
+		conn->asked = bpf_ktime_get_ns();
+	return 0;
+}
+
+static __always_inline int on_connect_exit(const struct sock *sk, int result)
+{
+	if (!result && has_sent(sk))
 		add(&opens, 0, 1);
+	return 0;
+}
+
+/* A kretprobe does not get the socket: the kprobe leaves it here. */
+static __always_inline int on_connect_kprobe(const struct sock *sk)
+{
+	u64 thread = bpf_get_current_pid_tgid(), id = (u64)sk;
+
+	if (bpf_map_update_elem(&connecting, &thread, &id, BPF_ANY))
+		count_event(EVENT_MAP_FULL);
+	return on_connect(sk);
+}
+
+static __always_inline int on_connect_kretprobe(int result)
+{
+	u64 thread = bpf_get_current_pid_tgid();
+	u64 *id = bpf_map_lookup_elem(&connecting, &thread);
+
+	if (!id)
+		return 0;
+	on_connect_exit((const struct sock *)*id, result);
+	bpf_map_delete_elem(&connecting, &thread);
 	return 0;
 }
 
@@ -422,57 +457,6 @@ static __always_inline int on_reply_reset(const struct sk_buff *skb)
 	if (!(flags & TCP_FLAG_RST))
 		add(&resets_sent, 0, 1);
 	return 0;
-}
-
-static __always_inline u64 overflows_here(struct tcp_arrival *arrival)
-{
-	u64 overflows = 0;
-
-	bpf_probe_read_kernel(&overflows, sizeof(overflows), (const void *)arrival->counter);
-	return overflows;
-}
-
-/*
- * A segment for a listener, which drops it if its accept queue is full. Other CPUs add to the queue
- * and take from it all the time, so a program cannot see whether the queue is full when the kernel
- * looks. Instead, compare this CPU's part of the namespace's ListenOverflows at entry and exit.
- */
-static __always_inline int on_arrival(const struct sock *listener, u64 segment)
-{
-	u32 zero = 0;
-	struct tcp_arrival *arrival = bpf_map_lookup_elem(&arrivals, &zero);
-	const struct linux_mib *counters;
-
-	if (!arrival)
-		return 0;
-	counters = BPF_CORE_READ(listener, __sk_common.skc_net.net, mib.net_statistics);
-	arrival->segment = segment;
-	arrival->counter = (u64)&counters->mibs[tcp_listen_overflows];
-	arrival->counter += per_cpu_distance(&arrivals, arrival);
-	arrival->overflows = overflows_here(arrival);
-	return 0;
-}
-
-static __always_inline int on_arrival_exit(u64 segment)
-{
-	u32 zero = 0;
-	struct tcp_arrival *arrival = bpf_map_lookup_elem(&arrivals, &zero);
-
-	if (!arrival || !arrival->counter || arrival->segment != segment)
-		return 0;
-	/*
-	 * One segment is dropped once. Any other difference is memory of a namespace that is gone.
-	 */
-	if (overflows_here(arrival) == arrival->overflows + 1)
-		add(&overflows, 0, 1);
-	arrival->counter = 0;
-	return 0;
-}
-
-/* For IPv4, tcp_v6_syn_recv_sock() calls tcp_v4_syn_recv_sock(), which is counted. */
-static __always_inline bool is_left_to_ipv4(const struct sk_buff *skb)
-{
-	return BPF_CORE_READ(skb, protocol) == bpf_htons(ETH_P_IP);
 }
 
 static __always_inline int on_receive_reset(void)

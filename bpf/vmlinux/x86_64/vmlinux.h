@@ -328,6 +328,7 @@ struct request_sock {
 struct tcp_sock {
 	u32 srtt_us;
 	u32 total_retrans;
+	u32 segs_out;
 };
 
 struct inet_connection_sock {

@@ -24,6 +24,10 @@ pub const INTERRUPTED: [&str; 9] = [
     "send_reset_raw",
 ];
 
+/// Programs that count connections opened, best first.
+pub const OPENED: [&str; 3] =
+    ["connect_fentry+connect_fexit", "connect_kprobe+connect_kretprobe", "connect_state_btf"];
+
 /// Current connections.
 #[derive(Default)]
 pub struct Current {

@@ -26,7 +26,7 @@ common::skeleton!();
 const TYPES: &[&str] = &["syn", "synack", "timeout", "slow_start", "fast", "loss_probe", "other"];
 
 /// In the order of `enum tcp_failure`.
-const FAILURES: &[&str] = &["refused", "timed_out", "unreachable", "aborted", "other"];
+const FAILURES: &[&str] = &["refused", "timed_out", "unreachable", "aborted", "not_sent", "other"];
 
 /// A counter of a network namespace (include/uapi/linux/snmp.h).
 const OVERFLOWS: &str = "LINUX_MIB_LISTENOVERFLOWS";
@@ -64,7 +64,7 @@ impl Exporter for Tcp {
                 "ebpf_tcp_connect_seconds",
                 "connect",
                 Unit::Seconds,
-                "Time from the first SYN of an active TCP connection until it is established. Failed connections are not observed.",
+                "Time from the first SYN of an active TCP connection until it is established. Failed connections are not observed. Where the kernel lets no program hook functions, sockets with TCP_FASTOPEN_CONNECT are not observed.",
             )
             .histogram(
                 "ebpf_tcp_connection_duration_seconds",
@@ -111,7 +111,7 @@ impl Exporter for Tcp {
             .sees("connections of before", View::Processes)
             .required("tcp_retransmit_synack", &["synack_btf", "synack_raw"])
             .required("tcp_receive_reset", &["receive_reset_btf", "receive_reset_raw"])
-            .optional("tcp_connect", &["connect_fexit", "connect_kretprobe", "connect_state_btf"], &["opens"])
+            .optional("tcp_connect", &connections::OPENED, &["opens"])
             .optional("tcp_send_reset", send_reset, &["resets_sent"])
             .shape("send_reset_btf", Shape::Arguments(3))
             .shape("send_reset_raw", Shape::Arguments(3))
@@ -149,7 +149,7 @@ impl Exporter for Tcp {
                     "failures",
                     "ebpf_tcp_connect_failures_total",
                     &[],
-                    "Active TCP connections that ended before they were established, by reason. reason=\"aborted\": the program itself closed the socket.",
+                    "Active TCP connections that ended before they were established, by reason. reason=\"aborted\": the program itself closed the socket. reason=\"not_sent\": no SYN was sent, for example because no local port was free; these are not among the connections of ebpf_tcp_connections_total.",
                 )
                 .label("reason", "", Decode::words(FAILURES)),
             )
@@ -227,7 +227,7 @@ mod tests {
             for kind in 0..7 {
                 maps.set("retransmits", &[("", kind.into())], &[("value", (kind + 1).into())])?;
             }
-            for failure in 0..5 {
+            for failure in 0..6 {
                 maps.set("failures", &[("", failure.into())], &[("value", failure.into())])?;
             }
             let loopback = Ipv6Addr::LOCALHOST.octets();

@@ -5,6 +5,8 @@
 
 #[path = "live/interrupted.rs"]
 mod interrupted;
+#[path = "live/unsent.rs"]
+mod unsent;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
