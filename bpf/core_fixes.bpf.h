@@ -164,10 +164,10 @@ static __always_inline s64 unshared_pages(struct mm_struct___6_2 *mm, void *arra
  * verifier. Read by helper: the verifier of 6.1 does not walk into an array of typedefs. Before
  * 6.2, changes that other threads of the process have not yet added are left out.
  */
-static __always_inline u64 resident_pages(struct task_struct *leader, struct mm_struct *mm,
+static __always_inline u64 resident_pages(struct task_struct *task, struct mm_struct *mm,
 					  void *array, u32 cpus)
 {
-	struct task_struct___pre_6_2 *thread = (void *)leader;
+	struct task_struct___pre_6_2 *thread = (void *)task;
 	struct mm_struct___pre_6_2 *old = (void *)mm;
 	struct mm_struct___6_2 *new = (void *)mm;
 	s64 pages;

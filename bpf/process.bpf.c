@@ -23,6 +23,8 @@
 #define TASK_ACCOUNT_VALUES 1 /* nanoseconds of CPU time */
 #include "task_accounts.bpf.h"
 
+#define PF_KTHREAD 0x00200000 /* linux/sched.h */
+
 /* Set by userland: number of possible CPUs. */
 const volatile u32 process_cpus = 1;
 
@@ -316,11 +318,26 @@ int BPF_KRETPROBE(execveat_kretprobe, s64 result)
 	return on_exec_result(result);
 }
 
-/* The record that the iterator writes for each process. */
+/*
+ * The record that the iterator writes for each process, or for each thread of one whose first
+ * thread has exited: userland takes one of them.
+ */
 struct process_memory {
 	struct process_name name;
+	u64 id; /* of the process */
 	u64 pages;
 };
+
+/*
+ * Whether the memory of a process is seen at this thread. The first thread may exit before others
+ * (pthread_exit), and has no memory from then on. A thread of the kernel may borrow a process's.
+ */
+static __always_inline bool shows_memory(struct task_struct *task)
+{
+	if (!task->mm || task->flags & (PF_EXITING | PF_KTHREAD))
+		return false;
+	return task->pid == task->tgid || task->group_leader->flags & PF_EXITING;
+}
 
 SEC("iter/task")
 int tasks(struct bpf_iter__task *ctx)
@@ -333,9 +350,10 @@ int tasks(struct bpf_iter__task *ctx)
 		return 0;
 	account(task, task->se.sum_exec_runtime, false, true);
 	mm = task->mm;
-	if (!mm || task->flags & PF_EXITING || task->pid != task->tgid)
+	if (!mm || !shows_memory(task))
 		return 0;
 	read_comm(memory.name.comm, task, true);
+	memory.id = task->tgid;
 	memory.pages = resident_pages(task, mm, &counts, process_cpus);
 	bpf_seq_write(ctx->meta->seq, &memory, sizeof(memory));
 	return 0;

@@ -4,9 +4,10 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io::{Error, ErrorKind, Read, Write, pipe};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::process::Command;
+use std::process::{self, Command};
 use std::sync::{Barrier, mpsc};
 use std::thread;
 
@@ -65,6 +66,55 @@ pub fn process_that_does(name: &'static CStr, work: fn()) {
     unsafe { process.pre_exec(as_process) };
     let error = process.status().expect_err("no program is started");
     assert_eq!(error.raw_os_error(), Some(DONE), "{error}");
+}
+
+/// Runs `check` with the id of a process of this name whose first thread has ended. Three others are left, each of
+/// which has done `work`, and keeps what that returned.
+///
+/// # Panics
+/// When it cannot be started, or `check` panics.
+pub fn process_without_its_first<T: 'static>(name: &'static CStr, work: fn() -> T, check: impl FnOnce(u32)) {
+    const OTHERS: usize = 3;
+    let (mut done, tell) = pipe().expect("a pipe");
+    let (wait, end) = pipe().expect("a pipe");
+    let mut process = Command::new("/nothing/is/started");
+    let end_of_child = end.as_raw_fd();
+    let as_process = move || {
+        // SAFETY: this process uses it nowhere else; only its parent may hold it open. The name is NUL-terminated.
+        unsafe {
+            libc::close(end_of_child);
+            libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+        }
+        for _ in 0..OTHERS {
+            let (mut tell, mut wait) = (tell.try_clone()?, wait.try_clone()?);
+            thread::spawn(move || {
+                let kept = work();
+                tell.write_all(&process::id().to_ne_bytes()).expect("the parent reads");
+                // Nothing comes: the parent closes it.
+                let _ = wait.read(&mut [0]);
+                drop(kept);
+                process::exit(0)
+            });
+        }
+        // SAFETY: it ends this thread, which has nothing that others use.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        unreachable!()
+    };
+    // SAFETY: it allocates, which the C library allows in the child of a process with threads.
+    unsafe { process.pre_exec(as_process) };
+    thread::scope(|scope| {
+        // It returns when the process has ended, as nothing is executed.
+        let process = scope.spawn(move || process.status());
+        let mut id = [0; 4];
+        for _ in 0..OTHERS {
+            done.read_exact(&mut id).expect("the threads do their work");
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| check(u32::from_ne_bytes(id))));
+        drop(end);
+        let status = process.join().expect("no panic").expect("a process");
+        assert!(status.success(), "{status}");
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    });
 }
 
 /// Raises [`LIMIT`] to its maximum, and restores it when this is dropped.

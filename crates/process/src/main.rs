@@ -5,7 +5,7 @@
 
 mod headlines;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -36,8 +36,8 @@ impl Default for Flags {
     }
 }
 
-/// Bytes of a `struct process_memory`: a name and a number of pages.
-const RECORD: usize = 24;
+/// Bytes of a `struct process_memory`: a name, the id of the process and a number of pages.
+const RECORD: usize = 32;
 
 #[derive(Default)]
 struct Process {
@@ -149,11 +149,16 @@ fn by_name(map: &'static str) -> MapSpec {
 
 const MEMORY: &str = "ebpf_process_memory_bytes";
 
-/// Adds up the records that the iterator wrote.
+/// Adds up the records that the iterator wrote. A process may have several, of which one counts.
 fn by_memory(records: &[u8], page: u64, families: &mut Families) {
     let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for record in records.chunks_exact(RECORD) {
-        let (name, pages) = record.split_at(RECORD - 8);
+        let (name, rest) = record.split_at(RECORD - 16);
+        let (id, pages) = rest.split_at(8);
+        if !seen.insert(number(id)) {
+            continue;
+        }
         *bytes.entry(String::from_utf8_lossy(until_nul(name)).into_owned()).or_default() +=
             number(pages) * page;
     }
@@ -206,13 +211,16 @@ mod tests {
         });
         let mut text = text.expect("rendered");
         let mut families = Families::default();
-        let record = |name: &str, pages: u64| {
+        let record = |name: &str, id: u64, pages: u64| {
             let mut record = [0; RECORD];
             record[..name.len()].copy_from_slice(name.as_bytes());
+            record[RECORD - 16..RECORD - 8].copy_from_slice(&id.to_ne_bytes());
             record[RECORD - 8..].copy_from_slice(&pages.to_ne_bytes());
             record
         };
-        let records = [record("sh", 3), record("sshd", 10), record("sh", 4), record("other", 1)].concat();
+        // The first thread of the last process has exited; two others are left.
+        let records = [("sh", 7, 3), ("sshd", 8, 10), ("sh", 9, 4), ("other", 11, 1), ("other", 11, 1)];
+        let records = records.map(|(name, id, pages)| record(name, id, pages)).concat();
         by_memory(&records, 4096, &mut families);
         text += &encode(families, Format::Text);
         golden::<Process>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");

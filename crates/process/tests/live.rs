@@ -254,6 +254,33 @@ fn memory_is_the_resident_set() {
     assert_nearly("resident bytes", ours, before, after - before);
 }
 
+#[live::test(file("/proc/self/smaps_rollup"))]
+fn memory_of_a_process_whose_first_thread_has_ended_counts_once() {
+    const BYTES: usize = 20 << 20;
+    let exporter = Exporter::start("process", &[]);
+    live::threads::process_without_its_first(
+        c"goes-on",
+        || vec![1_u8; BYTES],
+        |id| {
+            let first = format!("/proc/{id}/task/{id}/status");
+            wait_until("its first thread has ended", Duration::from_secs(20), || {
+                std::fs::read_to_string(&first).unwrap().contains("State:\tZ")
+            });
+            // Of one of the others. From page tables, as above.
+            let rollup =
+                format!("cat $(ls -d /proc/{id}/task/* | grep -v '/{id}$' | head -n 1)/smaps_rollup");
+            let resident =
+                sh(&format!("{rollup} | awk '/^Rss/ {{ print $2 }}'")).parse::<f64>().unwrap() * 1024.0;
+            let ours = exporter.scrape().count(MEMORY, &[("process", "goes-on")]);
+            println!("{ours} bytes, by page tables {resident}");
+            assert!(resident >= 3.0 * BYTES as f64, "{resident}");
+            // Before 6.2, each thread keeps back the last 64 pages that it counted.
+            let kept_back = 4.0 * 64.0 * 4096.0;
+            assert!((ours - resident).abs() <= kept_back, "{ours} bytes, by page tables {resident}");
+        },
+    );
+}
+
 #[live::test]
 fn names_beyond_the_limit_are_folded_and_counted() {
     let folder = Folder::new();
