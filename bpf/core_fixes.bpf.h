@@ -78,6 +78,26 @@ static __always_inline struct gendisk *bio_disk(struct bio *bio, bool btf)
 }
 
 /*
+ * 3222d8c2a7f8 ("block: remove ->rw_page"), 6.3: a driver could take pages without a bio. Whether
+ * that of this device does. May go with 6.1.
+ */
+struct block_device_operations___pre_6_3 {
+	void *rw_page;
+} __attribute__((preserve_access_index));
+
+struct gendisk___pre_6_3 {
+	struct block_device_operations___pre_6_3 *fops;
+} __attribute__((preserve_access_index));
+
+static __always_inline bool takes_pages(const struct block_device *bdev)
+{
+	struct gendisk___pre_6_3 *disk = (void *)BPF_CORE_READ(bdev, bd_disk);
+	struct block_device_operations___pre_6_3 *operations = BPF_CORE_READ(disk, fops);
+
+	return bpf_core_field_exists(operations->rw_page) && BPF_CORE_READ(operations, rw_page);
+}
+
+/*
  * Whether a syscall came in through the 32-bit ABI, which has its own syscall numbers. The kernel
  * notes this in the task (TS_COMPAT of thread_info.status, since 4.x). Reading that takes 20 ns, so
  * check for the traces of the 64-bit instruction first: it leaves the return address in cx and the

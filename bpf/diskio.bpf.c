@@ -2,9 +2,10 @@
 /*
  * How long do block I/Os take, by device and operation?
  *
- * Hooks: block_rq_{insert,issue,merge,complete} for request-based drivers,
+ * Hooks: block_rq_{insert,issue,requeue,merge,complete} for request-based drivers,
  * block_bio_{queue,complete} for bio-based ones (dm, md, zram, multipath heads). Each as tp_btf,
- * or as raw_tp on kernels without their own BTF.
+ * or as raw_tp on kernels without their own BTF. Before 6.3, bdev_read_page and bdev_write_page, by
+ * which pages reach zram without a bio, by fentry and fexit or by kprobe and kretprobe.
  * Cost: one clock read and one hash lookup at issue; the same and one per-CPU lookup at
  * completion. A bio of a request-based driver costs a few pointer loads.
  * Not seen: I/O in flight when the programs attach (counted as no_start), passthrough commands.
@@ -15,64 +16,22 @@
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
 
 #include "core_fixes.bpf.h"
-#include "events.bpf.h"
+#include "diskio_bios.bpf.h"
+#include "diskio_keys.bpf.h"
 #include "hist.bpf.h"
-#include "maps.bpf.h"
-
-#define DISK_NAME_LEN 32 /* as in linux/blkdev.h, all kernels */
-
-/* enum req_op; these numbers are the same since 4.10. */
-#define OP_MASK 0xff
-#define OP_READ 0
-#define OP_WRITE 1
-#define OP_FLUSH 2
-#define OP_DISCARD 3
-#define OP_SECURE_ERASE 5
-#define OP_WRITE_SAME 7 /* removed in 5.18; then REQ_OP_ZONE_APPEND, a write too */
-#define OP_WRITE_ZEROES 9
-#define OP_FIRST_PASSTHROUGH 32
-
-enum diskio_op {
-	DISKIO_READ,
-	DISKIO_WRITE,
-	DISKIO_FLUSH,
-	DISKIO_DISCARD,
-	DISKIO_OTHER,
-	DISKIO_PASSTHROUGH, /* never a key */
-};
 
 /* Set by userland from BTF: see core_fixes.bpf.h. */
 const volatile bool diskio_rq_second = false;
 const volatile bool diskio_bio_second = false;
-/* REQ_OP_ZONE_APPEND is a write; its number differs between kernels. */
-const volatile u32 diskio_op_zone_append = OP_WRITE;
-/* Above this many entries, those of completed I/Os are deleted at once. */
-const volatile u64 diskio_start_crowded = 3072;
-
-/*
- * The key is the disk's name, as in the label, not its number or address: both are reused for other
- * disks.
- */
-struct diskio_key {
-	char disk[DISK_NAME_LEN];
-	u32 op; /* enum diskio_op */
-	u32 zero;
-} __attribute__((aligned(8)));
 
 /* Request-based drivers. latency = queue + service, also in the sums. */
 struct diskio_rq_stats {
 	struct hist latency; /* insert (or issue) to completion, us */
 	struct hist queue;   /* insert to last issue, s */
 	struct hist service; /* last issue to completion, s */
-	u64 bytes;
-	u64 errors;
-};
-
-/* Bio-based drivers: there is no issue step between queue and service. */
-struct diskio_bio_stats {
-	struct hist latency;
 	u64 bytes;
 	u64 errors;
 };
@@ -95,21 +54,7 @@ struct {
 	__type(value, struct diskio_start);
 } start SEC(".maps");
 
-struct diskio_bio_start {
-	struct diskio_key key; /* at queue time: the bio may be remapped to another disk */
-	u64 queued;
-	u64 bytes;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, u64); /* struct bio * */
-	__type(value, struct diskio_bio_start);
-} bio_start SEC(".maps");
-
 u64 start_entries = 0;
-u64 bio_start_entries = 0;
 
 /* Not preallocated: a value is 4.7 kB per CPU, and few of the possible keys are used. */
 struct {
@@ -120,74 +65,14 @@ struct {
 	__type(value, struct diskio_rq_stats);
 } rq_stats SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1024);
-	__type(key, struct diskio_key);
-	__type(value, struct diskio_bio_stats);
-} bio_stats SEC(".maps");
-
-/* Templates for new values; too large for the stack. Never written. */
+/* A template for new values; too large for the stack. Never written. */
 const struct diskio_rq_stats zero_rq_stats = {};
-const struct diskio_bio_stats zero_bio_stats = {};
-
-/*
- * As in diskstats (op_stat_group()): everything that changes data is a write, except discards. Zone
- * management moves no data and is other.
- */
-static __always_inline u32 operation(u32 cmd_flags)
-{
-	u32 op = cmd_flags & OP_MASK;
-
-	if (op == diskio_op_zone_append)
-		return DISKIO_WRITE;
-	switch (op) {
-	case OP_READ:
-		return DISKIO_READ;
-	case OP_WRITE:
-	case OP_SECURE_ERASE:
-	case OP_WRITE_SAME:
-	case OP_WRITE_ZEROES:
-		return DISKIO_WRITE;
-	case OP_FLUSH:
-		return DISKIO_FLUSH;
-	case OP_DISCARD:
-		return DISKIO_DISCARD;
-	}
-	return op < OP_FIRST_PASSTHROUGH ? DISKIO_OTHER : DISKIO_PASSTHROUGH;
-}
-
-static __always_inline bool read_disk_name(struct gendisk *disk, struct diskio_key *key, bool btf)
-{
-	const u64 *name;
-	u64 *to = (u64 *)key->disk;
-
-	if (!disk)
-		return false;
-	if (!btf)
-		return !bpf_probe_read_kernel(key->disk, sizeof(key->disk), disk->disk_name);
-	name = (const u64 *)&disk->disk_name;
-	to[0] = name[0];
-	to[1] = name[1];
-	to[2] = name[2];
-	to[3] = name[3];
-	return true;
-}
 
 static __always_inline bool request_key(struct request *rq, u32 op, struct diskio_key *key,
 					bool btf)
 {
 	key->op = op;
 	return read_disk_name(request_disk(rq, btf), key, btf);
-}
-
-/* The statistics of a key; the shared ones if there is no room; or NULL, which is counted. */
-static __always_inline void *stats_of(void *map, struct diskio_key *key, const void *zero)
-{
-	struct diskio_key other = {.disk = FOLDED_NAME, .op = key->op};
-
-	return map_lookup_or_fold(map, key, zero, &other);
 }
 
 /* The entry of a request that starts; NULL, which is counted, if there is no room. */
@@ -254,6 +139,17 @@ static __always_inline int on_issue(struct request *rq, bool btf)
 	if (is_new(rq, s, btf))
 		s->first = now;
 	s->issued = now;
+	return 0;
+}
+
+/* The driver gave `rq` back. It may wait long until it is issued again. */
+static __always_inline int on_requeue(struct request *rq)
+{
+	u64 id = (u64)rq;
+	struct diskio_start *s = bpf_map_lookup_elem(&start, &id);
+
+	if (s)
+		s->issued = 0;
 	return 0;
 }
 
@@ -326,55 +222,6 @@ out:
 	return 0;
 }
 
-static __always_inline int on_bio_queue(struct bio *bio, bool btf)
-{
-	struct gendisk *disk = bio_disk(bio, btf);
-	struct diskio_bio_start begin = {};
-	struct diskio_bio_start *s;
-	struct request_queue *q;
-	u64 id = (u64)bio;
-
-	q = disk ? FIELD(btf, disk, queue) : NULL;
-	if (!q || FIELD(btf, q, mq_ops))
-		return 0; /* request-based: the request hooks see it */
-	begin.key.op = operation(FIELD(btf, bio, bi_opf));
-	begin.bytes = FIELD(btf, bio, bi_iter.bi_size);
-	if (begin.key.op == DISKIO_PASSTHROUGH || !read_disk_name(disk, &begin.key, btf))
-		return 0;
-	if (begin.key.op == DISKIO_WRITE && !begin.bytes)
-		begin.key.op = DISKIO_FLUSH; /* an empty write is legal only as a flush */
-	begin.queued = bpf_ktime_get_ns();
-	s = bpf_map_lookup_elem(&bio_start, &id);
-	if (s)
-		*s = begin;
-	else if (!bpf_map_update_elem(&bio_start, &id, &begin, BPF_ANY))
-		__sync_fetch_and_add(&bio_start_entries, 1);
-	else
-		count_event(EVENT_MAP_FULL);
-	return 0;
-}
-
-static __always_inline int on_bio_complete(struct bio *bio, bool btf)
-{
-	u64 id = (u64)bio;
-	struct diskio_bio_start *s = bpf_map_lookup_elem(&bio_start, &id);
-	struct diskio_bio_stats *stats;
-
-	if (!s || !s->queued)
-		return 0; /* a bio of a request-based driver */
-	stats = stats_of(&bio_stats, &s->key, &zero_bio_stats);
-	if (stats) {
-		hist_observe_us(&stats->latency, elapsed_ns(s->queued, bpf_ktime_get_ns()));
-		__sync_fetch_and_add(&stats->bytes, s->bytes);
-		if (FIELD(btf, bio, bi_status))
-			__sync_fetch_and_add(&stats->errors, 1);
-	}
-	s->queued = 0;
-	if (bio_start_entries >= diskio_start_crowded && !bpf_map_delete_elem(&bio_start, &id))
-		__sync_fetch_and_add(&bio_start_entries, -1);
-	return 0;
-}
-
 SEC("tp_btf/block_rq_insert")
 int rq_insert_btf(u64 *ctx)
 {
@@ -397,6 +244,18 @@ SEC("raw_tp/block_rq_issue")
 int rq_issue_raw(u64 *ctx)
 {
 	return on_issue(arg_first_or_second(ctx, diskio_rq_second), false);
+}
+
+SEC("tp_btf/block_rq_requeue")
+int rq_requeue_btf(u64 *ctx)
+{
+	return on_requeue(arg_first_or_second(ctx, diskio_rq_second));
+}
+
+SEC("raw_tp/block_rq_requeue")
+int rq_requeue_raw(u64 *ctx)
+{
+	return on_requeue(arg_first_or_second(ctx, diskio_rq_second));
 }
 
 SEC("tp_btf/block_rq_merge")
@@ -447,6 +306,55 @@ SEC("raw_tp/block_bio_complete")
 int bio_complete_raw(u64 *ctx)
 {
 	return on_bio_complete((struct bio *)ctx[1], false);
+}
+
+/* (bdev, sector, page), and for writes a fourth. */
+SEC("fentry/bdev_read_page")
+int page_read_fentry(u64 *ctx)
+{
+	return on_page((const struct block_device *)ctx[0], DISKIO_READ);
+}
+
+SEC("fexit/bdev_read_page")
+int page_read_fexit(u64 *ctx)
+{
+	return on_page_end(ctx[3]);
+}
+
+SEC("fentry/bdev_write_page")
+int page_write_fentry(u64 *ctx)
+{
+	return on_page((const struct block_device *)ctx[0], DISKIO_WRITE);
+}
+
+SEC("fexit/bdev_write_page")
+int page_write_fexit(u64 *ctx)
+{
+	return on_page_end(ctx[4]);
+}
+
+SEC("kprobe/bdev_read_page")
+int BPF_KPROBE(page_read_kprobe, const struct block_device *bdev)
+{
+	return on_page(bdev, DISKIO_READ);
+}
+
+SEC("kretprobe/bdev_read_page")
+int BPF_KRETPROBE(page_read_kretprobe, int result)
+{
+	return on_page_end(result);
+}
+
+SEC("kprobe/bdev_write_page")
+int BPF_KPROBE(page_write_kprobe, const struct block_device *bdev)
+{
+	return on_page(bdev, DISKIO_WRITE);
+}
+
+SEC("kretprobe/bdev_write_page")
+int BPF_KRETPROBE(page_write_kretprobe, int result)
+{
+	return on_page_end(result);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

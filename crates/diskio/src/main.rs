@@ -3,14 +3,16 @@
 //!
 //! Hooks, cost and what is not seen: `bpf/diskio.bpf.c`.
 
+mod bios;
 mod headlines;
+mod info;
 mod sysfs;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use common::exposition::{hist::Unit, metric::Families, metric::Labels, metric::Value};
-use common::kernel::facts::Facts;
+use common::kernel::facts::{Facts, page_size};
 use common::process::exporter::{Exporter, OpenOf};
 use common::read::{decode::FOLDED, decode::shown, live::Live, part::Reader};
 use common::spec::{Decode, MapSpec, Side, Spec};
@@ -23,9 +25,6 @@ const OPERATIONS: &[&str] = &["read", "write", "flush", "discard", "other"];
 
 /// In-flight entries: enough for a small machine, and 5 MB at most.
 const START_ENTRIES: std::ops::RangeInclusive<u32> = 4096..=65536;
-
-/// Maps that only the bio hooks feed.
-const BIO_MAPS: &[&str] = &["bio_stats", "bio_start"];
 
 #[derive(Default)]
 struct Diskio;
@@ -55,8 +54,10 @@ impl Exporter for Diskio {
             .required("block_rq_complete", &["rq_complete_btf", "rq_complete_raw"])
             .required("block_rq_insert", &["rq_insert_btf", "rq_insert_raw"])
             .required("block_rq_merge", &["rq_merge_btf", "rq_merge_raw"])
-            .optional("block_bio_queue", &["bio_queue_btf", "bio_queue_raw"], BIO_MAPS)
-            .optional("block_bio_complete", &["bio_complete_btf", "bio_complete_raw"], BIO_MAPS)
+            .required("block_rq_requeue", &["rq_requeue_btf", "rq_requeue_raw"])
+            .optional("block_bio_queue", &["bio_queue_btf", "bio_queue_raw"], &bios::MAPS)
+            .optional("block_bio_complete", &["bio_complete_btf", "bio_complete_raw"], &bios::MAPS)
+            .where_present("bdev_rw_page", &bios::PAGES)
             .map(requests)
             .map(per_disk("bio_stats"))
             .map(in_flight("start", "issued"))
@@ -73,6 +74,7 @@ impl Exporter for Diskio {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.diskio_rq_second = second("block_rq_issue");
         settings.diskio_bio_second = second("block_bio_queue");
+        settings.diskio_page = page_size();
         settings.diskio_start_crowded = u64::from(entries) / 4 * 3;
         if let Some(value) = facts.enumerators.get("REQ_OP_ZONE_APPEND") {
             settings.diskio_op_zone_append = u32::try_from(*value).context("REQ_OP_ZONE_APPEND")?;
@@ -100,7 +102,7 @@ impl Exporter for Diskio {
     fn fallback(_: &Self::Flags) -> Result<Option<Reader>> {
         Ok(Some(Box::new(|families| {
             let disks = sysfs::disks();
-            describe(&disks, "/sys/block", families);
+            info::describe(&disks, "/sys/block", families);
             for disk in &disks {
                 moved(disk, sysfs::bytes(disk), families);
             }
@@ -109,32 +111,8 @@ impl Exporter for Diskio {
     }
 
     fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
-        describe(&sysfs::disks(), "block tracepoints", families);
+        info::describe(&sysfs::disks(), "block tracepoints", families);
         Ok(())
-    }
-}
-
-/// Metrics that do not come from maps: the source of the numbers, and names of devices.
-fn describe(disks: &[Disk], source: &str, families: &mut Families) {
-    families.gauge(
-        "ebpf_diskio_exporter_info",
-        "Always 1. The labels give the exporter's version and the source of its numbers.",
-        Labels::of(&[("version", env!("CARGO_PKG_VERSION")), ("source", source)]),
-        Value::Integer(1),
-    );
-    for disk in disks {
-        families.gauge(
-            "ebpf_disk_device_info",
-            "Always 1. The labels give other names of a block device: major:minor number, device mapper name and UUID, model.",
-            Labels::of(&[
-                ("device", &*shown(&disk.name)),
-                ("number", &disk.number),
-                ("dm_name", &disk.dm_name),
-                ("dm_uuid", &disk.dm_uuid),
-                ("model", &disk.model),
-            ]),
-            Value::Integer(1),
-        );
     }
 }
 
@@ -178,7 +156,7 @@ fn per_disk(map: &'static str) -> MapSpec {
 }
 
 const IN_FLIGHT: &str = "ebpf_disk_io_inflight";
-const IN_FLIGHT_HELP: &str = "Block I/Os issued to the device and not yet completed; on bio-based devices (dm, md), bios submitted and not yet completed. Requests that still wait in the I/O scheduler are not counted.";
+const IN_FLIGHT_HELP: &str = "Block I/Os issued to the device and not yet completed; on bio-based devices (dm, md), bios submitted and not yet completed. Requests that wait in the I/O scheduler, or that the driver has given back to be issued again, are not counted.";
 
 /// I/Os in flight, added to the zeros of [`per_disk`].
 fn in_flight(map: &'static str, since: &'static str) -> MapSpec {
@@ -250,11 +228,11 @@ mod tests {
             ..Disk::default()
         };
         let mut families = Families::default();
-        describe(std::slice::from_ref(&root), "block tracepoints", &mut families);
+        info::describe(std::slice::from_ref(&root), "block tracepoints", &mut families);
         let text = text.expect("rendered") + &encode(families, Format::Text);
         golden::<Diskio>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");
         let mut families = Families::default();
-        describe(std::slice::from_ref(&root), "/sys/block", &mut families);
+        info::describe(std::slice::from_ref(&root), "/sys/block", &mut families);
         moved(&root, Some([4096, 512, 0]), &mut families);
         golden_fallback::<Diskio>(env!("CARGO_MANIFEST_DIR"), families).expect("as the golden file");
     }

@@ -233,6 +233,65 @@ fn a_busy_host_requeues_and_a_request_is_counted_once() {
     assert_eq!((delta.ios(&device.name, "read"), disk.reads), (100.0, 100));
 }
 
+/// A host that is always busy, until this is dropped.
+struct BusyHost;
+
+impl BusyHost {
+    fn new() -> Self {
+        sh("cd /sys/bus/pseudo/drivers/scsi_debug; echo 1 > every_nth; echo 0x8000 > opts");
+        Self
+    }
+}
+
+impl Drop for BusyHost {
+    fn drop(&mut self) {
+        sh("echo 0 > /sys/bus/pseudo/drivers/scsi_debug/opts");
+    }
+}
+
+#[live::test(module("scsi_debug"))]
+fn a_request_that_the_driver_gives_back_is_not_in_flight() {
+    let device = block::scsi_debug("ndelay=100000");
+    let exporter = start();
+    std::thread::scope(|scope| {
+        let busy = BusyHost::new();
+        let read = scope.spawn(|| block::direct_reads(&device, 1, 4096));
+        // It is issued every few milliseconds, and given back at once.
+        let file = format!("/sys/block/{}/inflight", device.name);
+        let issued = || fs::read_to_string(&file).unwrap().split_whitespace().next() == Some("1");
+        wait_until("it was issued", Duration::from_secs(60), || (0..1000).any(|_| issued()));
+        let labels = [("device", device.name.as_str()), ("operation", "read")];
+        wait_until("it waits to be issued again", Duration::from_secs(30), || {
+            exporter.scrape().count("ebpf_disk_io_inflight", &labels) == 0.0
+        });
+        assert!(!read.is_finished());
+        drop(busy);
+        assert_eq!(read.join().unwrap(), 0);
+    });
+}
+
+#[live::test(module("zram"), own_machine)]
+fn pages_that_reach_a_device_without_a_bio_are_counted() {
+    const PAGES: f64 = 300.0;
+    sh("modprobe zram num_devices=1; echo 16M > /sys/block/zram0/disksize");
+    udev_settles();
+    let device = Device::existing("zram0");
+    block::direct_writes(&device, 300, 4096);
+    let exporter = start();
+    let (delta, disk) = measure(&exporter, &device, || {
+        sh("echo 1 > /proc/sys/vm/drop_caches; dd if=/dev/zram0 of=/dev/null bs=4096 count=300 status=none");
+    });
+    println!("{} reads, diskstats {}", delta.ios("zram0", "read"), disk.reads);
+    assert!(delta.bytes("zram0", "read") >= PAGES * 4096.0);
+    assert_eq!(delta.bytes("zram0", "read"), disk.read_sectors as f64 * 512.0);
+    assert_eq!(delta.ios("zram0", "read"), disk.reads as f64);
+    drop(device);
+    wait_until("zram gone", Duration::from_secs(30), || {
+        udev_settles();
+        sh("rmmod zram && echo gone || true") == "gone"
+    });
+}
+
 #[live::test(module("scsi_debug"))]
 fn a_medium_error_is_one_failed_read() {
     // opts 2: sectors 0x1234 to 0x123d cannot be read.
@@ -455,7 +514,7 @@ fn bare_tracepoints_count_the_same_where_the_kernel_has_no_btf() {
     let check = Command::new("unshare").args(shell).arg("--check").output().unwrap();
     let lines = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.status.success(), "{lines}{}", String::from_utf8_lossy(&check.stderr));
-    assert_eq!(lines.lines().filter(|line| line.contains(": fallback: raw_tp (")).count(), 6, "{lines}");
+    assert_eq!(lines.lines().filter(|line| line.contains(": fallback: raw_tp (")).count(), 7, "{lines}");
     let exporter = Exporter::spawn(Command::new("unshare").args(shell));
     let (delta, disk) = measure(&exporter, &device, || {
         assert_eq!(block::direct_reads(&device, 71, 4096), 0);
