@@ -4,14 +4,14 @@
  *
  * Hooks: reads, writes and bytes are the kernel's own per-task counters (those of /proc/PID/io),
  * read by an iterator over all tasks at each scrape and at sched_process_exit. What these leave out
- * is counted at the exit of aio_read, aio_write, io_read, io_write (io_uring) and do_splice. Opens:
- * exit of do_sys_openat2. Latency: entry and exit of vfs_read, vfs_write, vfs_readv and vfs_writev.
- * Functions by fentry and fexit, or by kprobe and kretprobe; opens by sys_exit as a last resort.
- * Cost: nothing for a read or write without latency, two clock reads with it; a hash lookup for
- * each open and each aio or io_uring operation. Not seen: bytes of aio and io_uring; opens by
- * io_uring and by the kernel itself. Reads and writes are those of any descriptor (pipes and
- * sockets too, but not recv and send), as the kernel counts them. Latency and errors are those of
- * files only.
+ * is counted at the exit of aio_read, aio_write, __io_read or io_read, io_write (io_uring) and
+ * do_splice. Opens: exit of do_sys_openat2. Latency: entry and exit of vfs_read, vfs_write,
+ * vfs_readv and vfs_writev. Functions by fentry and fexit, or by kprobe and kretprobe; opens by
+ * sys_exit as a last resort. Cost: nothing for a read or write without latency, two clock reads
+ * with it; a hash lookup for each open and each aio or io_uring operation. Not seen: bytes of aio
+ * and io_uring; opens by io_uring and by the kernel itself. Reads and writes are those of any
+ * descriptor (pipes and sockets too, but not recv and send), as the kernel counts them. Latency and
+ * errors are those of files only.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -312,6 +312,18 @@ static __always_inline int on_uring(bool reads, int result)
 	return 0;
 }
 
+/*
+ * What io_read calls, and io_read_mshot, which may return -EAGAIN after a read and reads again when
+ * there is more. Older kernels have io_read alone. (req, flags), and from 6.18 on a third argument.
+ */
+SEC("fexit/__io_read")
+int io_read_each_fexit(u64 *ctx)
+{
+	u64 result = 0;
+
+	return bpf_get_func_ret(ctx, &result) ? 0 : on_uring(true, result);
+}
+
 /* (req, flags), and before 5.12 or so (req, force_nonblock, state). */
 SEC("fexit/io_read")
 int io_read_fexit(u64 *ctx)
@@ -335,6 +347,12 @@ SEC("fexit/io_write")
 int io_write_three_fexit(u64 *ctx)
 {
 	return on_uring(false, ctx[3]);
+}
+
+SEC("kretprobe/__io_read")
+int BPF_KRETPROBE(io_read_each_kretprobe, int result)
+{
+	return on_uring(true, result);
 }
 
 SEC("kretprobe/io_read")

@@ -4,6 +4,7 @@
 //! Hooks, cost and what is not seen: `bpf/fileops.bpf.c`.
 
 mod headlines;
+mod uncounted;
 
 use std::process::ExitCode;
 
@@ -65,12 +66,6 @@ impl Exporter for Fileops {
                  of aio and io_uring are not counted.",
             );
         let opens = by_process("opens", flags).counter_of(OPS, &[("operation", "open")], "value", OPS_HELP);
-        let aio = &["aio_read_fexit+aio_write_fexit", "aio_read_kretprobe+aio_write_kretprobe"];
-        let uring = &[
-            "io_read_fexit+io_write_fexit",
-            "io_read_three_fexit+io_write_three_fexit",
-            "io_read_kretprobe+io_write_kretprobe",
-        ];
         let spec = Spec::new("fileops", 9109, "which processes read and write files, and how slow is it?")
             .events(&["ebpf_file_ops_total"])
             .headlines(headlines::headlines())
@@ -82,8 +77,8 @@ impl Exporter for Fileops {
                 &["opens", "open_errors"],
             )
             // Without these, the counters are still right for processes that do not use these calls.
-            .optional("aio", aio, &[])
-            .optional("io_uring", uring, &[])
+            .optional("aio", &uncounted::AIO, &[])
+            .optional("io_uring", &uncounted::URING, &[])
             .optional("splice", &["splice_fexit", "splice_kretprobe"], &[])
             .shape("io_read_fexit", Shape::Arguments(2))
             .shape("io_write_fexit", Shape::Arguments(2))

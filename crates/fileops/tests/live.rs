@@ -254,6 +254,32 @@ fn operations_of_io_uring_are_counted_once_also_when_they_are_tried_again() {
     assert_eq!(by_name.1 + workers("write"), 71.0);
 }
 
+#[live::test(functions, kernel_with("io_read_mshot"))]
+fn each_read_of_a_multishot_request_is_a_read() {
+    const GROUP: u16 = 7;
+    let mut ring = IoUring::new(8).expect("io_uring");
+    let (reads, writes) = of_asking();
+    let (from, mut to) = std::io::pipe().unwrap();
+    let mut buffers = [[0u8; 16]; 64];
+    let counted = measure(&[], || {
+        let entries = [
+            opcode::ProvideBuffers::new(buffers.as_mut_ptr().cast(), 16, 64, GROUP, 0).build(),
+            opcode::ReadMulti::new(types::Fd(from.as_raw_fd()), 0, GROUP).build(),
+        ];
+        // SAFETY: buffers and pipe outlive the ring's use of them: nothing is written after these bytes.
+        unsafe { ring.submission().push_multiple(&entries).unwrap() };
+        ring.submit_and_wait(1).unwrap();
+        assert_eq!(ring.completion().next().unwrap().result(), 0, "buffers are provided");
+        for _ in 0..53 {
+            to.write_all(b"x").unwrap();
+            ring.submit_and_wait(1).unwrap();
+            assert_eq!(ring.completion().next().unwrap().result(), 1);
+        }
+    });
+    assert_eq!(counted.ops("read") - reads, 53.0);
+    assert_eq!(counted.ops("write") - writes, 53.0);
+}
+
 #[live::test]
 fn opens_are_counted_with_those_that_fail() {
     let counted = measure(&[], || {
