@@ -37,7 +37,6 @@ MEMBER(zio, io_private);
 #define ARC_FLAG_IO_IN_PROGRESS (1 << 8)
 #define ARC_FLAG_BUFC_METADATA (1 << 17)
 #define ARC_STATE_MRU 1
-#define ZIO_PRIORITY_ASYNC_READ 2
 #define SECTOR 512
 #define MAX_SECTORS 32768 /* SPA_MAXBLOCKSIZE */
 
@@ -66,12 +65,22 @@ struct {
 	__type(value, struct zfs_arc_lookups);
 } lookups SEC(".maps");
 
+/*
+ * Those of them for prefetch. The priority of arc_read does not tell: `zfs send` and `zfs diff`
+ * wait for reads of the same priority.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct zfs_arc_lookups);
+} prefetches SEC(".maps");
+
 /* Counted without the struct layout. */
 struct zfs_arc_counts {
 	u64 hits;
 	u64 misses;
 	u64 evictions;
-	u64 async_reads;
 	u64 l2_hits;
 	u64 l2_misses;
 };
@@ -129,9 +138,12 @@ struct {
 
 static __always_inline int count_lookup(enum zfs_arc_result result, bool prefetch, bool metadata)
 {
-	u32 index = result * 4 + prefetch * 2 + metadata;
+	u32 index = result * 4 + prefetch * 2 + metadata, zero = 0;
 	struct zfs_arc_lookups *l = bpf_map_lookup_elem(&lookups, &index);
 
+	if (l)
+		__sync_fetch_and_add(&l->lookups, 1);
+	l = prefetch ? bpf_map_lookup_elem(&prefetches, &zero) : NULL;
 	if (l)
 		__sync_fetch_and_add(&l->lookups, 1);
 	return 0;
@@ -162,7 +174,7 @@ static __always_inline u64 take_start(void)
 	return t ? task_slot_end(&t->slot) : 0;
 }
 
-/* Its third argument is the block pointer, its sixth the priority. */
+/* Its third argument is the block pointer. */
 SEC("kprobe/arc_read")
 int BPF_KPROBE(read, u64 zio, u64 spa, u64 block)
 {
@@ -170,8 +182,6 @@ int BPF_KPROBE(read, u64 zio, u64 spa, u64 block)
 	struct zfs_arc_task *t = tasks_take(tid, tid);
 	u64 properties = 0;
 
-	if ((u32)PT_REGS_PARM6(ctx) == ZIO_PRIORITY_ASYNC_READ)
-		COUNT(async_reads);
 	bpf_probe_read_kernel(&properties, sizeof(properties), (void *)(block + BLK_PROP));
 	/*
 	 * A read of an embedded block is neither a hit nor a miss. An earlier start that is still

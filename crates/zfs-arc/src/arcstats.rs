@@ -20,8 +20,11 @@ pub const MISSES: Family = (
     "ARC lookups that had to read the block, from the L2ARC or from the pool \
                                    (misses of arcstats).",
 );
-pub const ASYNC_READS: Family =
-    ("ebpf_zfs_arc_async_reads_total", "ARC lookups for prefetch. No reader waits for them.");
+pub const ASYNC_READS: Family = (
+    "ebpf_zfs_arc_async_reads_total",
+    "ARC lookups for prefetch, those of ebpf_zfs_arc_lookups_total with class=\"prefetch\". No reader waits for \
+     them.",
+);
 pub const L2_HITS: Family = (
     "ebpf_zfs_l2arc_hits_total",
     "ARC misses that found the block in the L2ARC \

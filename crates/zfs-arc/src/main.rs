@@ -60,7 +60,6 @@ impl Exporter for ZfsArc {
                 "Blocks evicted from the ARC to make \
                                                                    room.",
             )
-            .counter(ASYNC_READS.0, "async_reads", ASYNC_READS.1)
             .counter(L2_HITS.0, "l2_hits", L2_HITS.1)
             .counter(L2_MISSES.0, "l2_misses", L2_MISSES.1);
         let lookups = MapSpec::new("lookups")
@@ -68,6 +67,7 @@ impl Exporter for ZfsArc {
             .label("class", "", Decode::words(CLASS))
             .label("content", "", Decode::words(CONTENT))
             .counter(LOOKUPS.0, "lookups", LOOKUPS.1);
+        let prefetches = MapSpec::new("prefetches").counter(ASYNC_READS.0, "lookups", ASYNC_READS.1);
         let evicted = MapSpec::new("evicted").counter(EVICTED_BYTES.0, "bytes", EVICTED_BYTES.1);
         let latencies =
             MapSpec::new("latencies").sparse().label("result", "", Decode::words(RESULTS)).histogram(
@@ -87,11 +87,16 @@ impl Exporter for ZfsArc {
             .required("arc_read", &["read"])
             .required("trace_zfs_l2arc__hit", &["l2_hit"])
             .required("trace_zfs_l2arc__miss", &["l2_miss"])
-            .optional("arc_access", &["access+iohit+split_miss", "split_hit+split_miss"], &["lookups"])
+            .optional(
+                "arc_access",
+                &["access+iohit+split_miss", "split_hit+split_miss"],
+                &["lookups", "prefetches"],
+            )
             .optional("b_lsize", &["evicted_bytes"], &["evicted"])
             .optional("arc_read_done", &["read_done+buf_access"], &["latencies"])
             .map(counts)
             .map(lookups)
+            .map(prefetches)
             .map(evicted)
             .map(latencies)
             .ratio(
@@ -174,13 +179,15 @@ mod tests {
     #[test]
     fn exposition_is_as_expected() {
         let text = render::<ZfsArc>(&Flags::default(), |maps| {
-            let counts = ["hits", "misses", "evictions", "async_reads", "l2_hits", "l2_misses"];
+            let counts = ["hits", "misses", "evictions", "l2_hits", "l2_misses"];
             for (n, name) in counts.into_iter().enumerate() {
                 maps.set("counts", &[], &[(name, (100 - 10 * n as u64).into())])?;
             }
             for place in 0..12u64 {
                 maps.set("lookups", &[("", place.into())], &[("lookups", (place + 1).into())])?;
             }
+            // Those of class prefetch above.
+            maps.set("prefetches", &[], &[("lookups", 45.into())])?;
             maps.set("evicted", &[], &[("bytes", 131_072.into())])?;
             for result in [0u64, 2] {
                 let latency = [("latency.slots", Element(8, 3)), ("latency.sum", 2000.into())];

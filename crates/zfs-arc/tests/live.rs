@@ -69,6 +69,10 @@ fn compared(what: &str, work: impl FnOnce()) -> Delta {
             range,
         );
     }
+    let prefetched = || ranges.iter().zip(SPLIT).filter(|(_, (_, [_, class, _]))| *class == "prefetch");
+    let start = prefetched().map(|(range, _)| range.start()).sum();
+    let end = prefetched().map(|(range, _)| range.end()).sum();
+    same("ebpf_zfs_arc_async_reads_total", &[], &RangeInclusive::new(start, end));
     same("ebpf_zfs_arc_hits_total", &[], &ranges[12]);
     same("ebpf_zfs_arc_misses_total", &[], &ranges[13]);
     same("ebpf_zfs_l2arc_hits_total", &[], &ranges[14]);
@@ -89,7 +93,6 @@ fn cold_warm_prefetched_and_metadata_look_ups_are_those_of_arcstats() {
     assert!(misses >= 400.0, "{misses}");
     let prefetched = cold.of("ebpf_zfs_arc_lookups_total", &[("result", "miss"), ("class", "prefetch")]);
     assert!(prefetched > 100.0, "a file read in order is prefetched: {prefetched}");
-    assert!(cold.of("ebpf_zfs_arc_async_reads_total", &[]) >= prefetched);
     let latency =
         |delta: &Delta, result| delta.of("ebpf_zfs_arc_read_latency_seconds_count", &[("result", result)]);
     let read = latency(&cold, "miss");
@@ -106,6 +109,17 @@ fn cold_warm_prefetched_and_metadata_look_ups_are_those_of_arcstats() {
         pool.sync();
     });
     assert!(written.of("ebpf_zfs_arc_hits_total", &[]) > 0.0);
+}
+
+/// It waits for reads of the priority that prefetch has.
+#[live::test(kprobes, module("zfs"), spare_disks)]
+fn what_zfs_send_reads_is_no_prefetch() {
+    let pool = Pool::create("tank", DISKS[0]);
+    sh("dd if=/dev/urandom of=/tank/file bs=128k count=300 status=none; zfs snapshot tank@sent");
+    pool.forget();
+    let delta = compared("sent", || drop(sh("zfs send tank@sent > /dev/null")));
+    let demanded = delta.of("ebpf_zfs_arc_lookups_total", &[("class", "demand"), ("content", "data")]);
+    assert!(demanded >= 300.0, "{demanded}");
 }
 
 #[live::test(kprobes, module("zfs"), spare_disks)]
