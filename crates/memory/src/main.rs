@@ -68,7 +68,7 @@ impl Exporter for Memory {
             .counter(
                 "ebpf_page_allocation_failures_total",
                 "failures",
-                "Page allocations that failed: no page was free, or the memory limit of a cgroup refused an allocation of the kernel.",
+                "Page allocations that failed: no page was free, or the memory limit of a cgroup refused an allocation of the kernel. From Linux 6.15 on, also an allocation that must not wait (alloc_pages_nolock, for BPF) and found a lock taken.",
             );
         let reclaims = MapSpec::new("reclaims").histogram(
             "ebpf_direct_reclaim_seconds",
