@@ -3,6 +3,7 @@
 //! them. Also the pictures of the dashboard.
 
 pub mod dashboard;
+mod deploy;
 pub mod docs;
 mod jobs;
 pub mod kernels;
@@ -30,6 +31,7 @@ fn texts() -> Result<Vec<(String, String)>> {
         (metrics::FILE.to_owned(), metrics::text()?),
         (kernels::FILE.to_owned(), kernels::text()?),
     ];
+    texts.extend(deploy::texts()?);
     texts.extend(pages::texts()?);
     Ok(texts)
 }

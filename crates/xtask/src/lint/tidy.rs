@@ -172,7 +172,7 @@ fn direct_reads(text: &str) -> Vec<&str> {
 const TEXTFILE: &str = "systemd/ebpf-textfile@.service";
 
 /// Capabilities that a unit may have.
-fn capabilities(unit: &str) -> BTreeSet<&str> {
+pub fn capabilities(unit: &str) -> BTreeSet<&str> {
     let sets = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
     sets.flat_map(str::split_whitespace).collect()
 }
