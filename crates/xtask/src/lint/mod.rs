@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `make lint`: the linters of each language, then this repository's own rules.
 
+mod deploy;
 mod directions;
 mod mixin;
 mod monitoring;
@@ -42,6 +43,7 @@ pub fn run() -> Result<()> {
     typescript::check()?;
     prometheus()?;
     mixin::check(promtool)?;
+    deploy::check()?;
     units()
 }
 
