@@ -4,7 +4,7 @@
 //! `fallback.rs`, loading of all programs in `programs.rs`, imports by other programs in `prometheus.rs`,
 //! `native.rs` and `textfile.rs`, installation in `package.rs`, TLS in `web.rs`, waiting for a module in
 //! `waiting.rs`, ports in `ports.rs`, what `ebpf-exporters top` shows in `top.rs`, what systemd is told in
-//! `notify.rs`.
+//! `notify.rs`, with the rights of containers in `rights.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
 mod fallback;
@@ -15,6 +15,7 @@ mod ports;
 mod programs;
 mod prometheus;
 mod refusals;
+mod rights;
 mod textfile;
 mod together;
 mod top;
