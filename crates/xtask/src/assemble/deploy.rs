@@ -192,8 +192,7 @@ mod tests {
     #[test]
     fn all_places_of_a_region_are_filled_and_nothing_else() {
         let text = "a:\n  # begin x: by y\n  - old\n  # end x\nb:\n    # begin x: by y\n    # end x\n";
-        let new =
-            "a:\n  # begin x: by y\n  - 1\n  - 2\n  # end x\nb:\n    # begin x: by y\n    - 1\n    - 2\n    # end x\n";
+        let new = "a:\n  # begin x: by y\n  - 1\n  - 2\n  # end x\nb:\n    # begin x: by y\n    - 1\n    - 2\n    # end x\n";
         assert_eq!(fill(text, "x", "- 1\n- 2\n").expect("a region"), new);
         assert_eq!(fill(new, "x", "- 1\n- 2\n").expect("a region"), new);
         assert!(fill(text, "z", "").is_err());
