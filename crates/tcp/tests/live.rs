@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use live::exporter::{Exporter, until};
 use live::exposition::Delta;
@@ -103,12 +103,15 @@ impl<L: AsFd> Drop for Hangup<'_, L> {
     }
 }
 
-/// Connects, sends `bytes` bytes, and waits until the other end has closed too.
-fn send(target: SocketAddr, bytes: usize) {
+/// Connects, sends `bytes` bytes, and waits until the other end has closed too. Returns how long connecting took.
+fn send(target: SocketAddr, bytes: usize) -> Duration {
+    let begin = Instant::now();
     let mut stream = TcpStream::connect(target).unwrap();
+    let connected = begin.elapsed();
     stream.write_all(&vec![7; bytes]).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
+    connected
 }
 
 #[live::test(module("sch_netem"))]
@@ -137,21 +140,28 @@ fn round_trip_and_connect_times_are_those_of_the_cable() {
     // A round trip takes 62 ms, which is above the histogram bounds used below.
     let _cable = Cable::new("delay 31ms");
     let exporter = start(&[]);
-    let delta =
-        measure_with(&exporter, || serve(RIGHT, 11, |target| (0..11).for_each(|_| send(target, 1000))));
+    let (mut connecting, mut all) = (Duration::ZERO, Duration::ZERO);
+    let delta = measure_with(&exporter, || {
+        let begin = Instant::now();
+        connecting = serve(RIGHT, 11, |target| (0..11).map(|_| send(target, 1000)).sum());
+        all = begin.elapsed();
+    });
     let of = |name: &str, labels: &[(&str, &str)]| delta.of(name, labels);
     // The scrapes' own connections, over the loopback device, are faster.
-    let slow_connects = of("ebpf_tcp_connect_seconds_count", &[])
-        - of("ebpf_tcp_connect_seconds_bucket", &[("le", "0.03125")]);
-    assert_eq!(slow_connects, 11.0);
-    let mean = of("ebpf_tcp_connect_seconds_sum", &[]) / 11.0;
-    assert!((0.062..0.1).contains(&mean), "{mean} s");
+    let fast_connects = of("ebpf_tcp_connect_seconds_bucket", &[("le", "0.03125")]);
+    assert_eq!(of("ebpf_tcp_connect_seconds_count", &[]) - fast_connects, 11.0);
+    // On a busy machine the programs wait too. None waits less than the kernel.
+    let most = connecting.as_secs_f64() + fast_connects * 0.03125;
+    let sum = of("ebpf_tcp_connect_seconds_sum", &[]);
+    assert!((11.0 * 0.062..=most).contains(&sum), "{sum} s, of {connecting:?}");
     // Both ends of each connection have a round-trip time.
-    let slow = of("ebpf_tcp_rtt_microseconds_count", &[])
-        - of("ebpf_tcp_rtt_microseconds_bucket", &[("le", "32768")]);
+    let up_to = |le: &str| of("ebpf_tcp_rtt_microseconds_bucket", &[("le", le)]);
+    let slow = of("ebpf_tcp_rtt_microseconds_count", &[]) - up_to("32768");
     assert!((11.0..=22.0).contains(&slow), "{slow} slow round trips");
-    let mean = of("ebpf_tcp_rtt_microseconds_sum", &[]) / slow;
-    assert!((55_000.0..100_000.0).contains(&mean), "{mean} us");
+    let sum = of("ebpf_tcp_rtt_microseconds_sum", &[]);
+    assert!(sum >= slow * 55_000.0 && sum <= slow * all.as_micros() as f64 / 11.0, "{sum} us in {all:?}");
+    let near = up_to("131072") - up_to("32768");
+    assert!(near >= slow / 2.0, "{near} of {slow} are near 62 ms");
     assert!(of("ebpf_tcp_connection_duration_seconds_count", &[]) >= 22.0);
     assert!(of("ebpf_tcp_closes_total", &[]) >= 22.0);
 }
