@@ -7,6 +7,7 @@ mod pairs;
 
 use std::fs;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use live::block::{self, Device, Diskstats, Frozen, Thaw};
@@ -255,14 +256,20 @@ fn a_request_that_the_driver_gives_back_is_not_in_flight() {
     let exporter = start();
     std::thread::scope(|scope| {
         let busy = BusyHost::new();
-        let read = scope.spawn(|| block::direct_reads(&device, 1, 4096));
-        // It is issued every few milliseconds, and given back at once.
-        let file = format!("/sys/block/{}/inflight", device.name);
-        let issued = || fs::read_to_string(&file).unwrap().split_whitespace().next() == Some("1");
-        wait_until("it was issued", Duration::from_secs(60), || (0..1000).any(|_| issued()));
+        let (tell, told) = mpsc::channel();
+        let read = scope.spawn(|| {
+            tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+            block::direct_reads(&device, 1, 4096)
+        });
+        let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
+        let waits = || fs::read_to_string(&stat).unwrap().contains(") D ");
+        wait_until("the read waits for the device", Duration::from_secs(60), waits);
+        // It is issued every few milliseconds, and given back at once. Before it is issued for the first time
+        // it is not in flight either: that takes less time than several scrapes.
         let labels = [("device", device.name.as_str()), ("operation", "read")];
-        wait_until("it waits to be issued again", Duration::from_secs(30), || {
-            exporter.scrape().count("ebpf_disk_io_inflight", &labels) == 0.0
+        let in_flight = || exporter.scrape().count("ebpf_disk_io_inflight", &labels);
+        wait_until("it waits to be issued again", Duration::from_secs(60), || {
+            (0..8).all(|_| in_flight() == 0.0)
         });
         assert!(!read.is_finished());
         drop(busy);
