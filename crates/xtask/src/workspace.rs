@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Paths of this checkout, and running other programs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -80,6 +81,12 @@ impl Exporter {
         let folder = folder.with_context(|| format!("{path} has no ConditionDirectoryNotEmpty"))?;
         Ok(Some(PathBuf::from(folder)))
     }
+}
+
+/// Capabilities that a unit may have.
+pub fn capabilities(unit: &str) -> BTreeSet<&str> {
+    let sets = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    sets.flat_map(str::split_whitespace).collect()
 }
 
 /// All exporters, sorted by name.

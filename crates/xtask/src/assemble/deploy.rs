@@ -8,8 +8,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::lint::tidy;
-use crate::workspace::{Exporter, exporters, files, root};
+use crate::workspace::{self, Exporter, exporters, files, root};
 
 const KUSTOMIZE: &str = "deploy/kubernetes";
 const CHART: &str = "deploy/helm/ebpf-exporters";
@@ -31,7 +30,7 @@ impl Needs {
     fn of(exporter: &Exporter) -> Result<Self> {
         let path = format!("systemd/{}.service", exporter.binary);
         let unit = fs::read_to_string(root().join(&path)).with_context(|| path.clone())?;
-        let capabilities = tidy::capabilities(&unit);
+        let capabilities = workspace::capabilities(&unit);
         let names = capabilities.into_iter().map(|name| name.trim_start_matches("CAP_").to_owned());
         let capabilities: BTreeSet<String> = names.collect();
         if capabilities.is_empty() {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::assemble::{links, pages};
 use crate::lint::{directions, monitoring};
-use crate::workspace::{Exporter, exporters, files, root};
+use crate::workspace::{Exporter, capabilities, exporters, files, root};
 
 /// Maximum number of lines of an exporter's `main.rs`, doc comments included, tests not.
 const MAIN_LINES: usize = 200;
@@ -170,12 +170,6 @@ fn direct_reads(text: &str) -> Vec<&str> {
 
 /// The unit that runs any exporter to write a file.
 const TEXTFILE: &str = "systemd/ebpf-textfile@.service";
-
-/// Capabilities that a unit may have.
-pub fn capabilities(unit: &str) -> BTreeSet<&str> {
-    let sets = unit.lines().filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
-    sets.flat_map(str::split_whitespace).collect()
-}
 
 /// The block of a unit that begins with "The same in every unit" and ends with an empty line is the
 /// same in all units. The unit that runs any exporter has the capabilities of each.
