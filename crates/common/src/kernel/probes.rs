@@ -259,6 +259,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             own_btf: true,
+            danger: None,
             tracepoints: ["block_rq_issue", "block_bio_queue"]
                 .map(|name| (name.to_owned(), Prototype::of(1)))
                 .into(),
