@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use client::{Head, Timed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -103,7 +104,6 @@ impl Client {
     /// When there is none.
     pub fn get(&self, address: &Address, path: &str) -> Result<Answer, Failure> {
         let stream = connect(address)?;
-        let stream = Timed { stream, until: Instant::now() + ANSWER };
         let host =
             if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
         // HTTP/1.0 has neither chunks nor connections that stay open.
@@ -125,8 +125,7 @@ impl Client {
 }
 
 /// Tries each address that a name has.
-fn connect(address: &Address) -> Result<TcpStream, Failure> {
-    let mut last = Failure::Other(format!("{} has no address", address.host));
+fn connect(address: &Address) -> Result<Timed, Failure> {
     let addresses: Vec<SocketAddr> = if address.host == HERE {
         // Without asking the resolver, which some hosts do not have.
         let here: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
@@ -134,44 +133,10 @@ fn connect(address: &Address) -> Result<TcpStream, Failure> {
     } else {
         (address.host.as_str(), address.port).to_socket_addrs()?.collect()
     };
-    for one in addresses {
-        match TcpStream::connect_timeout(&one, CONNECT) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error.into(),
-        }
+    if addresses.is_empty() {
+        return Err(Failure::Other(format!("{} has no address", address.host)));
     }
-    Err(last)
-}
-
-/// A connection that ends at a time, however slowly bytes come.
-struct Timed {
-    stream: TcpStream,
-    until: Instant,
-}
-
-impl Timed {
-    fn left(&self) -> io::Result<Option<Duration>> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
-    }
-}
-
-impl Read for Timed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(self.left()?)?;
-        self.stream.read(buffer)
-    }
-}
-
-impl Write for Timed {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(self.left()?)?;
-        self.stream.write(buffer)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
+    Ok(Timed::connect(addresses, CONNECT, Instant::now() + CONNECT + ANSWER)?)
 }
 
 fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Answer, Failure> {
@@ -197,7 +162,7 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Answer, Fail
         if head.is_none() {
             head = parse(&bytes)?;
         }
-        if let Some((status, start, length)) = head {
+        if let Some(Head { status, length: start, body: length }) = head {
             let body = bytes.get(start..).unwrap_or_default();
             let whole = length.is_none_or(|length| body.len() >= length);
             if n == 0 && !whole {
@@ -213,21 +178,12 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> Result<Answer, Fail
     }
 }
 
-/// Status, length of the head, and length of the body if it is told; `None` while the head is not whole.
-fn parse(bytes: &[u8]) -> Result<Option<(u16, usize, Option<usize>)>, Failure> {
+/// The head of an answer; `None` while it is not whole.
+fn parse(bytes: &[u8]) -> Result<Option<Head>, Failure> {
     if bytes.first() == Some(&TLS_ALERT) {
         return Err(Failure::WantsTls);
     }
-    let mut headers = [httparse::EMPTY_HEADER; 64];
-    let mut response = httparse::Response::new(&mut headers);
-    let length = match response.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(Failure::Other("does not speak HTTP".to_owned())),
-    };
-    let of = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case("content-length");
-    let told = response.headers.iter().find(of).and_then(|header| std::str::from_utf8(header.value).ok());
-    Ok(response.code.map(|code| (code, length, told.and_then(|told| told.trim().parse().ok()))))
+    Head::parse(bytes).map_err(|_| Failure::Other("does not speak HTTP".to_owned()))
 }
 
 #[cfg(test)]
