@@ -5,6 +5,7 @@
 //! It may import `kernel`, `spec`, `exposition` and `words`. It does not depend on how metrics are served.
 
 pub mod cgroups;
+pub mod containers;
 pub mod decode;
 pub mod engine;
 pub mod layout;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::read::cgroups;
+use common::read::containers::places;
 
 /// Shortest time between two walks.
 const WALK: Duration = Duration::from_secs(1);
@@ -176,25 +177,11 @@ fn bytes(folder: &Path) -> Box<[u8]> {
     folder.as_os_str().as_bytes().into()
 }
 
-/// The id of the container that a cgroup belongs to: 64 hexadecimal digits in the last name of the
-/// path that has them. Container engines name cgroups so:
-///
-/// | | systemd | cgroupfs |
-/// |---|---|---|
-/// | docker | `docker-ID.scope` | `docker/ID` |
-/// | containerd | `cri-containerd-ID.scope`, `nerdctl-ID.scope` | `podUID/ID`, `NAMESPACE/ID`, `SLICE:cri-containerd:ID` |
-/// | cri-o | `crio-ID.scope` | `crio-ID` |
-/// | podman | `libpod-ID.scope` | `libpod-ID` |
-///
-/// What runs in a cgroup below that one is in the container. A `conmon` only watches one.
-pub fn container(path: &[u8]) -> Option<&[u8]> {
-    path.split(|byte| *byte == b'/').rev().find_map(|name| {
-        let name = name.strip_suffix(b".scope").unwrap_or(name);
-        let (engine, id) = name.split_at_checked(name.len().checked_sub(64)?)?;
-        let is_id = id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let separated = engine.is_empty() || engine.ends_with(b"-") || engine.ends_with(b":");
-        (is_id && separated && !engine.ends_with(b"conmon-")).then_some(id)
-    })
+/// The id of the container that a cgroup belongs to. In a container that has others in it, that of the inner
+/// one.
+pub fn container(path: &[u8]) -> Option<String> {
+    let path = String::from_utf8_lossy(path);
+    places(&path).iter().rev().find_map(|place| place.container.map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -281,39 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn containers_are_found_whatever_engine_made_them() {
-        let id = "0123456789abcdef".repeat(4);
-        let found =
-            |path: String| container(path.as_bytes()).map(|id| String::from_utf8_lossy(id).into_owned());
-        for path in [
-            format!("/sys/fs/cgroup/system.slice/docker-{id}.scope"),
-            format!("/sys/fs/cgroup/docker/{id}"),
-            format!("/sys/fs/cgroup/docker/{id}/init.scope/a"),
-            format!("/sys/fs/cgroup/kubepods.slice/kubepods-pod1_2.slice/cri-containerd-{id}.scope"),
-            format!("/sys/fs/cgroup/kubepods/burstable/pod1-2/{id}"),
-            format!("/sys/fs/cgroup/default/{id}"),
-            format!("/sys/fs/cgroup/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:{id}"),
-            format!("/sys/fs/cgroup/kubepods.slice/crio-{id}.scope/container"),
-            format!("/sys/fs/cgroup/kubepods/pod1/crio-{id}"),
-            format!("/sys/fs/cgroup/machine.slice/libpod-{id}.scope/container"),
-            format!("/sys/fs/cgroup/libpod_parent/libpod-{id}"),
-            // In a container, another.
-            format!("/sys/fs/cgroup/docker/{}/docker/{id}", "f".repeat(64)),
-        ] {
-            assert_eq!(found(path.clone()), Some(id.clone()), "{path}");
-        }
-        for path in [
-            "/sys/fs/cgroup".to_owned(),
-            String::new(),
-            "/sys/fs/cgroup/system.slice/ssh.service".to_owned(),
-            format!("/sys/fs/cgroup/machine.slice/libpod-conmon-{id}.scope"),
-            format!("/sys/fs/cgroup/crio-conmon-{id}.scope"),
-            format!("/sys/fs/cgroup/docker/{id}0"),
-            format!("/sys/fs/cgroup/docker/{}", id.to_uppercase()),
-            format!("/sys/fs/cgroup/docker/{}", &id[1..]),
-            "\u{e9}".repeat(40),
-        ] {
-            assert_eq!(found(path.clone()), None, "{path}");
-        }
+    fn the_container_of_a_cgroup_is_the_innermost() {
+        let [outer, inner] = ["0123456789abcdef", "fedcba9876543210"].map(|digits| digits.repeat(4));
+        let node = format!("/sys/fs/cgroup/docker/{outer}");
+        assert_eq!(container(node.as_bytes()), Some(outer.clone()));
+        let pod = format!("{node}/kubepods/pod{}", "a".repeat(32));
+        assert_eq!(container(pod.as_bytes()), Some(outer));
+        assert_eq!(container(format!("{pod}/{inner}/init.scope").as_bytes()), Some(inner.clone()));
+        assert_eq!(container(&[b"/\xff.slice/docker/", inner.as_bytes()].concat()), Some(inner));
+        assert_eq!(container(b"/sys/fs/cgroup/system.slice/ssh.service"), None);
     }
 }

@@ -175,15 +175,15 @@ impl Step for Cgroup {
 ///
 /// It has all 64 digits, as the labels of cAdvisor and kube-state-metrics have it, so that series
 /// can be joined with theirs. Who wants the 12 digits of `docker ps` adds the decoder `regexp` with
-/// the pattern `^.{0,12}`; the other way around would not work. See [`groups::container`] for the
-/// engines that are known.
+/// the pattern `^.{0,12}`; the other way around would not work. See [`common::read::containers`] for
+/// the engines that are known.
 #[derive(Debug)]
 pub struct Container(pub Arc<Cgroups>);
 
 impl Step for Container {
     fn decode<'b>(&self, bytes: Cow<'b, [u8]>) -> Result<Cow<'b, [u8]>, Stop> {
         let path = self.0.path(integer(&bytes)? as u64).unwrap_or_default();
-        Ok(Cow::Owned(groups::container(&path).unwrap_or_default().to_vec()))
+        Ok(Cow::Owned(groups::container(&path).unwrap_or_default().into_bytes()))
     }
 
     fn is_settled(&self, text: &[u8]) -> bool {
