@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What pages of several exporters have in common, and what tells them apart, in any format.
 
+use std::sync::Arc;
+
 /// Label that names the exporter.
 pub const LABEL: &str = "exporter";
 
@@ -12,6 +14,9 @@ const OF_ITSELF: [&str; 2] = ["ebpf_exporter_", "process_"];
 pub fn is_told_apart(family: &str, exporters: usize) -> bool {
     exporters > 1 || OF_ITSELF.iter().any(|start| family.starts_with(start))
 }
+
+/// Names and values of labels that a sample gets besides its own.
+pub type More = Arc<[(&'static str, String)]>;
 
 /// Several pages in one.
 #[derive(Debug, Default)]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use common::process::cli::{LogFormat, LogLevel};
 
+use crate::kubelet;
+
 /// Run exporters, and serve what all of them say at one port.
 ///
 /// For containers and for systems without systemd. Each exporter is a process of its own without a port. It is
@@ -38,6 +40,10 @@ pub struct Flags {
     /// Maximum number of scrapes of all exporters served at the same time. Each holds their pages in memory.
     #[arg(long = "web.max-requests", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub max_requests: u16,
+
+    /// Names of pods.
+    #[command(flatten)]
+    pub kubelet: kubelet::Flags,
 
     /// Log messages of this severity and above, of the exporters too.
     #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value_t = LogLevel::Info)]

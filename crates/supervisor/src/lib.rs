@@ -12,6 +12,7 @@ mod board;
 mod child;
 mod flags;
 mod installed;
+mod kubelet;
 mod messages;
 mod own;
 mod process;

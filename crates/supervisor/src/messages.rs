@@ -7,7 +7,7 @@ use common::exposition::message::LabelPair;
 use prost::Message;
 use prost::bytes::Bytes;
 
-use crate::apart::{LABEL, Merged, is_told_apart};
+use crate::apart::{LABEL, Merged, More, is_told_apart};
 
 /// `MetricFamily`, with samples as they are.
 #[derive(Clone, PartialEq, Message)]
@@ -80,17 +80,52 @@ pub fn merge(pages: Vec<(&str, Vec<Family>)>) -> Merged {
     merged
 }
 
+/// A page whose samples with the label `by` have more labels: those that `more` knows for its value, except for those
+/// that a sample has already. Samples that are not messages stay as they are. `None` if that is the same page.
+///
+/// # Errors
+/// When it is not a page in this format.
+pub fn extend(page: &[u8], by: &str, mut more: impl FnMut(&str) -> More) -> Result<Option<Vec<u8>>, String> {
+    if !page.windows(by.len()).any(|bytes| bytes == by.as_bytes()) {
+        return Ok(None);
+    }
+    let mut longer = Vec::with_capacity(page.len() + page.len() / 4);
+    for mut family in parse(page.to_vec())? {
+        for sample in &mut family.samples {
+            let Ok(Labels { label }) = Labels::decode(sample.clone()) else { continue };
+            let known = label.iter().find(|label| label.name() == by).map(|by| more(by.value()));
+            let known = known.unwrap_or_default();
+            let new = known.iter().filter(|(name, _)| label.iter().all(|label| label.name() != *name));
+            let new = new.map(|(name, value)| LabelPair {
+                name: Some((*name).to_owned()),
+                value: Some(value.clone()),
+            });
+            let new: Vec<LabelPair> = new.collect();
+            if !new.is_empty() {
+                *sample = with(sample, new);
+            }
+        }
+        // A Vec has room.
+        let _ = family.encode_length_delimited(&mut longer);
+    }
+    Ok(Some(longer))
+}
+
+/// The sample with more labels.
+fn with(sample: &Bytes, label: Vec<LabelPair>) -> Bytes {
+    let mut longer = Vec::from(sample.as_ref());
+    // A Vec has room.
+    let _ = Labels { label }.encode(&mut longer);
+    longer.into()
+}
+
 /// The sample with the label. One that is not a message stays as it is.
 fn told_apart(sample: Bytes, exporter: &str) -> Bytes {
     let has_it = |labels: Labels| labels.label.iter().any(|label| label.name() == LABEL);
     if Labels::decode(sample.clone()).map_or(true, has_it) {
         return sample;
     }
-    let label = LabelPair { name: Some(LABEL.to_owned()), value: Some(exporter.to_owned()) };
-    let mut longer = Vec::from(sample);
-    // A Vec has room.
-    let _ = Labels { label: vec![label] }.encode(&mut longer);
-    longer.into()
+    with(&sample, vec![LabelPair { name: Some(LABEL.to_owned()), value: Some(exporter.to_owned()) }])
 }
 
 #[cfg(test)]
@@ -151,6 +186,30 @@ mod tests {
         let merged = merge(vec![("diskio", page("a_total")), ("tcp", other)]);
         assert_eq!(merged.left_out, [("tcp".to_owned(), "a_total".to_owned())]);
         assert_eq!(read(&merged.body)[0].metric.len(), 1);
+    }
+
+    #[test]
+    fn samples_get_labels_that_one_of_theirs_leads_to() {
+        let known: More = [("pod", "web-0".to_owned()), ("container", "nginx".to_owned())].into();
+        let mut families = Families::default();
+        for (labels, value) in [
+            (&[("cgroup", "/a")][..], 1),
+            (&[("cgroup", "/b")], 2),
+            (&[("container", "x"), ("cgroup", "/a")], 3),
+        ] {
+            families.counter("a_total", "A.", Labels::of(labels), Value::Integer(value));
+        }
+        let page = encode(families);
+        let longer =
+            extend(&page, "cgroup", |path| if path == "/a" { known.clone() } else { More::default() });
+        let families = read(&longer.expect("a page").expect("another page"));
+        assert_eq!(labels(&families[0], 0), [("cgroup", "/a"), ("pod", "web-0"), ("container", "nginx")]);
+        assert_eq!(labels(&families[0], 1), [("cgroup", "/b")]);
+        assert_eq!(labels(&families[0], 2), [("container", "x"), ("cgroup", "/a"), ("pod", "web-0")]);
+        assert_eq!(families[0].metric[2].counter.expect("a counter").value(), 3.0);
+        assert_eq!(extend(&page, "cgroup", |_| More::default()), Ok(Some(page.clone())));
+        assert_eq!(extend(&page, "device", |_| known.clone()), Ok(None));
+        assert!(extend(&page[..page.len() - 1], "cgroup", |_| known.clone()).is_err());
     }
 
     #[test]

@@ -7,13 +7,17 @@ use common::read::self_metrics;
 use crate::ask::Outcome;
 use crate::board::{Board, View};
 use crate::child::State;
+use crate::kubelet::Counts;
 
 /// What is in the label `exporter` of metrics about the supervisor itself. No exporter has that name.
 pub const SELF: &str = "supervisor";
 
 /// The metrics, after each exporter was asked.
-pub fn families(board: &Board, views: &[View], outcomes: &[Outcome]) -> Families {
+pub fn families(board: &Board, views: &[View], outcomes: &[Outcome], kubelet: Option<&Counts>) -> Families {
     let mut families = of_exporters(views, outcomes, &|exporter| board.left_out(exporter));
+    if let Some(counts) = kubelet {
+        of_kubelet(counts, &mut families);
+    }
     self_metrics::process(&mut families);
     families
 }
@@ -68,6 +72,37 @@ fn of_exporters(views: &[View], outcomes: &[Outcome], left_out: &dyn Fn(&str) ->
     families
 }
 
+fn of_kubelet(counts: &Counts, families: &mut Families) {
+    families.counter(
+        "ebpf_exporters_kubelet_requests_total",
+        "Requests for the pods of the kubelet, with --kubelet.url. There is one when a pod or a container has no \
+         name.",
+        Labels::none(),
+        Value::Integer(counts.requests),
+    );
+    for (reason, count) in &counts.failures {
+        families.counter(
+            "ebpf_exporters_kubelet_failures_total",
+            "Those of these requests that failed. Metrics then lack names of pods, and nothing else.",
+            Labels::of(&[("reason", reason)]),
+            Value::Integer(*count),
+        );
+    }
+    families.gauge(
+        "ebpf_exporters_kubelet_pods",
+        "Pods that the kubelet listed last.",
+        Labels::none(),
+        Value::Integer(counts.pods),
+    );
+    families.gauge(
+        "ebpf_exporters_kubelet_unnamed_pods",
+        "Pods with cgroups that the kubelet has not named yet. Those that three answers did not have are no longer \
+         among them.",
+        Labels::none(),
+        Value::Integer(counts.missing),
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -102,7 +137,9 @@ mod tests {
             (Err("no answer in time".to_owned()), Duration::from_secs(9)),
             (Err("it does not run".to_owned()), Duration::ZERO),
         ];
-        let families = of_exporters(&views, &outcomes, &|name| usize::from(name == "tcp"));
+        let mut families = of_exporters(&views, &outcomes, &|name| usize::from(name == "tcp"));
+        let failures = vec![("connection", 2), ("denied", 1)];
+        of_kubelet(&Counts { requests: 5, failures, pods: 31, missing: 1 }, &mut families);
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.prom");
         let text = encode(families, Format::Text);
         let revision = format!("revision=\"{}\"", self_metrics::REVISION);

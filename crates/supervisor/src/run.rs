@@ -23,6 +23,7 @@ use signal_hook::iterator::Signals;
 use crate::board::Board;
 use crate::child::{Child, State};
 use crate::flags::Flags;
+use crate::kubelet::Kubelet;
 use crate::site::Site;
 use crate::{installed, process};
 
@@ -56,9 +57,10 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     let board = Arc::new(Board::new(children.collect()));
     // A port in use is the most likely failure.
     let doors = open(flags)?;
+    let kubelet = Kubelet::start(&flags.kubelet)?;
     let mut supervisor = Supervisor { board, flags, is_settled: false };
     supervisor.act();
-    let _fronts = serve(doors, flags, &supervisor.board)?;
+    let _fronts = serve(doors, flags, &supervisor.board, kubelet)?;
     let end = loop {
         if supervisor.settle()? {
             notify::ready("all exporters have been started");
@@ -103,8 +105,13 @@ fn open(flags: &Flags) -> Result<Vec<Door>> {
 }
 
 /// Serves until the process ends. Doors with TLS are served while the returned value lives.
-fn serve(doors: Vec<Door>, flags: &Flags, board: &Arc<Board>) -> Result<Vec<Front>> {
-    let site = Arc::new(Site::new(Arc::clone(board), flags.max_requests.into()));
+fn serve(
+    doors: Vec<Door>,
+    flags: &Flags,
+    board: &Arc<Board>,
+    kubelet: Option<Arc<Kubelet>>,
+) -> Result<Vec<Front>> {
+    let site = Arc::new(Site::new(Arc::clone(board), flags.max_requests.into(), kubelet));
     let mut fronts = Vec::new();
     for door in doors {
         if let Some(address) = door.address {

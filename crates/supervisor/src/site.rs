@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::exposition::encode::{Format, encode};
+use common::exposition::metric::Families;
 use common::exposition::protobuf;
 use common::process::memory;
 use common::serve::http::{Reply, Request};
@@ -17,6 +18,7 @@ use crate::apart::Merged;
 use crate::ask::{self, Answer, Outcome};
 use crate::board::{Board, View};
 use crate::child::State;
+use crate::kubelet::Kubelet;
 use crate::{messages, own, text};
 
 /// Time limit for a scrape where the client states none: that of Prometheus.
@@ -34,12 +36,14 @@ pub struct Site {
     board: Arc<Board>,
     max_requests: usize,
     active: AtomicUsize,
+    kubelet: Option<Arc<Kubelet>>,
 }
 
 impl Site {
-    /// The site for these exporters. It answers up to `max_requests` scrapes at the same time.
-    pub fn new(board: Arc<Board>, max_requests: usize) -> Self {
-        Self { board, max_requests, active: AtomicUsize::new(0) }
+    /// The site for these exporters. It answers up to `max_requests` scrapes at the same time, with names from the
+    /// kubelet if there is one.
+    pub fn new(board: Arc<Board>, max_requests: usize, kubelet: Option<Arc<Kubelet>>) -> Self {
+        Self { board, max_requests, active: AtomicUsize::new(0), kubelet }
     }
 
     /// The response to a request.
@@ -95,7 +99,15 @@ impl Site {
         }
     }
 
-    /// What one exporter answers, as it is.
+    /// A page with the names that the kubelet knows.
+    fn named(&self, content_type: &str, page: Vec<u8>) -> Vec<u8> {
+        match &self.kubelet {
+            Some(kubelet) => kubelet.name(content_type, page),
+            None => page,
+        }
+    }
+
+    /// What one exporter answers. Metrics have names of pods; anything else stays as it is.
     fn relay(&self, request: &Request, name: &str, path: &str) -> Reply {
         let views = self.board.views();
         let Some(view) = views.into_iter().find(|view| view.listed.exporter == name) else {
@@ -107,6 +119,7 @@ impl Site {
         let accept = request.header("Accept").unwrap_or_default();
         match ask::all(&[view.channel], path, accept, deadline(request)).pop() {
             Some((Ok(Answer { status: 200, content_type, body }), _)) => {
+                let body = self.named(&content_type, body);
                 zipped(request, Reply::new(200, content_type, body))
             }
             Some((Ok(Answer { status, content_type, body }), _)) => Reply::new(status, content_type, body),
@@ -137,6 +150,8 @@ impl Site {
         let outcomes = ask::all(&channels, "/metrics", content_type, deadline(request));
         let outcomes = outcomes.into_iter().zip(&views).map(|((result, duration), view)| {
             let result = result.and_then(|answer| as_asked(answer, content_type));
+            let result =
+                result.map(|answer| Answer { body: self.named(content_type, answer.body), ..answer });
             if view.channel.is_some()
                 && let Err(why) = &result
             {
@@ -152,6 +167,11 @@ impl Site {
         zipped(request, Reply::new(200, content_type, merged.body))
     }
 
+    fn about_itself(&self, views: &[View], outcomes: &[Outcome]) -> Families {
+        let counts = self.kubelet.as_ref().map(|kubelet| kubelet.counts());
+        own::families(&self.board, views, outcomes, counts.as_ref())
+    }
+
     fn merge_text(&self, views: &[View], mut outcomes: Vec<Outcome>) -> Merged {
         let bodies: Vec<Option<Vec<u8>>> = outcomes.iter_mut().map(taken).collect();
         let mut pages = Vec::new();
@@ -162,7 +182,7 @@ impl Site {
                 Err(why) => outcome.0 = Err(broken(view, &why)),
             }
         }
-        let ours = encode(own::families(&self.board, views, &outcomes), Format::Text);
+        let ours = encode(self.about_itself(views, &outcomes), Format::Text);
         // What is made here is in the format.
         pages.extend(text::parse(&ours).map(|page| (own::SELF, page)));
         text::merge(&pages)
@@ -177,7 +197,7 @@ impl Site {
                 Err(why) => outcome.0 = Err(broken(view, &why)),
             }
         }
-        let ours = protobuf::encode(own::families(&self.board, views, &outcomes));
+        let ours = protobuf::encode(self.about_itself(views, &outcomes));
         pages.extend(messages::parse(ours).map(|page| (own::SELF, page)));
         messages::merge(pages)
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::apart::{LABEL, Merged, is_told_apart};
+use crate::apart::{LABEL, Merged, More, is_told_apart};
 
 /// A family of one page.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,28 +96,59 @@ fn labels_end(inside: &str) -> Option<usize> {
     Some(at)
 }
 
-/// Whether labels without braces have one of that name. Values are skipped: they may contain anything.
-fn has_label(labels: &str, wanted: &str) -> bool {
+/// The value of a label, escaped as it stands in `labels`, which are without braces. Values of others are skipped:
+/// they may contain anything.
+fn value<'l>(labels: &'l str, wanted: &str) -> Option<&'l str> {
     let mut rest = labels;
     while let Some((name, value)) = rest.split_once("=\"") {
-        if name == wanted {
-            return true;
-        }
         let mut escaped = false;
         let end = value.find(|c| {
             let ends = c == '"' && !escaped;
             escaped = c == '\\' && !escaped;
             ends
-        });
-        rest = end.and_then(|end| value.get(end + 1..)).map_or("", |rest| rest.trim_start_matches(','));
+        })?;
+        if name == wanted {
+            return Some(&value[..end]);
+        }
+        rest = value[end + 1..].trim_start_matches(',');
     }
-    false
+    None
+}
+
+/// A page whose samples with the label `by` have more labels at the end of theirs: those that `more` knows for its
+/// value, except for those that a sample has already. Neither the value, which is escaped, nor those of `more`, which
+/// need no escapes, are changed. `None` if that is the same page.
+pub fn extend(page: &str, by: &str, mut more: impl FnMut(&str) -> More) -> Option<String> {
+    let mark = format!("{by}=\"");
+    if !page.contains(&mark) {
+        return None;
+    }
+    let mut longer = String::with_capacity(page.len() + page.len() / 4);
+    for line in page.split_inclusive('\n') {
+        let sample = Some(line).filter(|line| line.contains(&mark) && !line.starts_with('#'));
+        let Some((name, labels)) = sample.and_then(|line| split(line.trim_end_matches('\n'))) else {
+            longer.push_str(line);
+            continue;
+        };
+        let (before, after) = line.split_at(name.len() + 1 + labels.len());
+        longer.push_str(before);
+        for (label, text) in value(labels, by).map(&mut more).unwrap_or_default().iter() {
+            if value(labels, label).is_none() {
+                let comma = if longer.ends_with(',') { "" } else { "," };
+                for part in [comma, label, "=\"", text, "\""] {
+                    longer.push_str(part);
+                }
+            }
+        }
+        longer.push_str(after);
+    }
+    Some(longer)
 }
 
 /// Writes a sample with the label that tells exporters apart, unless it has one already.
 fn write_apart(out: &mut Vec<u8>, line: &str, exporter: &str) {
     match split(line.trim_end_matches('\n')) {
-        Some((name, labels)) if !has_label(labels, LABEL) => {
+        Some((name, labels)) if value(labels, LABEL).is_none() => {
             let rest = &line[name.len()..];
             let rest = if labels.is_empty() { rest.strip_prefix("{}").unwrap_or(rest) } else { &rest[1..] };
             let end = if labels.is_empty() { "}" } else { "," };
@@ -228,6 +259,26 @@ mod tests {
             text.contains("h_bucket{exporter=\"dns\",le=\"+Inf\"} 1\nh_sum{exporter=\"dns\"} 0.5\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn samples_get_labels_that_one_of_theirs_leads_to() {
+        let known: More = [("pod", "web-0".to_owned()), ("container", "nginx".to_owned())].into();
+        let extended = |page: &str| {
+            extend(page, "cgroup", |path| if path == "/a" { known.clone() } else { More::default() })
+        };
+        let page = "# HELP h About cgroup=\"/a\".\n# TYPE h histogram\nh_bucket{cgroup=\"/a\",le=\"1\"} 1\nh_sum{cgroup=\"/a\"} 2\n\
+                    h_sum{cgroup=\"/b\"} 3\nh_sum{cgroup=\"/a\",} 3\nh_sum{v=\"cgroup=\\\"/a\\\"\"} 4\nh_sum{c=\"\\\\\",cgroup=\"/a\",container=\"x\"} 5 6\n\
+                    h_sum{my_cgroup=\"/a\"} 7\nbroken{cgroup=\"/a\" 8\nh 9\n# EOF\n";
+        assert_eq!(
+            extended(page).expect("another page"),
+            "# HELP h About cgroup=\"/a\".\n# TYPE h histogram\nh_bucket{cgroup=\"/a\",le=\"1\",pod=\"web-0\",container=\"nginx\"} 1\n\
+             h_sum{cgroup=\"/a\",pod=\"web-0\",container=\"nginx\"} 2\nh_sum{cgroup=\"/b\"} 3\n\
+             h_sum{cgroup=\"/a\",pod=\"web-0\",container=\"nginx\"} 3\nh_sum{v=\"cgroup=\\\"/a\\\"\"} 4\n\
+             h_sum{c=\"\\\\\",cgroup=\"/a\",container=\"x\",pod=\"web-0\"} 5 6\n\
+             h_sum{my_cgroup=\"/a\"} 7\nbroken{cgroup=\"/a\" 8\nh 9\n# EOF\n"
+        );
+        assert_eq!(extended("# TYPE a gauge\na{b=\"c\"} 1\n"), None);
     }
 
     #[test]

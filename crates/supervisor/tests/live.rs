@@ -3,6 +3,9 @@
 //! stuck or not supported while it is scraped, and what is left of it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+#[path = "live/pods.rs"]
+mod pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
