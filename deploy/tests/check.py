@@ -235,7 +235,14 @@ def rights():
     check("NET_ADMIN" in added(both, 1) and spec(both)["hostNetwork"] is True, "wireguard lacks what it needs")
     own = render({"admin": {"enabled": True}, "hostNetwork": False})
     check(spec(own)["hostNetwork"] is False, "hostNetwork: false has no effect")
-    for values in [{}, ALL, {"extraCapabilities": ["SYS_RESOURCE"]}]:
+    named = render({"kubelet": {"enabled": True}, "admin": {"enabled": True}})
+    check(named["ClusterRole"]["rules"] == [{"apiGroups": [""], "resources": ["nodes/pods"], "verbs": ["get"]}], "role")
+    account = named["DaemonSet"]["spec"]["template"]["spec"]["serviceAccountName"]
+    check(named["ClusterRoleBinding"]["subjects"][0]["name"] == account, "the role is bound to another account")
+    holders = [one["name"] for one in spec(named)["containers"] if "token" in json.dumps(one.get("volumeMounts", []))]
+    check(holders == ["exporters"], f"the token is in {holders}")
+    check(spec(named)["automountServiceAccountToken"] is False, "the token is in all containers")
+    for values in [{}, ALL, {"extraCapabilities": ["SYS_RESOURCE"]}, {"kubelet": {"enabled": True}}]:
         for container in spec(render(values))["containers"]:
             security = container["securityContext"]
             check(
@@ -267,6 +274,9 @@ def effects():
         ("admin", "exporters"): ["dns"],
         ("admin", "port"): 19436,
         ("admin", "resources"): {"requests": {"cpu": "1"}},
+        ("kubelet", "enabled"): True,
+        ("kubelet", "port"): 10251,
+        ("kubelet", "insecureSkipVerify"): True,
         ("hostPID",): False,
         ("hostNetwork",): False,
         ("hostCgroups",): False,
@@ -295,13 +305,14 @@ def effects():
     schema = inlined(json.loads((CHART / "values.schema.json").read_text()))
     known = set(options(schema))
     check(known == set_.keys(), f"options without a test, or tests without an option: {known ^ set_.keys()}")
-    default = render(ALL)
     check(not is_refused_by_schema({}), "the schema refuses everything")
     for path, value in set_.items():
         if value is None:
             continue
-        made = render(merged(ALL, at(path, value)))
-        check(made != default, f"{path} has no effect")
+        # Options of what is off have no effect.
+        others = merged(ALL, {"kubelet": {"enabled": path[0] == "kubelet" and path[1] != "enabled"}})
+        made = render(merged(others, at(path, value)))
+        check(made != render(others), f"{path} has no effect")
         validate(made, str(path))
     return known
 

@@ -65,7 +65,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | toJson }}
 {{- include "rights" (dict "root" . "exporters" .Values.admin.exporters "only" list) -}}
 {{- end -}}
 
-{{/* A container: root, name, port (its name), number, exporters, rights, resources, mounts (paths by name). */}}
+{{/* A container: root, name, port (its name), number, exporters, rights, resources, mounts (paths by name), kubelet (or nothing). */}}
 {{- define "container" -}}
 - name: {{ .name }}
   image: {{ include "image" .root | toJson }}
@@ -74,6 +74,12 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | toJson }}
     - --web.listen-address=:{{ .number | int }}
     - --log.level={{ .root.Values.log.level }}
     - --log.format={{ .root.Values.log.format }}
+    {{- with .kubelet }}
+    - --kubelet.url=https://$(NODE_IP):{{ .port | int }}
+    {{- if .insecureSkipVerify }}
+    - --kubelet.insecure-skip-verify
+    {{- end }}
+    {{- end }}
     {{- range .exporters }}
     - {{ . | toJson }}
     {{- end }}
@@ -85,6 +91,13 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | toJson }}
     {{- end }}
     {{- end }}
     {{- end }}
+  {{- if .kubelet }}
+  env:
+    - name: NODE_IP
+      valueFrom:
+        fieldRef:
+          fieldPath: status.hostIP
+  {{- end }}
   ports:
     - name: {{ .port }}
       containerPort: {{ .number | int }}
