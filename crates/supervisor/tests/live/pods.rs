@@ -154,7 +154,7 @@ fn names(page: &Exposition, metric: &str, group: &Group) -> Option<String> {
     names.pop()
 }
 
-#[live::test(once, natively, cgroup2)]
+#[live::test(once, cgroup2)]
 fn a_kubelet_names_pods_and_costs_only_names_when_it_fails() {
     let kubelet = Kubelet::start(Mode::Says("HTTP/1.0 403 Forbidden\r\n\r\nForbidden".to_owned()));
     let slice = format!("live-kubepods-pod{}.slice", UID.replace('-', "_"));
@@ -282,7 +282,7 @@ fn a_kubelet_names_pods_and_costs_only_names_when_it_fails() {
     assert!(memory <= MEMORY, "{memory} bytes");
 }
 
-#[live::test(once, natively, cgroup2)]
+#[live::test(once, cgroup2)]
 fn without_a_kubelet_nothing_changes() {
     let path = ["live-alone.slice", &format!("pod{UID}"), &id("a")];
     let container = Branch::new(&path);

@@ -57,7 +57,7 @@ pub const SUITES: &[Suite] = &[
         zfs: true,
         kernel: "6.1, ZFS 2.1",
         part: Part::Whole,
-        lacks: &["needs fprobes: "],
+        lacks: &["needs fprobes: ", "needs a kernel with io_read_mshot: "],
     },
     Suite {
         name: "forky",
@@ -132,6 +132,7 @@ pub const SUITES: &[Suite] = &[
             "needs fprobes: ",
             "needs a kernel with bpf_loop: ",
             "needs a kernel with bloom_map_alloc: ",
+            "needs a kernel with io_read_mshot: ",
             "needs a kernel with bpf_get_attach_cookie_pe: ",
             // draid is in ZFS since 2.1.
             "needs /sys/module/zfs/features.pool/org.openzfs:draid: ",
