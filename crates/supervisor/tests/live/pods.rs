@@ -83,14 +83,17 @@ fn answer(client: TcpStream, mode: &Mode) {
         Mode::Endless => {
             let start = "HTTP/1.0 200 OK\r\n\r\n{\"kind\":\"PodList\",\"items\":[{\"spec\":\"";
             let filler = vec![b'x'; 1 << 20];
-            let parts = [start.as_bytes()].into_iter().chain([&filler[..]; 100]);
-            parts.map(|part| client.write_all(part)).collect()
+            let mut parts = [start.as_bytes()].into_iter().chain([&filler[..]; 100]);
+            parts.try_for_each(|part| client.write_all(part))
         }
     };
 }
 
-/// An answer with these pods among 250, each as long as real ones are: UID, namespace, name, containers.
-fn listed(pods: &[(&str, &str, &str, &[(&str, &str)])]) -> Mode {
+/// UID, namespace and name of a pod, and name and id of each of its containers.
+type Listed<'p> = (&'p str, &'p str, &'p str, &'p [(&'p str, &'p str)]);
+
+/// An answer with these pods among 250, each as long as real ones are.
+fn listed(pods: &[Listed<'_>]) -> Mode {
     let padding = "x".repeat(8 << 10);
     let others: Vec<String> = (0..250).map(|n| format!("{n:032x}")).collect();
     let others = others.iter().map(|uid| (uid.as_str(), "others", "other", &[][..]));
