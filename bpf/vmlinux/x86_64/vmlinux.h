@@ -57,6 +57,7 @@ struct signal_struct;
 struct sock;
 struct sock_common;
 struct socket;
+struct super_block;
 struct task_io_accounting;
 struct task_struct;
 struct thread_info;
