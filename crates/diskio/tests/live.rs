@@ -257,9 +257,10 @@ fn a_request_that_the_driver_gives_back_is_not_in_flight() {
     std::thread::scope(|scope| {
         let busy = BusyHost::new();
         let (tell, told) = mpsc::channel();
-        let read = scope.spawn(|| {
+        let device = &device;
+        let read = scope.spawn(move || {
             tell.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
-            block::direct_reads(&device, 1, 4096)
+            block::direct_reads(device, 1, 4096)
         });
         let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
         let waits = || fs::read_to_string(&stat).unwrap().contains(") D ");
