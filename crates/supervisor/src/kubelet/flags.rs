@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How the kubelet is asked: flags, and what follows from them.
 
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,7 +65,10 @@ fn address(text: &str) -> Result<Address, String> {
         None => (rest, if tls { secure } else { plain }),
     };
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if bracketed.is_none() && host.contains(':') {
+    // Kubernetes puts an address in place of $(NODE_IP), and never brackets. No group of an IPv6 address has five
+    // digits, so such a port is none.
+    let is_told_apart = rest.len() - host.len() == ":10250".len() && host.parse::<Ipv6Addr>().is_ok();
+    if bracketed.is_none() && host.contains(':') && !is_told_apart {
         return Err("an IPv6 address must be in brackets, as in https://[fd00::4]:10250".to_owned());
     }
     let host = bracketed.unwrap_or(host).to_owned();
@@ -142,12 +146,16 @@ mod tests {
         assert_eq!(address("http://localhost"), at(false, "localhost", 10255));
         assert_eq!(address("https://[fd00::4]:1"), at(true, "fd00::4", 1));
         assert_eq!(address("https://[fd00::4]"), at(true, "fd00::4", 10250));
+        assert_eq!(address("https://fd00::4:10250"), at(true, "fd00::4", 10250));
+        assert_eq!(address("https://::1:10250"), at(true, "::1", 10250));
         for wrong in [
             "",
             "10.0.0.4:10250",
             "https://",
             "https://:10250",
-            "https://fd00::4:10250",
+            "https://fd00::4",
+            "https://fd00::4:1025",
+            "https://10250:10250:10250",
             "https://a/pods",
             "https://a:b",
             "https://a:70000",
