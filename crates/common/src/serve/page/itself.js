@@ -13,7 +13,8 @@ class Itself {
     this.probes = new Table();
     this.losses = new Table("lost, by reason", "now", "since the start");
     this.maps = new Table("map", "entries", "capacity");
-    this.none = make("p", {}, "Nothing was lost.");
+    // Not known before the first answer.
+    this.none = make("p", { hidden: true }, "Nothing was lost.");
     for (const table of [this.facts, this.probes]) table.element.classList.add("words");
     element.className = "card";
     element.append(
