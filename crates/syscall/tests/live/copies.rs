@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs that are attached several times, as where the kernel preempts them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use libbpf_rs::query::ProgInfoIter;
 use live::exporter::Exporter;
 use live::exposition::Delta;
+use live::seccomp;
 use live::threads::with_ids_apart;
 use live::work::system_call;
-use live::{bpf_programs, seccomp};
 
 use crate::{RARE, calls};
 
@@ -55,6 +57,16 @@ fn programs_attached_several_times_count_each_call_once() {
 /// Whether the kernel refuses a program of this name and number of instructions.
 type Refuses = Box<dyn Fn(&str, u32) -> bool + Send>;
 
+/// How many programs of this name a process has. Others on this machine may have such programs too.
+fn programs_of(process: u32, name: &str) -> usize {
+    let files = fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap().flatten();
+    let texts = files.filter_map(|file| fs::read_to_string(file.path()).ok());
+    let ids = texts
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok()));
+    let ids: BTreeSet<u32> = ids.collect();
+    ProgInfoIter::default().filter(|info| ids.contains(&info.id) && info.name == name).count()
+}
+
 #[live::test(copies)]
 fn where_the_kernel_refuses_only_copies_each_program_runs_once() {
     let start = |preempts: &str, refuses: Refuses| {
@@ -63,9 +75,6 @@ fn where_the_kernel_refuses_only_copies_each_program_runs_once() {
         seccomp::decide_about_programs(&mut command, refuses);
         Exporter::spawn_and_read(&mut command)
     };
-    // Another exporter may run on this machine.
-    let loaded = || bpf_programs().into_iter().filter(|name| name == "enter_btf").count();
-    let others = loaded();
     // Programs are longer with what makes them copies.
     let lengths = Arc::new(Mutex::new(BTreeMap::new()));
     let known = Arc::clone(&lengths);
@@ -84,7 +93,7 @@ fn where_the_kernel_refuses_only_copies_each_program_runs_once() {
     let refuses = move |name: &str, length| lengths.get(name).is_some_and(|known| length > *known);
     let (log, exporter) = start("true", Box::new(refuses));
     assert!(log.contains("attached only once"), "{log}");
-    assert_eq!(loaded() - others, 1);
+    assert_eq!(programs_of(exporter.pid(), "enter_btf"), 1);
     let before = exporter.scrape();
     system_call(RARE.1, [0; 3], 2003);
     assert_eq!(calls(&Delta(before, exporter.scrape()), RARE.0, "native"), 2003.0);
