@@ -79,7 +79,7 @@ static __always_inline struct gendisk *bio_disk(struct bio *bio, bool btf)
 
 /*
  * 3222d8c2a7f8 ("block: remove ->rw_page"), 6.3: a driver could take pages without a bio. Whether
- * that of this device does. May go with 6.1.
+ * that of this disk does. May go with 6.1.
  */
 struct block_device_operations___pre_6_3 {
 	void *rw_page;
@@ -89,12 +89,12 @@ struct gendisk___pre_6_3 {
 	struct block_device_operations___pre_6_3 *fops;
 } __attribute__((preserve_access_index));
 
-static __always_inline bool takes_pages(const struct block_device *bdev)
+static __always_inline bool takes_pages(struct gendisk *disk, bool btf)
 {
-	struct gendisk___pre_6_3 *disk = (void *)BPF_CORE_READ(bdev, bd_disk);
-	struct block_device_operations___pre_6_3 *operations = BPF_CORE_READ(disk, fops);
+	struct gendisk___pre_6_3 *old = (void *)disk;
+	struct block_device_operations___pre_6_3 *operations = FIELD(btf, old, fops);
 
-	return bpf_core_field_exists(operations->rw_page) && BPF_CORE_READ(operations, rw_page);
+	return bpf_core_field_exists(operations->rw_page) && FIELD(btf, operations, rw_page);
 }
 
 /*

@@ -312,7 +312,7 @@ int bio_complete_raw(u64 *ctx)
 SEC("fentry/bdev_read_page")
 int page_read_fentry(u64 *ctx)
 {
-	return on_page((const struct block_device *)ctx[0], DISKIO_READ);
+	return on_page((struct block_device *)ctx[0], DISKIO_READ, true);
 }
 
 SEC("fexit/bdev_read_page")
@@ -324,7 +324,7 @@ int page_read_fexit(u64 *ctx)
 SEC("fentry/bdev_write_page")
 int page_write_fentry(u64 *ctx)
 {
-	return on_page((const struct block_device *)ctx[0], DISKIO_WRITE);
+	return on_page((struct block_device *)ctx[0], DISKIO_WRITE, true);
 }
 
 SEC("fexit/bdev_write_page")
@@ -334,9 +334,9 @@ int page_write_fexit(u64 *ctx)
 }
 
 SEC("kprobe/bdev_read_page")
-int BPF_KPROBE(page_read_kprobe, const struct block_device *bdev)
+int BPF_KPROBE(page_read_kprobe, struct block_device *bdev)
 {
-	return on_page(bdev, DISKIO_READ);
+	return on_page(bdev, DISKIO_READ, false);
 }
 
 SEC("kretprobe/bdev_read_page")
@@ -346,9 +346,9 @@ int BPF_KRETPROBE(page_read_kretprobe, int result)
 }
 
 SEC("kprobe/bdev_write_page")
-int BPF_KPROBE(page_write_kprobe, const struct block_device *bdev)
+int BPF_KPROBE(page_write_kprobe, struct block_device *bdev)
 {
-	return on_page(bdev, DISKIO_WRITE);
+	return on_page(bdev, DISKIO_WRITE, false);
 }
 
 SEC("kretprobe/bdev_write_page")

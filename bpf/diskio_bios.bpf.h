@@ -106,11 +106,12 @@ static __always_inline int on_bio_complete(struct bio *bio, bool btf)
 }
 
 /* A page of swap or of a buffered read goes to a driver that takes it without a bio. */
-static __always_inline int on_page(const struct block_device *bdev, enum diskio_op op)
+static __always_inline int on_page(struct block_device *bdev, enum diskio_op op, bool btf)
 {
 	struct diskio_bio_start begin = {.key.op = op, .bytes = diskio_page};
+	struct gendisk *disk = FIELD(btf, bdev, bd_disk);
 
-	if (!takes_pages(bdev) || !read_disk_name(BPF_CORE_READ(bdev, bd_disk), &begin.key, false))
+	if (!disk || !takes_pages(disk, btf) || !read_disk_name(disk, &begin.key, btf))
 		return 0;
 	begin.queued = bpf_ktime_get_ns();
 	begin_bio(bpf_get_current_pid_tgid(), &begin);
