@@ -115,6 +115,7 @@ mod tests {
         let server = thread::spawn(move || {
             let (mut client, _) = listener.accept().expect("a client");
             while client.write_all(b"x").is_ok() {
+                // It is to be slow.
                 thread::sleep(Duration::from_millis(5));
             }
         });

@@ -159,6 +159,7 @@ impl Kubelet {
             }
             drop(state);
             memory::give_back();
+            // The time between two requests is the least that the user allows: nothing ends it.
             thread::sleep(wait(self.settings.interval, failed.0).saturating_sub(asked.elapsed()));
             self.wait_for_news();
         }

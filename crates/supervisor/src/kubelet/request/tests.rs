@@ -107,6 +107,7 @@ fn a_kubelet_that_is_slow_is_not_waited_for() {
         request(&mut client);
         let _ = client.write_all(b"HTTP/1.1 200 OK\r\n\r\n{\"kind\":\"PodList\",\"items\":[");
         while client.write_all(b" ").is_ok() {
+            // It is to be slow.
             thread::sleep(Duration::from_millis(5));
         }
     }));
