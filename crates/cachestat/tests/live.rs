@@ -358,7 +358,8 @@ fn huge_pages_are_no_cache() {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         Mapping::of_file(Path::new(&path), HUGE * HUGE_PAGE / PAGE).touch();
     });
-    assert!(counted.adds <= OTHERS, "{} pages added", counted.adds);
+    // The kernel does not count pages of hugetlbfs in nr_file_pages either.
+    nearly_added("pages added", &counted, 0);
 }
 
 live::main!();
