@@ -23,7 +23,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/ebpf-exporters"
 NAME = "ebpf-exporters"
 VERSIONS = ["1.25", "1.33", "1.37"]
-ALL = {"admin": {"enabled": True}, "podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+ALL = {
+    "admin": {"enabled": True}, "podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True},
+    "kubelet": {"enabled": True},
+}
+# The flags without which the kubelet has nothing to name.
+GROUPS = {"fileops": ["--fileops.cgroup"], "schedlat": ["--schedlat.cgroup"]}
 # Without the rules, in which no value is.
 MOST = {"admin": {"enabled": True}, "podMonitor": {"enabled": True}}
 
@@ -100,24 +105,28 @@ def is_refused_by_schema(values):
     return False
 
 
-def kustomized(folder):
-    """What the files of a kustomization say, by kind, in which a patch adds to what has its kind."""
+def kustomized(folder, made=None):
+    """What the files of a kustomization say, by kind, in which a patch adds to what has its kind; with those that a
+    component adds to."""
     folder = folder.resolve()
-    made = {}
-    for path in load(folder / "kustomization.yaml")["resources"]:
+    own = load(folder / "kustomization.yaml")
+    made = made or {}
+    for path in own["resources"]:
         path = folder / path
         made |= kustomized(path) if path.is_dir() else {load(path)["kind"]: load(path)}
-    for patch in load(folder / "kustomization.yaml").get("patches", []):
+    for path in own.get("components", []):
+        made = kustomized(folder / path, made)
+    for patch in own.get("patches", []):
         patch = load(folder / patch["path"])
         made[patch["kind"]] = patched(made[patch["kind"]], patch)
     return made
 
 
 def patched(first, second):
-    """As `merged`, with lists of named members too, which containers are."""
+    """As `merged`, with lists of named members too, which containers are; a list of texts takes the place of another."""
     if isinstance(first, dict) and isinstance(second, dict):
         return first | {key: patched(first[key], value) if key in first else value for key, value in second.items()}
-    if isinstance(first, list) and isinstance(second, list):
+    if isinstance(first, list) and all(isinstance(one, dict) for one in second):
         made = {one["name"]: one for one in first}
         for one in second:
             made[one["name"]] = patched(made.get(one["name"]), one)
@@ -192,7 +201,7 @@ def at(path, value):
 def sameness():
     """Returns what was asked: the files themselves, and kubectl."""
     asked = ["kustomization"]
-    for folder, values in [("deploy/kubernetes", {}), ("deploy/tests/all", ALL)]:
+    for folder, values in [("deploy/kubernetes", {}), ("deploy/tests/all", ALL | {"flags": GROUPS})]:
         ours = render(values)
         validate(ours, "chart")
         for what, theirs in [("kustomization", kustomized(ROOT / folder)), ("kubectl", by_kubectl(ROOT / folder))]:
@@ -206,8 +215,11 @@ def sameness():
             validate(theirs, folder)
             check(ours.keys() == theirs.keys(), f"{folder} has {list(theirs)}, the chart {list(ours)}")
             for documents in [ours, theirs]:
-                # The order of containers means nothing, and kubectl changes it.
-                spec(documents)["containers"].sort(key=lambda one: one["name"])
+                # The order of these means nothing, and kubectl changes it.
+                named = [spec(documents)["containers"], spec(documents).get("volumes", [])]
+                named += [one["volumeMounts"] for one in named[0] if "volumeMounts" in one]
+                for those in named:
+                    those.sort(key=lambda one: one["name"])
             for kind in ours.keys() & theirs.keys():
                 same = ours[kind] == theirs[kind]
                 check(same, f"{folder}, {what}: {kind} is not that of the chart:\n{theirs[kind]}\n{ours[kind]}")

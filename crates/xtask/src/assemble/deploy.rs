@@ -61,7 +61,7 @@ pub fn texts() -> Result<Vec<(String, String)>> {
     let network = format!("hostNetwork: {}\n", more.iter().any(|needs| needs.host_network));
     let chart = format!("version: {version}\nappVersion: \"{version}\"\n");
     let groups = groups()?;
-    let filled: [(String, &[(&str, &str)]); 6] = [
+    let filled: [(String, &[(&str, &str)]); 9] = [
         (format!("{KUSTOMIZE}/base/serviceaccount.yaml"), &[("version", &label)]),
         (
             format!("{KUSTOMIZE}/base/daemonset.yaml"),
@@ -81,6 +81,9 @@ pub fn texts() -> Result<Vec<(String, String)>> {
                 ("capabilities", &capabilities(&more)),
             ],
         ),
+        (format!("{KUSTOMIZE}/kubelet/clusterrole.yaml"), &[("version", &label)]),
+        (format!("{KUSTOMIZE}/kubelet/clusterrolebinding.yaml"), &[("version", &label)]),
+        (format!("{KUSTOMIZE}/kubelet/daemonset.yaml"), &[("exporters", &names(&few))]),
         (format!("{KUSTOMIZE}/monitoring/podmonitor.yaml"), &[("version", &label)]),
         (format!("{CHART}/Chart.yaml"), &[("version", &chart)]),
         (format!("{CHART}/values.yaml"), &[("exporters", &names(&few)), ("admin", &names(&more))]),
