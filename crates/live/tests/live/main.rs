@@ -11,6 +11,7 @@ mod fallback;
 mod native;
 mod notify;
 mod package;
+mod podman;
 mod ports;
 mod programs;
 mod prometheus;

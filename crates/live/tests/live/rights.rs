@@ -5,7 +5,7 @@
 use std::process::{Command, Output};
 
 /// The container of the first exporters, and the second one.
-const CONTAINERS: [&str; 2] = [
+pub const CONTAINERS: [&str; 2] = [
     include_str!("../../../../deploy/kubernetes/base/daemonset.yaml"),
     include_str!("../../../../deploy/kubernetes/admin/daemonset.yaml"),
 ];
@@ -19,7 +19,7 @@ const INSIDE: &str = "mount --make-rprivate /; mount --rbind /sys/fs/cgroup /mnt
                       exec setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=\"$0\" \"$@\"";
 
 /// The items of a generated list of a manifest.
-fn listed<'m>(manifest: &'m str, region: &str) -> Vec<&'m str> {
+pub fn listed<'m>(manifest: &'m str, region: &str) -> Vec<&'m str> {
     let (_, rest) = manifest.split_once(&format!("# begin {region}:")).unwrap();
     let (list, _) = rest.split_once(&format!("# end {region}")).unwrap();
     let items: Vec<&str> = list.lines().filter_map(|line| line.trim().strip_prefix("- ")).collect();

@@ -180,6 +180,8 @@ pub const PACKAGES: &[&str] = &[
     "dnsmasq-base",
     "e2fsprogs",
     "iproute2",
+    "jq",
+    "podman",
     "procps",
     "prometheus",
     "prometheus-node-exporter",

@@ -34,20 +34,32 @@ pub fn build() -> Result<PathBuf> {
     }
     let revision = release::revision();
     release::build(&revision, &[])?;
-    let tree = root().join("dist/image");
-    fill(&tree, &revision)?;
-    let epoch = release::epoch()?;
     let target = root().join(format!("dist/{}.oci.tar", package::file_name("-")?));
-    pack(&tree, &revision, epoch, &target)?;
+    of_built(&revision, &target)?;
     let again = target.with_extension("again");
-    pack(&tree, &revision, epoch, &again)?;
+    of_built(&revision, &again)?;
     let is_same = fs::read(&target)? == fs::read(&again)?;
     fs::remove_file(&again)?;
-    remove(&tree)?;
     if !is_same {
         bail!("packed twice, {} is not the same", target.display());
     }
     Ok(target)
+}
+
+/// Packs the binaries that were built last, for tests, at this path.
+///
+/// # Errors
+/// When buildah is refused.
+pub fn for_tests(target: &Path) -> Result<()> {
+    of_built("tests", target)
+}
+
+/// Packs the binaries that were built last.
+fn of_built(revision: &str, target: &Path) -> Result<()> {
+    let tree = root().join("dist/image");
+    fill(&tree, revision)?;
+    pack(&tree, revision, release::epoch()?, target)?;
+    remove(&tree)
 }
 
 /// Puts into a folder what the image's root folder has.

@@ -22,7 +22,7 @@ use crate::guest::image::remove;
 use crate::guest::suites::{LACKED, Part, SUITES, Suite, suite};
 use crate::guest::{Guest, State, machine};
 use crate::phases;
-use crate::release::package;
+use crate::release::{image, package};
 use crate::workspace::{exporters, root};
 
 /// A guest prints nothing while a test runs. A guest that is silent for longer than this is reported as
@@ -40,6 +40,9 @@ const LONGEST: [&str; 5] = ["live", "wireguard", "zfs-zio", "zfs-txg", "dns"];
 /// The crate whose tests that change the whole machine have a machine each. All other tests of a crate
 /// share one: in a new machine the emulator translates the kernel and the programs again.
 const SPREAD: &str = "live";
+
+/// The crate whose tests run the container image.
+const OF_IMAGE: &str = "live";
 
 /// Number of lines of a guest's console that are shown with a failure.
 const CONSOLE_LINES: usize = 12;
@@ -117,6 +120,9 @@ pub fn run(selection: &Selection) -> Result<Outcome> {
         let binaries = phases::named("test binaries", || binaries::build(&selection.only, &[]))?;
         let payload = work.join("payload");
         make_payload(&payload, &package, &binaries)?;
+        if binaries.iter().any(|binary| binary.name == OF_IMAGE) {
+            phases::named("container image", || image::for_tests(&payload.join("ebpf-exporters.oci.tar")))?;
+        }
         let jobs = jobs(selection, &suites, &binaries)?;
         if jobs.is_empty() {
             bail!("no test's name contains {:?}", selection.filter);
