@@ -73,7 +73,7 @@ pub struct Ratio {
 /// A family whose smaller series are added up under [`crate::read::decode::OTHER`].
 #[derive(Clone, Debug)]
 pub struct Top {
-    /// Full name of a family with one label.
+    /// Full name of a family. All of its series have the same labels.
     pub family: Text,
     /// Number of series that a scrape shows separately.
     pub n: usize,

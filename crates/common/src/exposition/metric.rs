@@ -154,11 +154,6 @@ impl Labels {
         self.0.starts_with(&pair) || self.0.contains(&format!(",{pair}"))
     }
 
-    /// Name of the first pair; empty where there is none.
-    pub fn first_name(&self) -> String {
-        self.0.split('=').next().unwrap_or_default().to_owned()
-    }
-
     /// Names and their values, not escaped.
     ///
     /// ```
