@@ -19,7 +19,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "core_fixes.bpf.h"
-#include "comm.bpf.h"
+#include "comm_key.bpf.h"
 #include "hist.bpf.h"
 #include "maps.bpf.h"
 #include "task_slots.bpf.h"
@@ -36,11 +36,6 @@
 const volatile bool fileops_cgroup = false;
 const volatile u32 fileops_opens[4] = {};
 
-struct fileops_key {
-	char comm[COMM_LEN];
-	u64 cgroup; /* 0 unless --fileops.cgroup */
-};
-
 struct fileops_usage {
 	u64 reads;
 	u64 writes;
@@ -52,7 +47,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1024);
-	__type(key, struct fileops_key);
+	__type(key, struct comm_key);
 	__type(value, struct fileops_usage);
 } usage SEC(".maps");
 
@@ -64,7 +59,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1024);
-	__type(key, struct fileops_key);
+	__type(key, struct comm_key);
 	__type(value, struct fileops_number);
 } opens SEC(".maps");
 
@@ -99,19 +94,12 @@ struct fileops_task {
 };
 TASK_SLOTS(tasks, struct fileops_task);
 
-static __always_inline void key_of(struct task_struct *task, struct fileops_key *key, bool btf)
-{
-	read_comm(key->comm, task, btf);
-	if (fileops_cgroup)
-		key->cgroup = FIELD(btf, task, cgroups, dfl_cgrp, kn, id);
-}
-
 static __always_inline void *entry_of(void *map, struct task_struct *task, const void *zero,
 				      bool btf)
 {
-	struct fileops_key key = {}, other = {.comm = FOLDED_NAME};
+	struct comm_key key = {}, other = {.comm = FOLDED_NAME};
 
-	key_of(task, &key, btf);
+	read_comm_key(&key, task, fileops_cgroup, btf);
 	return map_lookup_or_fold(map, &key, zero, &other);
 }
 

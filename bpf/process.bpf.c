@@ -8,7 +8,7 @@
  * 1 us for each thread, and 30 ns for each CPU on which a process may have counted pages. Nothing
  * runs in between.
  * Not seen: failed execs of 32-bit programs. CPU time used between two scrapes goes to the name
- * that the process has at the second scrape, or had when it exited.
+ * and cgroup that the process has at the second scrape, or had when it exited.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
@@ -16,7 +16,7 @@
 #include <bpf/bpf_tracing.h>
 
 #include "core_fixes.bpf.h"
-#include "comm.bpf.h"
+#include "comm_key.bpf.h"
 #include "hist.bpf.h"
 #include "maps.bpf.h"
 
@@ -25,7 +25,8 @@
 
 #define PF_KTHREAD 0x00200000 /* linux/sched.h */
 
-/* Set by userland: number of possible CPUs. */
+/* Set by userland from flags, and the number of possible CPUs. */
+const volatile bool process_cgroup = false;
 const volatile u32 process_cpus = 1;
 
 struct process_counts {
@@ -44,10 +45,6 @@ struct {
 	__type(value, struct process_counts);
 } counts SEC(".maps");
 
-struct process_name {
-	char comm[COMM_LEN];
-};
-
 struct process_number {
 	u64 value;
 };
@@ -56,7 +53,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1024);
-	__type(key, struct process_name);
+	__type(key, struct comm_key);
 	__type(value, struct process_number);
 } starts SEC(".maps");
 
@@ -65,7 +62,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1024);
-	__type(key, struct process_name);
+	__type(key, struct comm_key);
 	__type(value, struct process_number);
 } cpu SEC(".maps");
 
@@ -80,7 +77,7 @@ struct {
 } exec_failures SEC(".maps");
 
 struct process_end {
-	struct process_name name;
+	struct comm_key name;
 	u64 ran; /* CPU time when its exit was traced */
 };
 
@@ -107,9 +104,9 @@ struct {
 	__type(value, u64); /* when the process started */
 } ended SEC(".maps");
 
-static __always_inline void add_to_name(void *map, const struct process_name *name, u64 value)
+static __always_inline void add_to_name(void *map, const struct comm_key *name, u64 value)
 {
-	struct process_name other = {.comm = FOLDED_NAME};
+	struct comm_key other = {.comm = FOLDED_NAME};
 	struct process_number *n = map_lookup_or_fold(map, name, &zero_number, &other);
 
 	if (n)
@@ -118,9 +115,9 @@ static __always_inline void add_to_name(void *map, const struct process_name *na
 
 static __always_inline void add_by_name(void *map, struct task_struct *task, u64 value, bool btf)
 {
-	struct process_name name = {};
+	struct comm_key name = {};
 
-	read_comm(name.comm, task, btf);
+	read_comm_key(&name, task, process_cgroup, btf);
 	add_to_name(map, &name, value);
 }
 
@@ -189,7 +186,7 @@ static __always_inline void note_end(struct task_struct *task, u64 ran, bool btf
 	struct process_end end = {.ran = ran};
 	u64 key = (u64)task;
 
-	read_comm(end.name.comm, task, btf);
+	read_comm_key(&end.name, task, process_cgroup, btf);
 	bpf_map_update_elem(&ends, &key, &end, BPF_ANY);
 }
 
@@ -323,7 +320,7 @@ int BPF_KRETPROBE(execveat_kretprobe, s64 result)
  * thread has exited: userland takes one of them.
  */
 struct process_memory {
-	struct process_name name;
+	struct comm_key name;
 	u64 id; /* of the process */
 	u64 pages;
 };
@@ -352,7 +349,7 @@ int tasks(struct bpf_iter__task *ctx)
 	mm = task->mm;
 	if (!mm || !shows_memory(task))
 		return 0;
-	read_comm(memory.name.comm, task, true);
+	read_comm_key(&memory.name, task, process_cgroup, true);
 	memory.id = task->tgid;
 	memory.pages = resident_pages(task, mm, &counts, process_cpus);
 	bpf_seq_write(ctx->meta->seq, &memory, sizeof(memory));

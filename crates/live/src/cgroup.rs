@@ -39,6 +39,11 @@ impl Group {
         &self.name
     }
 
+    /// Its folder.
+    pub fn path(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+
     /// A command for a shell line that runs in the cgroup from its first instruction.
     pub fn shell(&self, line: &str) -> Command {
         let procs = self.path.join("cgroup.procs");

@@ -4,18 +4,18 @@
 //! Hooks, cost and what is not seen: `bpf/process.bpf.c`.
 
 mod headlines;
+mod memory;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use common::exposition::hist::Unit;
-use common::exposition::metric::{Families, Labels, Value};
+use common::exposition::metric::Families;
 use common::kernel::facts::{Facts, page_size, possible_cpus};
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::decode::{FOLDED, shown, until_nul};
-use common::read::layout::number;
+use common::read::cgroups::{Paths, Sweeper};
+use common::read::decode::FOLDED;
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 
@@ -28,19 +28,24 @@ struct Flags {
     /// up in "other".
     #[arg(long = "process.top", value_name = "N", default_value_t = 20)]
     top: usize,
+
+    /// Add the label cgroup to what is told apart by process name. --process.top then limits pairs of
+    /// both. Series of removed cgroups end when other cgroups need their room.
+    #[arg(long = "process.cgroup")]
+    cgroup: bool,
 }
 
 impl Default for Flags {
     fn default() -> Self {
-        Self { top: 20 }
+        Self { top: 20, cgroup: false }
     }
 }
 
-/// Bytes of a `struct process_memory`: a name, the id of the process and a number of pages.
-const RECORD: usize = 32;
-
 #[derive(Default)]
 struct Process {
+    by_cgroup: bool,
+    groups: Sweeper,
+    paths: Paths,
     /// Result of the last walk over all tasks.
     memory: Vec<u8>,
 }
@@ -91,13 +96,13 @@ impl Exporter for Process {
             )
             .optional("tasks", &["tasks"], &["cpu"])
             .map(counts)
-            .map(by_name("starts").counter(
+            .map(by_name("starts", flags).counter(
                 "ebpf_process_starts_by_name_total",
                 "value",
                 "Successful execs by the name of the process after the exec (at most 15 bytes). A fork \
                  without an exec is not counted.",
             ))
-            .map(by_name("cpu").seconds(
+            .map(by_name("cpu", flags).seconds(
                 "ebpf_process_cpu_seconds_total",
                 "value",
                 "CPU time used since the exporter started, by process name, ended processes included. Only \
@@ -111,13 +116,18 @@ impl Exporter for Process {
                  counted.",
             ))
             .top("ebpf_process_cpu_seconds_total", flags.top)
-            .top(MEMORY, flags.top)
+            .top(memory::MEMORY, flags.top)
     }
 
-    fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, _: &Flags) -> Result<()> {
+    fn new(flags: &Flags) -> Result<Self> {
+        Ok(Self { by_cgroup: flags.cgroup, ..Self::default() })
+    }
+
+    fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         settings.task_accounts_loaded_ns = common::kernel::facts::monotonic_ns();
         settings.process_cpus = possible_cpus()?;
+        settings.process_cgroup = flags.cgroup;
         Ok(())
     }
 
@@ -133,44 +143,23 @@ impl Exporter for Process {
     }
 
     fn gather(&mut self, live: &Live) -> Result<()> {
+        if self.by_cgroup {
+            self.groups.sweep(live, &[("starts", "cgroup"), ("cpu", "cgroup")])?;
+        }
         self.memory = live.iterate("tasks")?.unwrap_or_default();
         Ok(())
     }
 
     fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
-        by_memory(&self.memory, page_size(), families);
+        let paths = self.by_cgroup.then_some(&mut self.paths);
+        memory::by_name(&self.memory, page_size(), paths, families);
         Ok(())
     }
 }
 
-fn by_name(map: &'static str) -> MapSpec {
-    MapSpec::new(map).bounded().label("process", "comm", Decode::Text)
-}
-
-const MEMORY: &str = "ebpf_process_memory_bytes";
-
-/// Adds up the records that the iterator wrote. A process may have several, of which one counts.
-fn by_memory(records: &[u8], page: u64, families: &mut Families) {
-    let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for record in records.chunks_exact(RECORD) {
-        let (name, rest) = record.split_at(RECORD - 16);
-        let (id, pages) = rest.split_at(8);
-        if !seen.insert(number(id)) {
-            continue;
-        }
-        *bytes.entry(String::from_utf8_lossy(until_nul(name)).into_owned()).or_default() +=
-            number(pages) * page;
-    }
-    for (name, bytes) in bytes {
-        families.gauge(
-            MEMORY,
-            "Resident memory by process name. Memory that several processes share counts for each of them; \
-             all but the top --process.top names are in \"other\".",
-            Labels::of(&[("process", &*shown(&name))]),
-            Value::Integer(bytes),
-        );
-    }
+fn by_name(map: &'static str, flags: &Flags) -> MapSpec {
+    let map = MapSpec::new(map).bounded().label("process", "comm", Decode::Text);
+    if flags.cgroup { map.label("cgroup", "cgroup", Decode::Cgroup) } else { map }
 }
 
 fn main() -> ExitCode {
@@ -187,7 +176,7 @@ mod tests {
 
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<Process>(&Flags { top: 2 }, |maps| {
+        let text = render::<Process>(&Flags { top: 2, cgroup: false }, |maps| {
             let counts = [
                 ("processes", 7.into()),
                 ("threads", 4.into()),
@@ -212,16 +201,16 @@ mod tests {
         let mut text = text.expect("rendered");
         let mut families = Families::default();
         let record = |name: &str, id: u64, pages: u64| {
-            let mut record = [0; RECORD];
+            let mut record = [0; memory::RECORD];
             record[..name.len()].copy_from_slice(name.as_bytes());
-            record[RECORD - 16..RECORD - 8].copy_from_slice(&id.to_ne_bytes());
-            record[RECORD - 8..].copy_from_slice(&pages.to_ne_bytes());
+            record[memory::RECORD - 16..memory::RECORD - 8].copy_from_slice(&id.to_ne_bytes());
+            record[memory::RECORD - 8..].copy_from_slice(&pages.to_ne_bytes());
             record
         };
         // The first thread of the last process has exited; two others are left.
         let records = [("sh", 7, 3), ("sshd", 8, 10), ("sh", 9, 4), ("other", 11, 1), ("other", 11, 1)];
         let records = records.map(|(name, id, pages)| record(name, id, pages)).concat();
-        by_memory(&records, 4096, &mut families);
+        memory::by_name(&records, 4096, None, &mut families);
         text += &encode(families, Format::Text);
         golden::<Process>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");
     }
