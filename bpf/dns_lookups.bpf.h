@@ -61,6 +61,8 @@ struct dns_counts {
 	u64 cache_hits;
 	u64 cache_misses;
 	u64 unparsed;
+	u64 replaced; /* the asker used port and id again, and got no answer before that */
+	u64 upstream_replaced;
 };
 
 struct {
@@ -240,6 +242,7 @@ static __always_inline void on_query(struct dns_question *q, const struct dns_me
 	struct dns_counts *c = all();
 	struct dns_number *n;
 	u64 hash = m->hash;
+	bool before;
 
 	if (!c)
 		return;
@@ -258,6 +261,10 @@ static __always_inline void on_query(struct dns_question *q, const struct dns_me
 		old->last = now;
 		return;
 	}
+	before = old && old->upstream;
+	/* An answer or the timeout may come at the same moment: the one that deletes counts. */
+	if (old && !bpf_map_delete_elem(&outstanding, q))
+		__sync_fetch_and_add(before ? &c->upstream_replaced : &c->replaced, 1);
 	if (bpf_map_update_elem(&outstanding, q, &asked, BPF_ANY))
 		count_event(EVENT_MAP_FULL);
 }

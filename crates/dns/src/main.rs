@@ -30,7 +30,7 @@ const RCODES: &str = "NOERROR FORMERR SERVFAIL NXDOMAIN NOTIMP REFUSED YXDOMAIN 
 
 const FAILURES: &str = "ebpf_dns_failures_total";
 const FAILURES_HELP: &str = "DNS queries that failed, by reason: the response code if it is not NOERROR, timeout (no answer within \
-     --dns.timeout) or unreachable (ICMP error). A lookup that asks several servers may succeed all the same. Queries of local resolvers are not counted.";
+     --dns.timeout, or before the asker used the port and ID for another question) or unreachable (ICMP error). A lookup that asks several servers may succeed all the same. Queries of local resolvers are not counted.";
 const UPSTREAM_FAILURES: &str = "ebpf_dns_upstream_failures_total";
 const UPSTREAM_FAILURES_HELP: &str = "Queries of local resolvers to other name servers that failed: \
                                       response code other than NOERROR, timeout or unreachable.";
@@ -182,8 +182,8 @@ impl Exporter for Dns {
         Ok(())
     }
 
-    fn extra(&mut self, _: &Live, families: &mut Families) -> Result<()> {
-        let [lookups, upstream] = self.timed_out.map(Value::Integer);
+    fn extra(&mut self, live: &Live, families: &mut Families) -> Result<()> {
+        let [lookups, upstream] = sweep::unanswered(live, self.timed_out)?.map(Value::Integer);
         families.counter(FAILURES, FAILURES_HELP, Labels::of(&[("reason", "timeout")]), lookups);
         families.counter(UPSTREAM_FAILURES, UPSTREAM_FAILURES_HELP, Labels::none(), upstream);
         Ok(())

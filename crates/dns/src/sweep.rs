@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Queries that time out.
+//! Queries without an answer.
 
 use anyhow::{Context, Result};
 use common::kernel::facts::monotonic_ns;
@@ -32,4 +32,14 @@ pub fn expired(live: &Live, timeout_ns: u64) -> Result<[u64; 2]> {
         }
     }
     Ok(expired)
+}
+
+/// Queries without an answer, of clients and of local resolvers: those that timed out by now, and those before
+/// whose answer the asker used their port and ID again.
+///
+/// # Errors
+/// When the map cannot be read.
+pub fn unanswered(live: &Live, timed_out: [u64; 2]) -> Result<[u64; 2]> {
+    let [lookups, upstream] = timed_out;
+    Ok([lookups + live.total("counts", "replaced")?, upstream + live.total("counts", "upstream_replaced")?])
 }

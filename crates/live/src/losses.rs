@@ -28,8 +28,10 @@ impl Exporter {
     /// When it has no such program, or no link of it.
     #[track_caller]
     pub fn deafen(&self, name: &str) -> Deaf {
+        // The kernel keeps the first 15 bytes of a name (BPF_OBJ_NAME_LEN).
+        let kept = &name.as_bytes()[..name.len().min(15)];
         let links = links(self.pid());
-        let mut found = ProgInfoIter::default().filter(|info| info.name == name);
+        let mut found = ProgInfoIter::default().filter(|info| info.name.as_encoded_bytes() == kept);
         let Link { descriptor, id, program } = *found
             .find_map(|info| links.iter().find(|link| link.program == info.id))
             .unwrap_or_else(|| panic!("{name} has no link in process {}: {links:?}", self.pid()));
