@@ -25,6 +25,8 @@ static __noinline int on_send(u64 peer, u64 message)
 
 	if (!t)
 		return 0;
+	if (t->sends)
+		count_event(EVENT_NO_START); /* the end of the last message is lost */
 	bpf_probe_read_kernel(&type, sizeof(type), data);
 	t->depth = 0;
 	t->dropped = 0;
@@ -34,17 +36,21 @@ static __noinline int on_send(u64 peer, u64 message)
 }
 ON_ENTRY_OF_2(wg_socket_send_skb_to_peer, send, on_send)
 
-static __noinline int on_sent(u64 result)
+/* `peer` is 0 where it is not known. */
+static __noinline int on_sent(u64 peer, u64 result)
 {
 	struct wireguard_task *t = task(false);
 	struct wireguard_packets *p;
+	u64 sends = t ? t->sends : 0;
 
-	if (!t || !t->sends) {
+	if (t)
+		t->sends = 0;
+	/* Another peer: the start of this message is lost, and so was the end of an earlier one. */
+	if (!sends || (peer && peer != sends)) {
 		count_event(EVENT_NO_START);
 		return 0;
 	}
-	p = peer_packets(t->sends);
-	t->sends = 0;
+	p = peer_packets(sends);
 	if ((int)result < 0 || t->dropped) {
 		ADD(p, not_sent, 1);
 		return 0;
@@ -58,13 +64,13 @@ static __noinline int on_sent(u64 result)
 SEC("fexit/wireguard:wg_socket_send_skb_to_peer")
 int send_fexit(u64 *ctx)
 {
-	return on_sent(ctx[3]);
+	return on_sent(ctx[0], ctx[3]);
 }
 
 SEC("kretprobe/wg_socket_send_skb_to_peer")
 int BPF_KRETPROBE(send_kretprobe, u64 result)
 {
-	return on_sent(result);
+	return on_sent(0, result);
 }
 
 /* include/linux/netdevice.h: net_xmit_eval() */

@@ -9,6 +9,8 @@ mod below_interfaces;
 mod interfaces;
 #[path = "live/module.rs"]
 mod module;
+#[path = "live/pairs.rs"]
+mod pairs;
 #[path = "live/secrets.rs"]
 mod secrets;
 
