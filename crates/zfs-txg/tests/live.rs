@@ -204,31 +204,29 @@ fn the_module_comes_and_goes_and_comes_again() {
     until(19112, "it has nothing of ZFS", |text| !has("ebpf_exporter_ebpf_program_info")(text));
     let (status, said) = get(19112, "/-/ready");
     assert_eq!((status, said.trim()), (503, "waiting for kernel module zfs"));
+    // The unit is skipped without the module, and starts each time it is loaded.
+    let unit = "ebpf-zfs-txg-exporter";
+    sh(&format!("systemctl enable --now {unit} 2> /dev/null"));
+    assert_eq!(unit_state(unit), "inactive");
     for round in 0..2 {
         sh("modprobe zfs");
-        until(19112, "it is attached", has("ebpf_exporter_ebpf_program_info"));
+        unit_becomes(unit, "active");
+        for port in [19112, 9112] {
+            until(port, "it is attached", has("ebpf_exporter_ebpf_program_info"));
+        }
         let pool = Pool::create("tank", DISKS[0]);
         pool.sync();
-        until(19112, "it counts", has("ebpf_zfs_txg_syncs_total"));
+        for port in [19112, 9112] {
+            until(port, "it counts", has("ebpf_zfs_txg_syncs_total"));
+        }
         drop(pool);
         sh("modprobe -r zfs");
         until(19112, "it is detached", |text| !has("ebpf_exporter_ebpf_program_info")(text));
+        unit_lets_go(unit, 9112);
         println!("round {round}");
     }
     child.kill().unwrap();
     child.wait().unwrap();
-
-    // The units are skipped without the module, and start each time it is loaded.
-    let unit = "ebpf-zfs-txg-exporter";
-    sh(&format!("systemctl enable --now {unit} 2> /dev/null"));
-    assert_eq!(unit_state(unit), "inactive");
-    for _ in 0..2 {
-        sh("modprobe zfs");
-        unit_becomes(unit, "active");
-        until(9112, "it is attached", has("ebpf_exporter_ebpf_program_info"));
-        sh("modprobe -r zfs");
-        unit_lets_go(unit, 9112);
-    }
     sh(&format!("systemctl disable --now {unit}; rm /run/udev/rules.d/90-zfs.rules; modprobe zfs"));
 }
 
