@@ -74,7 +74,7 @@ impl Engine {
         remove(&folder)?;
         fs::create_dir_all(folder.join("rules"))?;
         let jobs: Vec<Value> =
-            exporters.iter().map(|name| job(&folder, name, hosts, port)).collect::<Result<_>>()?;
+            exporters.iter().map(|name| job(kind, &folder, name, hosts, port)).collect::<Result<_>>()?;
         let mut config = json!({
             "global": { "scrape_interval": format!("{interval}s"), "scrape_timeout": format!("{interval}s") },
             "scrape_configs": jobs,
@@ -98,8 +98,8 @@ impl Engine {
                 command.arg(format!("-promscrape.config={}", file.display()));
                 command.arg(format!("-storageDataPath={}", data.display()));
                 command.arg(format!("-httpListenAddr={address}"));
-                // All series are counted, and queries without rules read many.
-                command.arg("-search.maxUniqueTimeseries=10000000");
+                // Queries without rules read many series, and take their time.
+                command.arg("-search.maxUniqueTimeseries=10000000").arg("-search.maxQueryDuration=10m");
                 command
             }
             Kind::Classic | Kind::Native => {
@@ -203,7 +203,11 @@ impl Engine {
     /// # Errors
     /// When it does not answer.
     pub fn series(&self) -> Result<f64> {
-        self.number("count({__name__=~\".+\"})")
+        match self.kind {
+            // To count all by a query takes longer than a query may where there are millions.
+            Kind::Victoria => self.own("vm_cache_entries{type=\"storage/hour_metric_ids\"}"),
+            Kind::Classic | Kind::Native => self.number("count({__name__=~\".+\"})"),
+        }
     }
 
     /// Bytes on disk of all samples that it has, and how many these are: with Prometheus a block of what is in
@@ -238,7 +242,7 @@ impl Drop for Engine {
 }
 
 /// A scrape job, whose targets are in a file.
-fn job(folder: &Path, exporter: &str, hosts: usize, port: u16) -> Result<Value> {
+fn job(kind: Kind, folder: &Path, exporter: &str, hosts: usize, port: u16) -> Result<Value> {
     let target = |host: usize| {
         json!({ "targets": [format!("127.0.0.1:{port}")], "labels": {
             "instance": format!("host-{host}"), "cluster": format!("c{}", host % CLUSTERS),
@@ -247,7 +251,13 @@ fn job(folder: &Path, exporter: &str, hosts: usize, port: u16) -> Result<Value> 
     };
     let path = folder.join(format!("{exporter}.json"));
     fs::write(&path, serde_json::to_string(&(0..hosts).map(target).collect::<Vec<_>>())?)?;
-    Ok(json!({ "job_name": format!("ebpf-{exporter}"), "file_sd_configs": [{ "files": [path] }] }))
+    let mut job = json!({ "job_name": format!("ebpf-{exporter}"), "file_sd_configs": [{ "files": [path] }] });
+    // Else it keeps a connection to each target, and the one process of all hosts needs a thread and two
+    // descriptors for each.
+    if kind == Kind::Victoria {
+        job["disable_keepalive"] = json!(true);
+    }
+    Ok(job)
 }
 
 /// Bytes of the files below a folder.
