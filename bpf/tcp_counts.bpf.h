@@ -40,6 +40,12 @@
 /* Whether tcp_retransmit_skb has an error argument (7.x): set by userland from BTF. */
 const volatile bool tcp_retransmit_error = false;
 
+/*
+ * Whether a retransmit that no program saw was one that failed: only kprobes hook
+ * __tcp_retransmit_skb, and they do not tell of failures. Set by userland.
+ */
+const volatile bool tcp_unheard_failed = false;
+
 struct tcp_counts {
 	u64 passive;
 	u64 closes;
@@ -263,12 +269,13 @@ static __always_inline void count_retransmits(const struct sock *sk, u32 kind, u
 	count_destination(&sk->__sk_common, segments);
 }
 
-/* Sending failed, and no hook reported it at that time. */
+/* No program saw these retransmits: sending failed, or the kernel ran no program for them. */
 static __always_inline void count_unheard(const struct sock *sk, u64 segments)
 {
 	if (!segments)
 		return;
-	add(&unsent, 0, segments);
+	if (tcp_unheard_failed)
+		add(&unsent, 0, segments);
 	count_retransmits(sk, TCP_RETRANSMIT_OTHER, segments);
 }
 

@@ -57,9 +57,10 @@ impl Test {
             match panic.downcast_ref::<Disturbed>() {
                 Some(Disturbed(what)) if attempts < ATTEMPTS => tell(&format!("disturbed, again: {what}")),
                 Some(Disturbed(what)) => {
-                    return Err(
-                        format!("{said}each of {ATTEMPTS} times, though others may be busy: {what}").into()
-                    );
+                    return Err(format!(
+                        "{said}each of {ATTEMPTS} times, though others or the kernel may be the cause: {what}"
+                    )
+                    .into());
                 }
                 None if attempts < ATTEMPTS && PASSED_OVER.load(Ordering::Relaxed) && preempts_programs() => {
                     let what = message(&*panic).replace('\n', " ");
@@ -90,9 +91,10 @@ const ATTEMPTS: u32 = 6;
 /// Panic message of a test that cannot tell its own events from those of others.
 struct Disturbed(String);
 
-/// Ends this test and repeats it, a few times at most: other processes did more than it allows for.
-/// Only for machine-wide counts, and only if they are too high. A count that is too low fails at
-/// once, and so does one that is too high every time.
+/// Ends this test and repeats it, a few times at most: other processes did more than it allows for, or
+/// the kernel did less than the test relies on. Only for machine-wide counts that are too high, and for
+/// what has another proof, such as events that the exporter itself found to be missing. A count that is
+/// too low fails at once, and so does one that is wrong every time.
 pub fn disturbed(what: String) -> ! {
     resume_unwind(Box::new(Disturbed(what)))
 }

@@ -129,7 +129,7 @@ impl Exporter for Tcp {
                     "retransmits",
                     "ebpf_tcp_retransmits_by_type_total",
                     &[],
-                    "TCP segments retransmitted, by reason: the same segments as in ebpf_tcp_retransmits_total.",
+                    "TCP segments retransmitted, by reason: the same segments as in ebpf_tcp_retransmits_total. type=\"other\": a reason of its own, or unknown, because the kernel ran no program when the segment was sent.",
                 )
                 .label("type", "", Decode::words(TYPES)),
             )
@@ -159,6 +159,7 @@ impl Exporter for Tcp {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         let retransmit = facts.tracepoints.get("tcp_retransmit_skb");
         settings.tcp_retransmit_error = retransmit.is_some_and(|p| p.arguments.len() == 3);
+        settings.tcp_unheard_failed = open.progs.unsent_inner_kprobe.autoload();
         let overflows = facts.enumerators.get(OVERFLOWS);
         let overflows = overflows.with_context(|| format!("the kernel's BTF has no {OVERFLOWS}"))?;
         settings.tcp_listen_overflows = u32::try_from(*overflows).context(OVERFLOWS)?;

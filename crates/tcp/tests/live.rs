@@ -5,6 +5,8 @@
 
 #[path = "live/interrupted.rs"]
 mod interrupted;
+#[path = "live/unseen.rs"]
+mod unseen;
 #[path = "live/unsent.rs"]
 mod unsent;
 
@@ -18,7 +20,7 @@ use live::exporter::{Exporter, until};
 use live::exposition::Delta;
 use live::net::{Cable, inside, snmp, snmp_of_cable};
 use live::truth::{agrees, between};
-use live::{sh, wait_until};
+use live::{disturbed, sh, wait_until};
 use socket2::{Domain, SockRef, Socket, Type};
 
 const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
@@ -52,6 +54,13 @@ fn ours(delta: &Delta) -> [f64; 9] {
     ]
 }
 
+/// Retransmits that no program saw, and some others. On the development machine's 6.18, after about one
+/// start of the exporter in 100, the kernel passes the tracepoint for one or all of the next 40 retransmits
+/// and runs no program, without a miss (`bpf_stats_enabled`).
+fn unseen(delta: &Delta) -> f64 {
+    delta.of("ebpf_tcp_retransmits_by_type_total", &[("type", "other")])
+}
+
 fn start(flags: &[&str]) -> Exporter {
     Exporter::start("tcp", flags)
 }
@@ -59,10 +68,17 @@ fn start(flags: &[&str]) -> Exporter {
 /// Every counter equals the kernel's, added up over all namespaces.
 fn measure_with(exporter: &Exporter, work: impl FnOnce()) -> Delta {
     let (delta, kernel) = between(exporter, || snmp(TRUTH), work);
-    for ((name, ours), kernel) in TRUTH.iter().zip(ours(&delta)).zip(&kernel) {
+    let compared = || TRUTH.iter().zip(ours(&delta)).zip(&kernel);
+    for ((name, ours), kernel) in compared() {
         println!("{name}: {ours}, the kernel {kernel:?}");
-        assert!(agrees(ours, kernel, 0.0), "{name}: {ours}, the kernel {kernel:?}");
     }
+    let wrong: Vec<_> = compared().filter(|((_, ours), kernel)| !agrees(*ours, kernel, 0.0)).collect();
+    if let [((&"TcpExt TCPSynRetrans", ours), kernel)] = wrong[..]
+        && agrees(ours + unseen(&delta), kernel, 0.0)
+    {
+        disturbed(format!("the kernel ran no program for {} retransmits", unseen(&delta)));
+    }
+    assert!(wrong.is_empty(), "{wrong:?}\n{delta:?}");
     let by = |name: &str| delta.of(name, &[]);
     assert_eq!(by("ebpf_tcp_retransmits_by_type_total"), by("ebpf_tcp_retransmits_total"));
     assert_eq!(by("ebpf_tcp_retransmits_by_dest_total"), by("ebpf_tcp_retransmits_total"));
