@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,10 @@ FREE = {
     "flags": lambda text: {"flags": {"syscall": ["--" + text]}},
     "tolerations": lambda text: {"tolerations": [{"key": "k", "operator": "Equal", "value": text}]},
     "seLinuxOptions": lambda text: {"seLinuxOptions": {"type": text}},
+    "podMonitor.endpoint": lambda text: {"podMonitor": {"endpoint": {"params": {"a": [text]}}}},
+    "podMonitor.spec": lambda text: {"podMonitor": {"spec": {"jobLabel": text}}},
+    "podMonitor.relabelings": lambda text: {"podMonitor": {"relabelings": [{"replacement": text}]}},
+    "podMonitor.metricRelabelings": lambda text: {"podMonitor": {"metricRelabelings": [{"replacement": text}]}},
     "localhostProfile": lambda text: {"seccompProfile": {"type": "Localhost", "localhostProfile": text}},
     "affinity": lambda text: {"affinity": {"nodeAffinity": {
         "preferredDuringSchedulingIgnoredDuringExecution": [
@@ -235,6 +240,51 @@ def rules():
     check(len(groups) > 30 and made == groups, "PrometheusRule is not what alerts/ and rules/ have")
 
 
+    names = [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
+    left = render({"prometheusRule": {"enabled": True, "disabled": names}})["PrometheusRule"]["spec"]["groups"]
+    records = [rule for group in groups for rule in group["rules"] if "record" in rule]
+    check([rule for group in left for rule in group["rules"]] == records, "other rules than these alerts are left out")
+    one = render({"prometheusRule": {"enabled": True, "disabled": names[:1]}})["PrometheusRule"]["spec"]["groups"]
+    others = [rule for group in groups for rule in group["rules"] if rule.get("alert") != names[0]]
+    check([rule for group in one for rule in group["rules"]] == others, f"more than {names[0]} is left out")
+
+
+def monitor():
+    """What users add to the PodMonitor takes the place of nothing that the chart sets."""
+    plain = render(MOST)["PodMonitor"]["spec"]
+    rule = {"targetLabel": "a", "replacement": "b"}
+    own = {"port": "a", "path": "/b", "relabelings": [], "metricRelabelings": [], "scheme": "https"}
+    values = {"endpoint": own, "relabelings": [rule], "spec": {"selector": {}, "podMetricsEndpoints": []}}
+    made = render(merged(MOST, {"podMonitor": values}))["PodMonitor"]["spec"]
+    for endpoint in plain["podMetricsEndpoints"]:
+        endpoint["scheme"] = "https"
+        endpoint["relabelings"].append(rule)
+    check(made == plain, f"the PodMonitor is {made}")
+
+
+def web():
+    """Both containers have the secret, and probes that need no password."""
+    for container in spec(render({"web": {"configSecret": "a"}, "admin": {"enabled": True}}))["containers"]:
+        arguments = [one for one in container["args"] if one.startswith("--web.config.file=")]
+        folders = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "web"]
+        check(arguments == [f"--web.config.file={folders[0]}/web.yml"], f"{container['name']} has {arguments}")
+        for probe in ["readinessProbe", "livenessProbe"]:
+            check("tcpSocket" in container[probe] and "httpGet" not in container[probe], f"a {probe} with a password")
+
+
+def documented():
+    """The values in docs/kubernetes.md: each by itself, and all together."""
+    known = json.loads((CHART / "values.schema.json").read_text())["properties"].keys()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/kubernetes.md").read_text(), re.DOTALL | re.MULTILINE)
+    blocks = [block for block in map(yaml.safe_load, blocks) if block.keys() <= known]
+    check(len(blocks) > 4, f"docs/kubernetes.md has {len(blocks)} blocks of values")
+    for values in blocks + [functools.reduce(merged, blocks)]:
+        try:
+            validate(render(values), f"docs/kubernetes.md: {values}")
+        except helm.HelmError as error:
+            failures.append(f"docs/kubernetes.md: {values}: {error}")
+
+
 def rights():
     first = render({})
     check(added(first, 0) == ["BPF", "PERFMON"], f"the first container has {added(first, 0)}")
@@ -270,22 +320,25 @@ def rights():
 def effects():
     """Every option, set to something else than its default, changes what is rendered, and that is valid."""
     set_ = {
+        # Helm's own: values of all charts, and the condition of a chart that is part of another.
         ("global",): None,
+        ("enabled",): None,
         ("image", "repository"): "registry.example:5000/a/b",
         ("image", "tag"): "v2",
         ("image", "digest"): "sha256:" + "0" * 64,
         ("image", "pullPolicy"): "Always",
-        ("imagePullSecrets",): [{"name": "a"}],
+        ("imagePullSecrets",): [{"name": "a.b"}],
         ("exporters",): ["tcp"],
         ("flags",): {"syscall": ["--syscall.latency"]},
         ("log", "level"): "debug",
         ("log", "format"): "json",
         ("port",): 19434,
+        ("web", "configSecret"): "a.b",
         ("resources",): {"limits": {"memory": "1Gi"}},
         ("admin", "enabled"): False,
         ("admin", "exporters"): ["dns"],
         ("admin", "port"): 19436,
-        ("admin", "resources"): {"requests": {"cpu": "1"}},
+        ("admin", "resources"): {"requests": {"cpu": 1}},
         ("kubelet", "enabled"): True,
         ("kubelet", "port"): 10251,
         ("kubelet", "insecureSkipVerify"): True,
@@ -311,8 +364,13 @@ def effects():
         ("podMonitor", "labels"): {"a": "b"},
         ("podMonitor", "interval"): "30s",
         ("podMonitor", "scrapeTimeout"): "5s",
+        ("podMonitor", "relabelings"): [{"targetLabel": "a", "replacement": "b"}],
+        ("podMonitor", "metricRelabelings"): [{"action": "drop", "sourceLabels": ["a"], "regex": "b"}],
+        ("podMonitor", "endpoint"): {"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}},
+        ("podMonitor", "spec"): {"scrapeClassicHistograms": True, "sampleLimit": 10000},
         ("prometheusRule", "enabled"): False,
         ("prometheusRule", "labels"): {"a": "b"},
+        ("prometheusRule", "disabled"): ["PageCacheHitRateLow"],
     }
     schema = inlined(json.loads((CHART / "values.schema.json").read_text()))
     known = set(options(schema))
@@ -371,13 +429,14 @@ def hostile(known):
             check(made == replaced(benign, "benign", shown), f"{name} with {text[:40]!r} changes more than its text")
         check(values("benign") and "benign" in json.dumps(benign), f"{name} is not shown at all")
     # All others take no free text: a hostile one is refused, and so is another type.
-    for path in known - {("global",), ("affinity",)}:
+    for path in known - {("global",), ("affinity",), ("podMonitor", "endpoint"), ("podMonitor", "spec")}:
         for value in HOSTILE + WRONG:
             if path in [("image", "tag")] and value in ["null", "true", "1e3", "0x10"]:
                 # Well-formed tags.
                 continue
             if value in ["null", "true", "1e3", "0x10"] and path[-1] in ["name", "nameOverride", "fullnameOverride",
-                                                                          "priorityClassName", "repository"]:
+                                                                          "priorityClassName", "repository",
+                                                                          "configSecret"]:
                 made = render(merged(MOST, at(path, value)))
                 check(value in json.dumps(made), f"{path}: {value} is lost")
                 validate(made, str(path))
@@ -400,6 +459,9 @@ def hostile(known):
         {"podLabels": {"a\nb": "c"}},
         {"podAnnotations": {"a b": "c"}},
         {"maxUnavailable": "0%"},
+        {"seccompProfile": {"type": "Localhost"}},
+        {"prometheusRule": {"enabled": True, "disabled": ["NoSuchAlert"]}},
+        {"serviceAccount": {"create": False}, "kubelet": {"enabled": True}},
         {"resources": {"limits": {"memory": "256 Mi"}}},
     ]:
         check(refuses(values), f"{values} is not refused")
@@ -418,6 +480,9 @@ def main():
     check(not said and not found["errors"], f"helm lint: {said} {found['errors']}")
     asked = sameness()
     rules()
+    monitor()
+    web()
+    documented()
     rights()
     known = effects()
     hostile(known)

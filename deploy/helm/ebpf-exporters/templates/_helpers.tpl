@@ -1,32 +1,36 @@
-{{- define "name" -}}
+{{/* Names of templates are those of all charts of a release: hence the prefix. */}}
+{{- define "ebpf-exporters.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- define "fullname" -}}
+{{- define "ebpf-exporters.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
-{{- else if contains (include "name" .) .Release.Name -}}
+{{- else if contains (include "ebpf-exporters.name" .) .Release.Name -}}
 {{- .Release.Name | trunc 63 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "name" .) | trunc 63 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "ebpf-exporters.name" .) | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
-{{- define "serviceAccount" -}}
-{{- .Values.serviceAccount.name | default (ternary (include "fullname" .) "default" .Values.serviceAccount.create) -}}
+{{- define "ebpf-exporters.serviceAccount" -}}
+{{- if and .Values.kubelet.enabled (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) -}}
+{{- fail "kubelet.enabled gives a right to the service account: name it in serviceAccount.name, or set serviceAccount.create" -}}
+{{- end -}}
+{{- .Values.serviceAccount.name | default (ternary (include "ebpf-exporters.fullname" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
 
-{{- define "selector" -}}
-app.kubernetes.io/name: {{ include "name" . | toJson }}
+{{- define "ebpf-exporters.selector" -}}
+app.kubernetes.io/name: {{ include "ebpf-exporters.name" . | toJson }}
 app.kubernetes.io/instance: {{ .Release.Name | toJson }}
 {{- end -}}
 
-{{- define "labels" -}}
-{{ include "selector" . }}
+{{- define "ebpf-exporters.labels" -}}
+{{ include "ebpf-exporters.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | toJson }}
 {{- end -}}
 
-{{- define "image" -}}
+{{- define "ebpf-exporters.image" -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
 {{- else -}}
@@ -35,7 +39,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | toJson }}
 {{- end -}}
 
 {{/* What the exporters of a container need, as JSON: capabilities, and whether it is the host's network. */}}
-{{- define "rights" -}}
+{{- define "ebpf-exporters.rights" -}}
 {{- $known := .root.Files.Get "files/exporters.yaml" | fromYaml -}}
 {{- $all := .root.Values.extraCapabilities -}}
 {{- $network := false -}}
@@ -57,23 +61,38 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | toJson }}
 {{- dict "capabilities" ($all | uniq | sortAlpha) "hostNetwork" $network | toJson -}}
 {{- end -}}
 
-{{- define "rights.exporters" -}}
-{{- include "rights" (dict "root" . "exporters" .Values.exporters "only" (list "BPF" "PERFMON")) -}}
+{{- define "ebpf-exporters.rights.exporters" -}}
+{{- include "ebpf-exporters.rights" (dict "root" . "exporters" .Values.exporters "only" (list "BPF" "PERFMON")) -}}
 {{- end -}}
 
-{{- define "rights.admin" -}}
-{{- include "rights" (dict "root" . "exporters" .Values.admin.exporters "only" list) -}}
+{{- define "ebpf-exporters.rights.admin" -}}
+{{- include "ebpf-exporters.rights" (dict "root" . "exporters" .Values.admin.exporters "only" list) -}}
+{{- end -}}
+
+{{/* What a probe asks. A kubelet has neither a password nor a certificate: it only connects where one may be needed. */}}
+{{- define "ebpf-exporters.probe" -}}
+{{- if .root.Values.web.configSecret -}}
+tcpSocket:
+  port: {{ .port }}
+{{- else -}}
+httpGet:
+  path: {{ .path }}
+  port: {{ .port }}
+{{- end -}}
 {{- end -}}
 
 {{/* A container: root, name, port (its name), number, exporters, rights, resources, mounts (paths by name), kubelet (or nothing). */}}
-{{- define "container" -}}
+{{- define "ebpf-exporters.container" -}}
 - name: {{ .name }}
-  image: {{ include "image" .root | toJson }}
+  image: {{ include "ebpf-exporters.image" .root | toJson }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   args:
     - --web.listen-address=:{{ .number | int }}
     - --log.level={{ .root.Values.log.level }}
     - --log.format={{ .root.Values.log.format }}
+    {{- if .root.Values.web.configSecret }}
+    - --web.config.file=/etc/ebpf-exporters/web/web.yml
+    {{- end }}
     {{- with .kubelet }}
     - --kubelet.url=https://$(NODE_IP):{{ .port | int }}
     {{- if .insecureSkipVerify }}
@@ -103,15 +122,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | toJson }}
       containerPort: {{ .number | int }}
       protocol: TCP
   readinessProbe:
-    httpGet:
-      path: /-/ready
-      port: {{ .port }}
+    {{- include "ebpf-exporters.probe" (dict "root" .root "path" "/-/ready" "port" .port) | nindent 4 }}
     periodSeconds: 10
     timeoutSeconds: 5
   livenessProbe:
-    httpGet:
-      path: /-/healthy
-      port: {{ .port }}
+    {{- include "ebpf-exporters.probe" (dict "root" .root "path" "/-/healthy" "port" .port) | nindent 4 }}
     periodSeconds: 30
     timeoutSeconds: 10
     failureThreshold: 5
@@ -131,4 +146,27 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | toJson }}
       readOnly: true
     {{- end }}
   {{- end }}
+{{- end -}}
+
+{{/* Groups of alerts and recording rules without the alerts that are left out. A group is never empty. */}}
+{{- define "ebpf-exporters.groups" -}}
+{{- $unknown := .Values.prometheusRule.disabled -}}
+{{- $groups := list -}}
+{{- range .Files.Get "files/groups.yaml" | fromYamlArray -}}
+{{- $rules := list -}}
+{{- range .rules -}}
+{{- if and .alert (has .alert $.Values.prometheusRule.disabled) -}}
+{{- $unknown = without $unknown .alert -}}
+{{- else -}}
+{{- $rules = append $rules . -}}
+{{- end -}}
+{{- end -}}
+{{- if $rules -}}
+{{- $groups = append $groups (set . "rules" $rules) -}}
+{{- end -}}
+{{- end -}}
+{{- if $unknown -}}
+{{- fail (printf "prometheusRule.disabled: there is no alert %s" (first $unknown)) -}}
+{{- end -}}
+{{- toYaml $groups -}}
 {{- end -}}
