@@ -12,7 +12,7 @@ use live::exposition::{Delta, Exposition};
 use live::wireguard::Tunnel;
 use live::work::{cold_file, processes};
 use live::zpool::{DISKS, Pool};
-use live::{Folder, sh, wait_until};
+use live::{Folder, bpf_programs, sh, wait_until};
 
 use crate::rights::{CONTAINERS, listed};
 
@@ -149,6 +149,18 @@ fn assert_within(what: &str, part: &Delta, whole: &Delta) -> usize {
     grown
 }
 
+/// Programs in the kernel that are not among those of `before`; systemd makes some for units.
+fn more_programs(before: &[String]) -> Vec<String> {
+    let mut more = bpf_programs();
+    for name in before {
+        if let Some(at) = more.iter().position(|other| other == name) {
+            more.swap_remove(at);
+        }
+    }
+    more.retain(|name| !name.starts_with("sd_"));
+    more
+}
+
 /// Something for each exporter to count.
 fn work(pool: &Pool, tunnel: &Tunnel) {
     processes(23);
@@ -190,6 +202,7 @@ fn in_a_container_the_image_counts_what_is_counted_outside() {
         assert!(errors.contains(rest.lines().next().unwrap()), "{errors}");
     }
 
+    let programs = bpf_programs();
     for manifest in CONTAINERS {
         let inside = Container::start(manifest, &profile);
         let exporters = listed(manifest, "exporters");
@@ -220,4 +233,6 @@ fn in_a_container_the_image_counts_what_is_counted_outside() {
         let [outside, inside] = [outside.scrape(), inside.scrape()].map(|page| names(&page).0);
         assert!(outside.is_subset(&inside), "{:?}", outside.difference(&inside).collect::<Vec<_>>());
     }
+    // Each container took its programs with it.
+    wait_until("no program is left", LIMIT, || more_programs(&programs).is_empty());
 }
