@@ -64,14 +64,16 @@ impl Footprint {
         Self(found)
     }
 
-    /// Checks that the machine is as it was: nothing new, and nothing missing except files.
+    /// Checks that the machine is as it was: nothing new, and nothing missing except files and control groups,
+    /// which other programs take with them when they end.
     ///
     /// # Errors
     /// Names every difference.
     pub fn same(&self) -> Result<()> {
         let now = Self::now();
         let new = now.0.difference(&self.0).map(|what| format!("left behind: {what}"));
-        let gone = self.0.difference(&now.0).filter(|what| !what.starts_with("file"));
+        let may_end = |what: &str| ["file ", "control group "].iter().any(|kind| what.starts_with(kind));
+        let gone = self.0.difference(&now.0).filter(|what| !may_end(what));
         let apart: Vec<String> = new.chain(gone.map(|what| format!("gone: {what}"))).collect();
         if !apart.is_empty() {
             bail!("the machine is not as it was:\n{}", apart.join("\n"));
