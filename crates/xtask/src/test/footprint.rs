@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -17,6 +19,9 @@ const SETTINGS: [&str; 4] = [
 
 /// How the names of programs begin that only tests start on this machine.
 const PROGRAMS: [&str; 4] = ["ebpf-", "dnsmasq", "live-", "sleep infinity"];
+
+/// Time limit for processes that were killed to end.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Loop devices, mounts, namespaces, interfaces, control groups, files, settings and processes.
 #[derive(Debug)]
@@ -68,17 +73,28 @@ impl Footprint {
     /// which other programs take with them when they end.
     ///
     /// # Errors
-    /// Names every difference.
+    /// Names every difference that does not go away by itself.
     pub fn same(&self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let apart = self.apart();
+            if apart.is_empty() {
+                return Ok(());
+            }
+            if began.elapsed() > LIMIT {
+                bail!("the machine is not as it was:\n{}", apart.join("\n"));
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// All differences.
+    fn apart(&self) -> Vec<String> {
         let now = Self::now();
         let new = now.0.difference(&self.0).map(|what| format!("left behind: {what}"));
         let may_end = |what: &str| ["file ", "control group "].iter().any(|kind| what.starts_with(kind));
         let gone = self.0.difference(&now.0).filter(|what| !may_end(what));
-        let apart: Vec<String> = new.chain(gone.map(|what| format!("gone: {what}"))).collect();
-        if !apart.is_empty() {
-            bail!("the machine is not as it was:\n{}", apart.join("\n"));
-        }
-        Ok(())
+        new.chain(gone.map(|what| format!("gone: {what}"))).collect()
     }
 }
 
