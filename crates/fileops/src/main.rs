@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use common::exposition::hist::Unit;
 use common::kernel::facts::{Facts, monotonic_ns};
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::{cgroups::Sweeper, decode::FOLDED, decode::syscall_slots, live::Live};
+use common::read::{decode::FOLDED, decode::syscall_slots, live::Live};
 use common::spec::{Decode, MapSpec, Shape, Spec};
 
 common::skeleton!();
@@ -40,14 +40,12 @@ enum Latency {
 }
 
 #[derive(Default)]
-struct Fileops {
-    by_cgroup: bool,
-    groups: Sweeper,
-}
+struct Fileops;
 
 impl Exporter for Fileops {
     type Builder = skel::FileopsSkelBuilder;
     type Flags = Flags;
+    const CGROUPS: bool = true;
 
     fn spec(flags: &Flags) -> Spec {
         let usage = by_process("usage", flags)
@@ -90,8 +88,8 @@ impl Exporter for Fileops {
         if flags.latency == Latency::Off { spec } else { with_latency(spec, flags.latency) }
     }
 
-    fn new(flags: &Flags) -> Result<Self> {
-        Ok(Self { by_cgroup: flags.cgroup, groups: Sweeper::default() })
+    fn new(_: &Flags) -> Result<Self> {
+        Ok(Self)
     }
 
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
@@ -118,9 +116,6 @@ impl Exporter for Fileops {
     }
 
     fn gather(&mut self, live: &Live) -> Result<()> {
-        if self.by_cgroup {
-            self.groups.sweep(live, &[("usage", "cgroup"), ("opens", "cgroup")])?;
-        }
         live.iterate("tasks_iter").map(drop)
     }
 }

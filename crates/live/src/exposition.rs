@@ -71,6 +71,16 @@ impl Delta {
         self.1.count(name, labels) - self.0.count(name, labels)
     }
 
+    /// How much the counters of a name counted, as rates see it: a series that is new, or less than before, began
+    /// from zero.
+    pub fn increase(&self, name: &str) -> f64 {
+        let before: BTreeMap<_, _> = self.0.samples(name).collect();
+        let grown = |(labels, now): (&BTreeMap<String, String>, f64)| {
+            now - before.get(labels).filter(|before| **before <= now).copied().unwrap_or_default()
+        };
+        self.1.samples(name).map(grown).sum()
+    }
+
     /// Events that were lost, for any reason.
     pub fn lost(&self) -> f64 {
         self.of(LOST, &[])
@@ -175,6 +185,16 @@ mod tests {
         let [before, after] =
             [3, 5].map(|n| Exposition::parse(&format!("{LOST}{{reason=\"map_full\"}} {n}\n")));
         Delta(before, after).assert_whole();
+    }
+
+    #[test]
+    fn a_series_that_is_new_or_less_began_from_zero() {
+        let [before, after] = [("a", 5, "b", 7), ("b", 2, "c", 3)].map(|(one, m, other, n)| {
+            Exposition::parse(&format!(
+                "x_total{{l=\"{one}\"}} {m}\nx_total{{l=\"{other}\"}} {n}\nx_total 4\n"
+            ))
+        });
+        assert_eq!(Delta(before, after).increase("x_total"), 5.0);
     }
 
     #[test]

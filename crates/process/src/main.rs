@@ -14,7 +14,7 @@ use common::exposition::hist::Unit;
 use common::exposition::metric::Families;
 use common::kernel::facts::{Facts, page_size, possible_cpus};
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::cgroups::{Paths, Sweeper};
+use common::read::cgroups::Paths;
 use common::read::decode::FOLDED;
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
@@ -44,7 +44,6 @@ impl Default for Flags {
 #[derive(Default)]
 struct Process {
     by_cgroup: bool,
-    groups: Sweeper,
     paths: Paths,
     /// Result of the last walk over all tasks.
     memory: Vec<u8>,
@@ -53,6 +52,7 @@ struct Process {
 impl Exporter for Process {
     type Builder = skel::ProcessSkelBuilder;
     type Flags = Flags;
+    const CGROUPS: bool = true;
 
     fn spec(flags: &Flags) -> Spec {
         let exits = "Processes that ended, by exit or by a signal. Counted once, when the last thread \
@@ -106,8 +106,8 @@ impl Exporter for Process {
                 "ebpf_process_cpu_seconds_total",
                 "value",
                 "CPU time used since the exporter started, by process name, ended processes included. Only \
-                 names that were once among the top --process.top have their own series; the rest is in \
-                 \"other\".",
+                 names, with --process.cgroup pairs of name and cgroup, that were once among the top \
+                 --process.top have their own series; the rest is in \"other\".",
             ))
             .map(MapSpec::new("exec_failures").sparse().label("errno", "", Decode::Errno).counter(
                 "ebpf_process_exec_failures_total",
@@ -143,9 +143,6 @@ impl Exporter for Process {
     }
 
     fn gather(&mut self, live: &Live) -> Result<()> {
-        if self.by_cgroup {
-            self.groups.sweep(live, &[("starts", "cgroup"), ("cpu", "cgroup")])?;
-        }
         self.memory = live.iterate("tasks")?.unwrap_or_default();
         Ok(())
     }
@@ -174,9 +171,12 @@ mod tests {
 
     use super::*;
 
+    /// Of a control group that is gone.
+    const CGROUP: u64 = u64::MAX;
+
     #[test]
     fn exposition_is_as_expected() {
-        let text = render::<Process>(&Flags { top: 2, cgroup: false }, |maps| {
+        let text = render::<Process>(&Flags { top: 2, cgroup: true }, |maps| {
             let counts = [
                 ("processes", 7.into()),
                 ("threads", 4.into()),
@@ -190,8 +190,10 @@ mod tests {
             for (name, number) in
                 [("sh", 1_500_000_000), ("a\"b", 1), ("kworker/0:1", 2), (FOLDED, 0), ("other", 3)]
             {
+                let cgroup = if name == FOLDED { 0 } else { CGROUP };
                 for map in ["starts", "cpu"] {
-                    maps.set(map, &[("comm", name.into())], &[("value", number.into())])?;
+                    let key = [("comm", name.into()), ("cgroup", cgroup.into())];
+                    maps.set(map, &key, &[("value", number.into())])?;
                 }
             }
             maps.set("exec_failures", &[("", 2.into())], &[("value", 5.into())])?;
@@ -203,6 +205,7 @@ mod tests {
         let record = |name: &str, id: u64, pages: u64| {
             let mut record = [0; memory::RECORD];
             record[..name.len()].copy_from_slice(name.as_bytes());
+            record[memory::RECORD - 24..memory::RECORD - 16].copy_from_slice(&CGROUP.to_ne_bytes());
             record[memory::RECORD - 16..memory::RECORD - 8].copy_from_slice(&id.to_ne_bytes());
             record[memory::RECORD - 8..].copy_from_slice(&pages.to_ne_bytes());
             record
@@ -210,7 +213,7 @@ mod tests {
         // The first thread of the last process has exited; two others are left.
         let records = [("sh", 7, 3), ("sshd", 8, 10), ("sh", 9, 4), ("other", 11, 1), ("other", 11, 1)];
         let records = records.map(|(name, id, pages)| record(name, id, pages)).concat();
-        memory::by_name(&records, 4096, None, &mut families);
+        memory::by_name(&records, 4096, Some(&mut Paths::default()), &mut families);
         text += &encode(families, Format::Text);
         golden::<Process>(env!("CARGO_MANIFEST_DIR"), &text).expect("as the golden file");
     }

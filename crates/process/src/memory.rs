@@ -38,7 +38,7 @@ pub fn by_name(records: &[u8], page: u64, mut paths: Option<&mut Paths>, familie
         families.gauge(
             MEMORY,
             "Resident memory by process name. Memory that several processes share counts for each of them; \
-             all but the top --process.top names are in \"other\".",
+             all but the top --process.top names, with --process.cgroup pairs of name and cgroup, are in \"other\".",
             labels,
             Value::Integer(bytes),
         );

@@ -12,7 +12,7 @@ use clap::Args;
 use common::exposition::hist::Unit;
 use common::kernel::facts::Facts;
 use common::process::exporter::{Exporter, OpenOf};
-use common::read::cgroups::{self, Sweeper};
+use common::read::cgroups::{self, Folds};
 use common::read::live::Live;
 use common::spec::{Decode, MapSpec, Spec};
 
@@ -29,12 +29,13 @@ struct Flags {
 #[derive(Default)]
 struct Schedlat {
     by_cgroup: bool,
-    groups: Sweeper,
+    folds: Folds,
 }
 
 impl Exporter for Schedlat {
     type Builder = skel::SchedlatSkelBuilder;
     type Flags = Flags;
+    const CGROUPS: bool = true;
 
     fn spec(flags: &Flags) -> Spec {
         let spec = Spec::new("schedlat", 9107, "how long do runnable tasks wait for a CPU?")
@@ -65,7 +66,7 @@ impl Exporter for Schedlat {
     }
 
     fn new(flags: &Flags) -> Result<Self> {
-        Ok(Self { by_cgroup: flags.cgroup, groups: Sweeper::default() })
+        Ok(Self { by_cgroup: flags.cgroup, folds: Folds::default() })
     }
 
     fn configure(&self, open: &mut OpenOf<'_, Self>, _: &Facts, flags: &Flags) -> Result<()> {
@@ -83,13 +84,12 @@ impl Exporter for Schedlat {
     }
 
     fn gather(&mut self, live: &Live) -> Result<()> {
-        if !self.by_cgroup {
+        if !self.by_cgroup || !self.folds.grew(live)? {
             return Ok(());
         }
         // There may now be room or memory that was missing when the cgroups were created. If not, the
         // scrape does not fail: their waits are still folded, and the next scrape tries again.
-        let groups = self.groups.sweep(live, &[("cgroups", "")])?;
-        insert(live, groups).or(Ok(()))
+        insert(live, cgroups::ids()).or(Ok(()))
     }
 }
 

@@ -33,7 +33,7 @@ use crate::read::engine::Engine;
 use crate::read::layout;
 use crate::read::live::Live;
 use crate::read::maps::LiveMaps;
-use crate::read::part::{Part, Reader, Source};
+use crate::read::part::{self, Part, Reader, Source};
 use crate::read::ratio;
 use crate::read::render::Renderer;
 use crate::read::roster::Rosters;
@@ -53,6 +53,10 @@ pub trait Exporter: Default + Send + 'static {
     type Builder: for<'o> SkelBuilder<'o> + Default;
     /// Flags of its own; [`cli::NoFlags`] for none.
     type Flags: Args + Clone + Default + Send + 'static;
+
+    /// Whether keys of maps may have cgroups, with [`crate::spec::Decode::Cgroup`]. Entries of removed ones then
+    /// make room when a map is full.
+    const CGROUPS: bool = false;
 
     /// Probes and maps. Name, port and summary are those with default flags.
     fn spec(flags: &Self::Flags) -> Spec;
@@ -439,6 +443,7 @@ fn bring_up<'o, E: Exporter>(
     let programs = Program::list(object, plan, hooks, &links)?;
     let renderer = Renderer::new(spec, &live.layouts, &plan.unfed(spec))?;
     let mut part = Part::new(spec);
+    part.sweep = E::CGROUPS.then_some(part::sweep_cgroups);
     (part.renderer, part.programs, part.live) = (renderer, programs, live);
     Ok(((skeleton, links), part))
 }

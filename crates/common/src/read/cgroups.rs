@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Cgroups (version 2): their paths, and the map entries of removed ones.
+//! Cgroups (version 2): their paths, and whether maps have room for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -7,11 +7,9 @@ use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::read::layout::number;
 use crate::read::live::Live;
-use crate::read::maps::MapSource;
 
 /// Mount points of the cgroup2 file system: beside version 1, and alone.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -96,44 +94,27 @@ pub fn ids() -> BTreeSet<u64> {
     paths.paths.into_keys().collect()
 }
 
-/// Removes map entries of removed cgroups when a map is full.
-#[derive(Debug, Default)]
-pub struct Sweeper {
-    /// Folded events at the last call.
-    folded: u64,
+/// All current cgroups. None inside a container, where only its own are visible: removed ones cannot be told
+/// from hidden ones there.
+pub fn all() -> Option<BTreeSet<u64>> {
+    Some(ids()).filter(|ids| ids.contains(&ROOT))
 }
 
-impl Sweeper {
-    /// Removes the entries of removed cgroups from `maps`, and returns all current cgroups. Does
-    /// nothing and returns an empty set if no events were folded since the last call. `maps` has map
-    /// names, and the key members that hold the cgroup id.
+/// Notices that maps are full.
+#[derive(Debug, Default)]
+pub struct Folds {
+    /// Folded events at the last call.
+    seen: u64,
+}
+
+impl Folds {
+    /// Whether events were folded since the last call.
     ///
     /// # Errors
-    /// When a map cannot be read or written.
-    pub fn sweep(&mut self, live: &Live, maps: &[(&str, &str)]) -> Result<BTreeSet<u64>> {
+    /// When the number cannot be read.
+    pub fn grew(&mut self, live: &Live) -> Result<bool> {
         let folded = live.total("events", "folded")?;
-        if mem::replace(&mut self.folded, folded) == folded {
-            return Ok(BTreeSet::new());
-        }
-        // Read the entries before the cgroups. Then the entry of a cgroup that is created in between
-        // is not removed.
-        let mut entries = Vec::new();
-        for (map, member) in maps {
-            let layout = live.layouts.get(*map).with_context(|| format!("no map `{map}`"))?;
-            let place = layout.key.field(member)?;
-            live.maps.for_each(map, &mut |key, _| {
-                entries.push((*map, number(place.bytes(key)), key.to_owned()));
-            })?;
-        }
-        let groups = ids();
-        // Inside a container only its own cgroups are visible, so removed ones cannot be told from
-        // hidden ones.
-        if groups.contains(&ROOT) {
-            for (map, _, key) in entries.iter().filter(|(_, id, _)| *id != 0 && !groups.contains(id)) {
-                live.maps.delete(map, key)?;
-            }
-        }
-        Ok(groups)
+        Ok(mem::replace(&mut self.seen, folded) != folded)
     }
 }
 

@@ -205,10 +205,7 @@ impl LiveMaps {
     /// # Errors
     /// When there is no such map, the key has the wrong size, or the kernel refuses.
     pub fn delete(&self, map: &str, key: &[u8]) -> Result<bool> {
-        let live = self.get(map)?;
-        if key.len() != live.key_size {
-            bail!("map `{map}` has keys of {}, not {}", counted(live.key_size, "byte"), key.len());
-        }
+        let live = self.with_keys_like(map, key)?;
         // SAFETY: the key is as long as the kernel reads for this map.
         let result = unsafe { libbpf_sys::bpf_map_delete_elem(live.fd.as_raw_fd(), key.as_ptr().cast()) };
         match errno_of(result) {
@@ -216,6 +213,40 @@ impl LiveMaps {
             Some(Errno::NOENT) => Ok(false),
             Some(errno) => Err(errno).with_context(|| format!("failed to delete from map `{map}`")),
         }
+    }
+
+    /// The value under `key`, if there is one; of per-CPU values the first.
+    ///
+    /// # Errors
+    /// When there is no such map, the key has the wrong size, or the kernel refuses.
+    pub fn lookup(&self, map: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let live = self.with_keys_like(map, key)?;
+        let mut value = vec![0u8; live.stride() * live.copies];
+        // SAFETY: key and value are as long as the kernel reads and writes for this map.
+        let result = unsafe {
+            libbpf_sys::bpf_map_lookup_elem(
+                live.fd.as_raw_fd(),
+                key.as_ptr().cast(),
+                value.as_mut_ptr().cast(),
+            )
+        };
+        match errno_of(result) {
+            None => {
+                value.truncate(live.value_size);
+                Ok(Some(value))
+            }
+            Some(Errno::NOENT) => Ok(None),
+            Some(errno) => Err(errno).with_context(|| format!("failed to read map `{map}`")),
+        }
+    }
+
+    /// A map whose keys have the size of this one.
+    fn with_keys_like(&self, map: &str, key: &[u8]) -> Result<&LiveMap> {
+        let live = self.get(map)?;
+        if key.len() != live.key_size {
+            bail!("map `{map}` has keys of {}, not {}", counted(live.key_size, "byte"), key.len());
+        }
+        Ok(live)
     }
 
     /// Whether all maps can be read with the privileges of the calling thread.

@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use crate::exposition::metric::{Families, FamilyKind, Labels, Value};
 use crate::exposition::native::Schema;
+use crate::read::cgroups::{self, Folds};
 use crate::read::live::Live;
 use crate::read::maps::{Fill, MapSource};
 use crate::read::ratio::Window;
@@ -42,8 +43,23 @@ pub struct Part {
     /// State of families that show only their largest series.
     rankings: Vec<Ranking>,
     unknown: Unknown,
+    /// Removes entries when a map was full: see [`sweep_cgroups`].
+    pub sweep: Option<Sweep>,
+    /// Whether maps were full since the last scrape.
+    folds: Folds,
     /// Whether no programs are loaded, from the start or after [`Part::release`].
     released: bool,
+}
+
+/// Removes entries of maps that stand for nothing any more.
+pub type Sweep = fn(&Renderer, &Live, &mut Unknown) -> Result<()>;
+
+/// Those of removed cgroups.
+///
+/// # Errors
+/// When a map cannot be read or written.
+pub fn sweep_cgroups(renderer: &Renderer, live: &Live, unknown: &mut Unknown) -> Result<()> {
+    renderer.sweep(&live.maps, cgroups::all, |map, key| live.maps.delete(map, key), unknown)
 }
 
 /// What only the exporter knows about its part: see [`crate::process::exporter::Exporter`].
@@ -196,6 +212,12 @@ impl Part {
         if !self.released {
             let unknown = &mut self.unknown;
             self.renderer.render(&self.live.maps, rosters, schema, &mut families, unknown)?;
+            // After the entries were shown, for what they counted last.
+            if let Some(sweep) = self.sweep
+                && self.folds.grew(&self.live)?
+            {
+                sweep(&self.renderer, &self.live, unknown)?;
+            }
         }
         if let Some(source) = &mut self.source {
             source.extra(&self.live, &mut families)?;

@@ -2,7 +2,8 @@
 //! Makes metric families from a spec and the contents of maps. The maps are those of the kernel or
 //! those of a test's fixture.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
@@ -13,13 +14,22 @@ use crate::read::decode::{Decoder, is_folded};
 use crate::read::layout::{Field, Layout, Layouts, number};
 use crate::read::maps::MapSource;
 use crate::read::roster::{Roster, Rosters};
-use crate::spec::{Decode, Kind, Label, MapSpec, Side, Spec};
+use crate::spec::{Decode, Kind, Label, MapSpec, Side, Spec, Text};
 
 /// A spec whose names are resolved in an object.
 #[derive(Debug, Default)]
 pub struct Renderer {
     maps: Vec<BoundMap>,
     decoder: Decoder,
+    /// Values of entries that [`Renderer::sweep`] removed, by map and labels.
+    kept: Mutex<Vec<Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    map: Text,
+    labels: Labels,
+    value: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -60,7 +70,7 @@ impl Renderer {
             let name = map.map.clone();
             bind(map, layouts).with_context(|| format!("map `{name}`"))
         });
-        Ok(Self { maps: maps.collect::<Result<_>>()?, decoder: Decoder::default() })
+        Ok(Self { maps: maps.collect::<Result<_>>()?, ..Self::default() })
     }
 
     /// Reads all maps into `families`, and records in `unknown` what could not be decoded. With `schema`,
@@ -77,11 +87,17 @@ impl Renderer {
         unknown: &mut Unknown,
     ) -> Result<()> {
         let nobody = Roster::default();
+        let mut kept = self.kept();
         for map in &self.maps {
+            let watched = kept.iter().any(|kept| kept.map == map.spec.map);
+            let mut present = BTreeMap::new();
             // A metric without samples still gets its HELP and TYPE lines.
             let mut samples: Vec<Vec<Sample>> = map.metrics.iter().map(|_| Vec::new()).collect();
             let roster = rosters.get(&*map.spec.map).unwrap_or(&nobody);
             source.for_each(&map.spec.map, &mut |key, value| {
+                if watched {
+                    present.insert(map.labels_of(key, value, &self.decoder, unknown), 0u64);
+                }
                 if map.is_idle(key, value) || map.metrics.iter().all(|metric| metric.is_silent(value)) {
                     return;
                 }
@@ -97,6 +113,14 @@ impl Renderer {
             for labels in &roster.idle {
                 map.sample(labels, &zero, schema, &mut samples, unknown);
             }
+            // What was removed is shown once more, and as long as there is an entry with the same labels.
+            kept.retain(|kept| {
+                if kept.map != map.spec.map {
+                    return true;
+                }
+                map.sample(&kept.labels, &kept.value, schema, &mut samples, unknown);
+                present.contains_key(&kept.labels)
+            });
             for (metric, samples) in map.spec.metrics.iter().zip(samples) {
                 let kind = match metric.kind {
                     Kind::Counter(_) | Kind::Seconds(_) => FamilyKind::Counter,
@@ -108,6 +132,53 @@ impl Renderer {
         }
         self.decoder.forget_unused();
         Ok(())
+    }
+
+    /// Removes the entries of removed cgroups by `delete`, which gets the map and the key. `cgroups` are all that there
+    /// are. What the entries counted is shown once more. A cgroup of the same path may still be there, or come before
+    /// that, as that of a service that was restarted: then it goes on from there.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn sweep(
+        &self,
+        source: &dyn MapSource,
+        cgroups: impl FnOnce() -> Option<BTreeSet<u64>>,
+        delete: impl Fn(&str, &[u8]) -> Result<bool>,
+        unknown: &mut Unknown,
+    ) -> Result<()> {
+        // Read the entries before the cgroups. Then the entry of a cgroup that is created in between is not removed.
+        let mut entries = Vec::new();
+        for map in &self.maps {
+            let Some(cgroup) = map.cgroup() else { continue };
+            source.for_each(&map.spec.map, &mut |key, value| {
+                entries.push((map, number(cgroup.bytes(key)), key.to_owned(), value.to_owned()));
+            })?;
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let Some(cgroups) = cgroups() else { return Ok(()) };
+        let mut kept = self.kept();
+        for (map, _, key, value) in entries.iter().filter(|(_, id, ..)| *id != 0 && !cgroups.contains(id)) {
+            if !delete(&map.spec.map, key)? {
+                continue;
+            }
+            let labels = map.labels_of(key, value, &self.decoder, unknown);
+            let same = kept.iter_mut().find(|kept| kept.map == map.spec.map && kept.labels == labels);
+            let Some(Kept { value: sum, .. }) = same else {
+                kept.push(Kept { map: map.spec.map.clone(), labels, value: value.clone() });
+                continue;
+            };
+            for (sum, more) in sum.chunks_exact_mut(8).zip(value.chunks_exact(8)) {
+                sum.copy_from_slice(&number(sum).wrapping_add(number(more)).to_ne_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -163,6 +234,13 @@ fn bind_metric(kind: &Kind, value: &Layout) -> Result<BoundMetric> {
 }
 
 impl BoundMap {
+    /// Where keys have the id of a cgroup.
+    fn cgroup(&self) -> Option<&Field> {
+        let mut labels = self.spec.labels.iter().zip(&self.labels);
+        let is_cgroup = |label: &Label| matches!(label.decode, Decode::Cgroup) && label.side == Side::Key;
+        labels.find_map(|(label, field)| is_cgroup(label).then_some(field))
+    }
+
     /// Whether to leave out an entry because it is all zero: in a sparse map, or the entry that counts
     /// events whose key did not fit. That entry is inserted before there are such events.
     fn is_idle(&self, key: &[u8], value: &[u8]) -> bool {
@@ -309,6 +387,60 @@ mod tests {
         assert_eq!(lines, BTreeSet::from([&*line(folded, 3), &*line(own, 4)]));
         // Only the shared entry is hidden while it is zero.
         assert_eq!(scrapes(1, &[(b"\0other", 2, 0), (b"other", 2, 0)]).0, line(own, 0));
+    }
+
+    /// Counters of two cgroups that have no path, and so the same labels.
+    #[test]
+    fn a_counter_goes_on_when_one_of_two_cgroups_of_a_path_is_removed() {
+        let field = |offset| Field { offset, width: 8, length: 1, is_signed: false };
+        let layout = |name: &str| Layout {
+            size: 8,
+            fields: [(name.to_owned(), field(0))].into_iter().collect(),
+            ..Layout::default()
+        };
+        let layouts =
+            || Layouts::from([("m".to_owned(), MapLayout { key: layout("id"), value: layout("value") })]);
+        let map = MapSpec::new("m").sparse().label("cgroup", "id", Decode::Cgroup);
+        let spec = Spec::new("x", 1, "what?").map(map.counter("a_total", "value", "A."));
+        let renderer = Renderer::new(&spec, &layouts(), &BTreeSet::new()).expect("bound");
+        let mut unknown = Unknown::default();
+        let of = |n: u64| n.to_ne_bytes().to_vec();
+        let mut shown = |fixture: &Fixture| {
+            let mut families = Families::default();
+            renderer.render(fixture, &Rosters::new(), None, &mut families, &mut unknown).expect("rendered");
+            let text = encode(families, Format::Text);
+            text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
+        };
+        let sweep = |fixture: &Fixture, cgroups: Option<&[u64]>| {
+            let cgroups = || cgroups.map(|ids| ids.iter().copied().collect());
+            let removed = std::cell::RefCell::new(Vec::new());
+            let delete = |_: &str, key: &[u8]| {
+                removed.borrow_mut().push(number(key));
+                Ok(true)
+            };
+            renderer.sweep(fixture, cgroups, delete, &mut Unknown::default()).expect("swept");
+            removed.into_inner()
+        };
+        let [old, new] = [u64::MAX - 1, u64::MAX - 2];
+        let entries = |entries: &[(u64, u64)]| {
+            let mut fixture = Fixture::new(layouts());
+            entries.iter().for_each(|(id, n)| fixture.insert("m", of(*id), of(*n)));
+            fixture
+        };
+        let fixture = entries(&[(0, 5), (old, 900), (new, 100)]);
+        let both = "a_total{cgroup=\"gone\"} 1000";
+        assert!(shown(&fixture).contains(both));
+        // In a container.
+        assert_eq!(sweep(&fixture, None), Vec::<u64>::new());
+        assert_eq!(sweep(&fixture, Some(&[1, new])), [old]);
+        assert!(shown(&entries(&[(new, 101)])).contains("} 1001"));
+        // Of the same labels, and nothing counted.
+        assert_eq!(shown(&entries(&[(new, 0)])), "a_total{cgroup=\"gone\"} 900");
+        let fixture = entries(&[(new, 102)]);
+        assert_eq!(sweep(&fixture, Some(&[1])), [new]);
+        assert_eq!(shown(&entries(&[])), "a_total{cgroup=\"gone\"} 1002", "what it had last");
+        assert_eq!(shown(&entries(&[])), "");
+        assert_eq!(shown(&entries(&[(new, 3)])), "a_total{cgroup=\"gone\"} 3");
     }
 
     #[test]
