@@ -147,7 +147,7 @@ static __always_inline int on_receive(const struct sock *sk, const struct sk_buf
 	if (is_answer(&m) && d.source == DNS_PORT) {
 		q.port = d.target;
 		q.server = address_of(skb, false);
-		on_answer(&q, &m);
+		on_answer(&q, &m, d.payload, d.length, false);
 	} else if (!is_answer(&m) && d.target == DNS_PORT) {
 		q.port = d.source;
 		q.server = address_of(skb, true);
@@ -165,6 +165,7 @@ static __always_inline int on_error(const struct sk_buff *skb, const void *ip, c
 	struct dns_datagram d = {};
 	struct dns_message m = {};
 	struct dns_asked *asked;
+	u32 upstream;
 
 	if (!c || !read_udp(skb, udp, &d) || d.target != DNS_PORT ||
 	    bpf_probe_read_kernel(m.header, sizeof(m.header), d.payload))
@@ -176,11 +177,14 @@ static __always_inline int on_error(const struct sk_buff *skb, const void *ip, c
 	asked = bpf_map_lookup_elem(&outstanding, &q);
 	if (!asked)
 		return 0;
-	if (asked->upstream)
+	upstream = asked->upstream;
+	/* An answer or the timeout may come at the same moment: the one that deletes counts. */
+	if (bpf_map_delete_elem(&outstanding, &q))
+		return 0;
+	if (upstream)
 		__sync_fetch_and_add(&c->upstream_failures, 1);
 	else
 		add(&failures, DNS_UNREACHABLE);
-	bpf_map_delete_elem(&outstanding, &q);
 	return 0;
 }
 
@@ -291,7 +295,7 @@ static __always_inline int on_tcp_receive(const struct sock *sk, s64 length)
 	    !is_answer(&m))
 		return 0;
 	question_of(sk, &m, &q);
-	on_answer(&q, &m);
+	on_answer(&q, &m, message, size, true);
 	return 0;
 }
 

@@ -88,6 +88,7 @@ struct dns_asked {
 	u64 hash;     /* of name and type */
 	u32 upstream; /* by a local resolver */
 	u32 tgid;
+	u64 again; /* port and id had another question, whose answer may still come */
 };
 
 /* Removed by the answer, or by userland after the timeout. */
@@ -263,13 +264,16 @@ static __always_inline void on_query(struct dns_question *q, const struct dns_me
 	}
 	before = old && old->upstream;
 	/* An answer or the timeout may come at the same moment: the one that deletes counts. */
+	asked.again = old != NULL;
 	if (old && !bpf_map_delete_elem(&outstanding, q))
 		__sync_fetch_and_add(before ? &c->upstream_replaced : &c->replaced, 1);
 	if (bpf_map_update_elem(&outstanding, q, &asked, BPF_ANY))
 		count_event(EVENT_MAP_FULL);
 }
 
-static __always_inline void on_answer(struct dns_question *q, const struct dns_message *m)
+/* `length` bytes of an answer, in user memory if `user`. */
+static __always_inline void on_answer(struct dns_question *q, struct dns_message *m,
+				      const void *message, u32 length, bool user)
 {
 	struct dns_asked *found = bpf_map_lookup_elem(&outstanding, q), asked;
 	struct dns_counts *c = all();
@@ -280,6 +284,11 @@ static __always_inline void on_answer(struct dns_question *q, const struct dns_m
 		return;
 	if (found)
 		asked = *found;
+	/* The question of an answer is that of its query. One without is taken for the last
+	 * query's. */
+	if (found && asked.again && read_question(message, length, user, m) &&
+	    m->hash != asked.hash)
+		found = NULL;
 	/*
 	 * A second answer or the timeout may come at the same moment: the one that deletes counts.
 	 */

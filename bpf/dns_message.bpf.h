@@ -81,8 +81,8 @@ static __always_inline u64 lower_case(u64 letters)
  * Hash (FNV-1a on words) of the name and type of the question. The name is in lower case, because
  * resolvers change the case of letters to make answers hard to forge.
  */
-static __always_inline bool read_question(const void *message, u32 length, bool user,
-					  struct dns_message *m)
+static __noinline bool read_question(const void *message, u32 length, bool user,
+				     struct dns_message *m)
 {
 	u64 name[(DNS_NAME_MAX + 1) / sizeof(u64)] = {};
 	u64 hash = 0xcbf29ce484222325ULL;

@@ -18,17 +18,21 @@ pub fn expired(live: &Live, timeout_ns: u64) -> Result<[u64; 2]> {
     let layout = live.layouts.get(OUTSTANDING).context("no map of questions")?;
     let (last, upstream) = (layout.value.field("last")?, layout.value.field("upstream")?);
     let now = monotonic_ns();
+    let is_late = |value: &[u8]| now.saturating_sub(number(last.bytes(value))) > timeout_ns;
     let mut late = Vec::new();
     live.maps.for_each(OUTSTANDING, &mut |key, value| {
-        if now.saturating_sub(number(last.bytes(value))) > timeout_ns {
-            late.push((key.to_vec(), number(upstream.bytes(value)) != 0));
+        if is_late(value) {
+            late.push(key.to_vec());
         }
     })?;
     let mut expired = [0; 2];
-    for (key, upstream) in late {
-        // An answer may have just removed it.
+    for key in late {
+        // Meanwhile an answer may have removed it, or another query taken its port and ID.
+        let Some(value) = live.maps.lookup(OUTSTANDING, &key)?.filter(|value| is_late(value)) else {
+            continue;
+        };
         if live.maps.delete(OUTSTANDING, &key)? {
-            expired[usize::from(upstream)] += 1;
+            expired[usize::from(number(upstream.bytes(&value)) != 0)] += 1;
         }
     }
     Ok(expired)

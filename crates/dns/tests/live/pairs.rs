@@ -5,7 +5,7 @@
 //! afterwards for the exporter that other tests share.
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use live::exporter::Exporter;
@@ -15,6 +15,9 @@ use crate::{LATENCY, TWO, Two, queries};
 
 /// An answer takes less, and the time between two that the tests compare is longer.
 const LONGEST: (&str, Duration) = ("1048576", Duration::from_micros(1_100_000));
+
+/// How much later than the late answer the right one comes.
+const LATER: Duration = Duration::from_millis(300);
 
 /// The same for all: a client that uses port and ID again.
 const ID: [u8; 2] = [7, 7];
@@ -139,4 +142,44 @@ fn over_tcp_an_answer_whose_start_is_lost_has_no_latency() {
     let of = |part: &str, le: &[(&str, &str)]| delta.of(&format!("{LATENCY}{part}"), le);
     assert_eq!((of("_count", &[]), of("_bucket", &[("le", LONGEST.0)])), (2.0, 2.0), "{delta:?}");
     assert_eq!(delta.of("ebpf_dns_failures_total", &[("reason", "timeout")]), 1.0);
+}
+
+#[live::test(fentry, last)]
+fn a_late_answer_is_not_that_of_the_next_question() {
+    let server = UdpSocket::bind("127.0.0.57:53").unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(server.local_addr().unwrap()).unwrap();
+    let exporter = Exporter::start("dns", &["--dns.timeout", "1h"]);
+    let asked = || {
+        let mut message = [0; 512];
+        let (length, from) = server.recv_from(&mut message).unwrap();
+        (message[..length].to_vec(), from)
+    };
+    let answer = |(mut message, from): (Vec<u8>, SocketAddr)| {
+        message[2] |= 0x80;
+        server.send_to(&message, from).unwrap();
+        client.recv(&mut [0; 512]).unwrap();
+    };
+    // A process that answers is a resolver from then on, and asks others.
+    client.send(&question("none")).unwrap();
+    answer(asked());
+    let before = exporter.scrape();
+    client.send(&question("first")).unwrap();
+    // The time that a wrong latency would contain, not a wait for an event.
+    std::thread::sleep(LONGEST.1);
+    client.send(&question("second")).unwrap();
+    let (first, second) = (asked(), asked());
+    answer(first);
+    std::thread::sleep(LATER);
+    answer(second);
+    let delta = Delta(before, exporter.scrape());
+    let upstream = |part: &str, le: &[(&str, &str)]| delta.of(&format!("ebpf_dns_upstream_{part}"), le);
+    assert_eq!(upstream("queries_total", &[]), 2.0);
+    assert_eq!(upstream("latency_microseconds_count", &[]), 1.0, "{delta:?}");
+    let sum = upstream("latency_microseconds_sum", &[]);
+    assert!((LATER.as_micros() as f64..LONGEST.1.as_micros() as f64).contains(&sum), "{sum} us");
+    // The first one had no answer when its port and ID were used again.
+    assert_eq!(upstream("failures_total", &[]), 1.0);
+    assert_eq!(delta.of("ebpf_dns_unmatched_responses_total", &[]), 1.0);
+    assert_eq!(delta.1.get("ebpf_exporter_map_entries", &[("map", "outstanding")]), Some(0.0));
 }
