@@ -66,6 +66,7 @@ struct wireguard_task {
 	struct task_slot slot;
 	u64 is_keepalive; /* whether it sends a keepalive */
 	u64 sends;	  /* the peer that it sends to; 0: none */
+	u64 message;	  /* the struct sk_buff * that it sends */
 	u64 depth;	  /* nested calls since the one for its message; kprobes only */
 	u64 dropped;	  /* whether the host dropped it below the tunnel */
 	u64 receives;	  /* the device whose datagram it handles */

@@ -30,14 +30,15 @@ static __noinline int on_send(u64 peer, u64 message)
 	bpf_probe_read_kernel(&type, sizeof(type), data);
 	t->depth = 0;
 	t->dropped = 0;
+	t->message = message;
 	t->is_keepalive = type == MESSAGE_DATA && BPF_CORE_READ(skb, len) == KEEPALIVE_BYTES;
 	t->sends = peer;
 	return 0;
 }
 ON_ENTRY_OF_2(wg_socket_send_skb_to_peer, send, on_send)
 
-/* `peer` is 0 where it is not known. */
-static __noinline int on_sent(u64 peer, u64 result)
+/* `peer` and `message`, which is freed by now, are 0 where they are not known. */
+static __noinline int on_sent(u64 peer, u64 message, u64 result)
 {
 	struct wireguard_task *t = task(false);
 	struct wireguard_packets *p;
@@ -45,8 +46,13 @@ static __noinline int on_sent(u64 peer, u64 result)
 
 	if (t)
 		t->sends = 0;
-	/* Another peer: the start of this message is lost, and so was the end of an earlier one. */
-	if (!sends || (peer && peer != sends)) {
+	if (!sends) {
+		count_event(EVENT_NO_START);
+		return 0;
+	}
+	/* Another message: the start of this one is lost, and so was the end of an earlier one. */
+	if (peer && (peer != sends || message != t->message)) {
+		count_event(EVENT_NO_START);
 		count_event(EVENT_NO_START);
 		return 0;
 	}
@@ -64,13 +70,13 @@ static __noinline int on_sent(u64 peer, u64 result)
 SEC("fexit/wireguard:wg_socket_send_skb_to_peer")
 int send_fexit(u64 *ctx)
 {
-	return on_sent(ctx[0], ctx[3]);
+	return on_sent(ctx[0], ctx[1], ctx[3]);
 }
 
 SEC("kretprobe/wg_socket_send_skb_to_peer")
 int BPF_KRETPROBE(send_kretprobe, u64 result)
 {
-	return on_sent(0, result);
+	return on_sent(0, 0, result);
 }
 
 /* include/linux/netdevice.h: net_xmit_eval() */
