@@ -44,7 +44,7 @@ const volatile bool tcp_retransmit_error = false;
  * Whether a retransmit that no program saw was one that failed: only kprobes hook
  * __tcp_retransmit_skb, and they do not tell of failures. Set by userland.
  */
-const volatile bool tcp_unheard_failed = false;
+const volatile bool tcp_unseen_failed = false;
 
 struct tcp_counts {
 	u64 passive;
@@ -84,6 +84,7 @@ enum tcp_retransmit {
 	TCP_RETRANSMIT_FAST,
 	TCP_RETRANSMIT_PROBE,
 	TCP_RETRANSMIT_OTHER,
+	TCP_RETRANSMIT_UNSEEN,
 	TCP_RETRANSMITS,
 };
 
@@ -270,13 +271,13 @@ static __always_inline void count_retransmits(const struct sock *sk, u32 kind, u
 }
 
 /* No program saw these retransmits: sending failed, or the kernel ran no program for them. */
-static __always_inline void count_unheard(const struct sock *sk, u64 segments)
+static __always_inline void count_unseen(const struct sock *sk, u64 segments)
 {
 	if (!segments)
 		return;
-	if (tcp_unheard_failed)
+	if (tcp_unseen_failed)
 		add(&unsent, 0, segments);
-	count_retransmits(sk, TCP_RETRANSMIT_OTHER, segments);
+	count_retransmits(sk, TCP_RETRANSMIT_UNSEEN, segments);
 }
 
 static __always_inline void on_established(struct tcp_counts *c, const struct sock *sk)
@@ -303,7 +304,7 @@ static __always_inline void on_close(struct tcp_counts *c, const struct sock *sk
 		return;
 	conn = bpf_map_lookup_elem(&connections, &id);
 	if (conn)
-		count_unheard(sk, uncounted_retransmits(sk, conn));
+		count_unseen(sk, uncounted_retransmits(sk, conn));
 	if (old == TCP_SYN_SENT || old == TCP_SYN_RECV)
 		goto out;
 	__sync_fetch_and_add(&c->closes, 1);
@@ -378,7 +379,7 @@ static __always_inline int on_retransmit(const struct sock *sk, const struct sk_
 		segments = 1;
 	uncounted = uncounted_or(sk, segments);
 	if (uncounted > segments)
-		count_unheard(sk, uncounted - segments);
+		count_unseen(sk, uncounted - segments);
 	count_retransmits(sk, kind_of(sk, cb), segments);
 	return 0;
 }
@@ -403,7 +404,7 @@ static __always_inline int on_unsent(const struct sock *sk, const struct sk_buff
 /* At the start of a retransmit: what is not counted yet are earlier ones that failed. */
 static __always_inline int on_next_retransmit(const struct sock *sk)
 {
-	count_unheard(sk, uncounted_or(sk, 0));
+	count_unseen(sk, uncounted_or(sk, 0));
 	return 0;
 }
 

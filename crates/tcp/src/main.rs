@@ -23,7 +23,7 @@ use connections::Current;
 common::skeleton!();
 
 /// In the order of `enum tcp_retransmit`.
-const TYPES: &[&str] = &["syn", "synack", "timeout", "slow_start", "fast", "loss_probe", "other"];
+const TYPES: &[&str] = &["syn", "synack", "timeout", "slow_start", "fast", "loss_probe", "other", "unseen"];
 
 /// In the order of `enum tcp_failure`.
 const FAILURES: &[&str] = &["refused", "timed_out", "unreachable", "aborted", "not_sent", "other"];
@@ -129,7 +129,7 @@ impl Exporter for Tcp {
                     "retransmits",
                     "ebpf_tcp_retransmits_by_type_total",
                     &[],
-                    "TCP segments retransmitted, by reason: the same segments as in ebpf_tcp_retransmits_total. type=\"other\": a reason of its own, or unknown, because the kernel ran no program when the segment was sent.",
+                    "TCP segments retransmitted, by reason: the same segments as in ebpf_tcp_retransmits_total. type=\"unseen\": the kernel ran no program when it was retransmitted; where only kprobes can be used, a retransmit that could not be sent.",
                 )
                 .label("type", "", Decode::words(TYPES)),
             )
@@ -159,7 +159,7 @@ impl Exporter for Tcp {
         let settings = open.maps.rodata_data.as_mut().context("no .rodata")?;
         let retransmit = facts.tracepoints.get("tcp_retransmit_skb");
         settings.tcp_retransmit_error = retransmit.is_some_and(|p| p.arguments.len() == 3);
-        settings.tcp_unheard_failed = open.progs.unsent_inner_kprobe.autoload();
+        settings.tcp_unseen_failed = open.progs.unsent_inner_kprobe.autoload();
         let overflows = facts.enumerators.get(OVERFLOWS);
         let overflows = overflows.with_context(|| format!("the kernel's BTF has no {OVERFLOWS}"))?;
         settings.tcp_listen_overflows = u32::try_from(*overflows).context(OVERFLOWS)?;

@@ -54,11 +54,11 @@ fn ours(delta: &Delta) -> [f64; 9] {
     ]
 }
 
-/// Retransmits that no program saw, and some others. On the development machine's 6.18, after about one
+/// Retransmits that no program saw. On the development machine's 6.18, after about one
 /// start of the exporter in 100, the kernel passes the tracepoint for one or all of the next 40 retransmits
 /// and runs no program, without a miss (`bpf_stats_enabled`).
 fn unseen(delta: &Delta) -> f64 {
-    delta.of("ebpf_tcp_retransmits_by_type_total", &[("type", "other")])
+    delta.of("ebpf_tcp_retransmits_by_type_total", &[("type", "unseen")])
 }
 
 fn start(flags: &[&str]) -> Exporter {
