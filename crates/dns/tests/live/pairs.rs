@@ -170,6 +170,7 @@ fn a_late_answer_is_not_that_of_the_next_question() {
     client.send(&question("second")).unwrap();
     let (first, second) = (asked(), asked());
     answer(first);
+    // As above: the time that the right latency contains.
     std::thread::sleep(LATER);
     answer(second);
     let delta = Delta(before, exporter.scrape());

@@ -84,6 +84,7 @@ impl Footprint {
             if began.elapsed() > LIMIT {
                 bail!("the machine is not as it was:\n{}", apart.join("\n"));
             }
+            // No event reports the end of all of these.
             thread::sleep(Duration::from_millis(200));
         }
     }
