@@ -84,28 +84,34 @@ impl Facts {
         let functions: BTreeSet<&str> = hooks.iter().filter_map(|hook| hook.function()).collect();
         // libbpf searches all types for each name. One pass for all names is enough.
         for id in (1..btf.len() as u32).map(TypeId::from) {
-            if let Some(handler) = btf.type_by_id::<Typedef<'_>>(id) {
-                if let Some(name) = handler.name().and_then(OsStr::to_str)
-                    && let Some(name) =
-                        name.strip_prefix("btf_trace_").filter(|name| tracepoints.contains(name))
-                    && let Some(prototype) = tracepoint(&btf, &handler)
-                {
-                    facts.tracepoints.entry(name.to_owned()).or_insert(prototype);
-                } else if handler.name().is_some_and(|name| name == preemption::TRACEPOINT_GUARD) {
-                    facts.preemption.at_tracepoints = preempts;
+            let Some(ty) = btf.type_by_id::<BtfType<'_>>(id) else { continue };
+            let kind = ty.kind();
+            let name = || ty.name().and_then(OsStr::to_str).unwrap_or_default();
+            match kind {
+                BtfKind::Typedef => {
+                    let tracepoint_name = name().strip_prefix("btf_trace_");
+                    if let Some(name) = tracepoint_name.filter(|name| tracepoints.contains(name))
+                        && let Some(prototype) = tracepoint(&btf, ty)
+                    {
+                        facts.tracepoints.entry(name.to_owned()).or_insert(prototype);
+                    } else if name() == preemption::TRACEPOINT_GUARD {
+                        facts.preemption.at_tracepoints = preempts;
+                    }
                 }
-            } else if let Some(function) = btf.type_by_id::<Func<'_>>(id)
-                && let Some(name) =
-                    function.name().and_then(OsStr::to_str).filter(|name| functions.contains(name))
-                && let Ok(proto) = FuncProto::try_from(function.referenced_type())
-            {
-                facts.functions.entry(name.to_owned()).or_insert_with(|| prototype(&btf, proto));
+                BtfKind::Func if functions.contains(name()) => {
+                    if let Ok(proto) = Func::try_from(ty).and_then(|func| func.referenced_type().try_into()) {
+                        facts.functions.entry(name().to_owned()).or_insert_with(|| prototype(&btf, proto));
+                    }
+                }
+                BtfKind::Enum | BtfKind::Enum64 if !enumerators.is_empty() => {
+                    facts.enumerators.extend(values_of(ty, enumerators));
+                }
+                _ => {}
             }
         }
         if !functions.is_empty() {
             facts.symbols = Symbols::read(&functions);
         }
-        facts.enumerators = values_of(&btf, enumerators);
         let elsewhere = |hook: &&&Hook| matches!(hook, Hook::Fentry(name) | Hook::Fexit(name) if !facts.functions.contains_key(name));
         let elsewhere: Vec<&str> =
             hooks.iter().filter(elsewhere).filter_map(|hook| hook.function()).collect();
@@ -155,8 +161,8 @@ impl Facts {
 pub const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// A tracepoint's handler is `typedef void (*btf_trace_NAME)(void *data, ARGUMENTS...)`.
-fn tracepoint(btf: &Btf<'_>, handler: &Typedef<'_>) -> Option<Prototype> {
-    let pointer = Ptr::try_from(handler.referenced_type()).ok()?;
+fn tracepoint(btf: &Btf<'_>, handler: BtfType<'_>) -> Option<Prototype> {
+    let pointer = Ptr::try_from(Typedef::try_from(handler).ok()?.referenced_type()).ok()?;
     let mut prototype = prototype(btf, FuncProto::try_from(pointer.referenced_type()).ok()?);
     prototype.arguments.remove(0);
     Some(prototype)
@@ -174,27 +180,17 @@ fn prototype(btf: &Btf<'_>, proto: FuncProto<'_>) -> Prototype {
     Prototype { arguments: proto.iter().map(|p| pointee(p.ty).unwrap_or_default()).collect(), returns }
 }
 
-fn values_of(btf: &Btf<'_>, names: &[impl AsRef<str>]) -> BTreeMap<String, i64> {
-    let mut values = BTreeMap::new();
-    if names.is_empty() {
-        return values;
-    }
-    let mut note = |name: Option<&OsStr>, value: i64| {
-        if let Some(name) = name.and_then(|name| name.to_str())
-            && names.iter().any(|wanted| wanted.as_ref() == name)
-        {
-            values.insert(name.to_owned(), value);
-        }
+/// The values of those enumerators of an enum that are in `names`.
+fn values_of(ty: BtfType<'_>, names: &[impl AsRef<str>]) -> Vec<(String, i64)> {
+    let wanted = |name: Option<&OsStr>| {
+        let name = name.and_then(OsStr::to_str)?;
+        names.iter().any(|wanted| wanted.as_ref() == name).then(|| name.to_owned())
     };
-    for id in 1..btf.len() as u32 {
-        let id = TypeId::from(id);
-        if let Some(kind) = btf.type_by_id::<Enum<'_>>(id) {
-            kind.iter().for_each(|value| note(value.name, value.value));
-        } else if let Some(kind) = btf.type_by_id::<Enum64<'_>>(id) {
-            kind.iter().for_each(|value| note(value.name, value.value as i64));
-        }
+    if let Ok(ty) = Enum::try_from(ty) {
+        return ty.iter().filter_map(|value| Some((wanted(value.name)?, value.value))).collect();
     }
-    values
+    let Ok(ty) = Enum64::try_from(ty) else { return Vec::new() };
+    ty.iter().filter_map(|value| Some((wanted(value.name)?, value.value as i64))).collect()
 }
 
 /// Why the kernel's BTF is missing, as far as known, and what to do.

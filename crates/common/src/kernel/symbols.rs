@@ -24,8 +24,8 @@ const IN_UNITS: &str = "/tmp/kallsyms";
 /// A line of /proc/kallsyms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol<'l> {
-    /// Address; 0 if the kernel hides it from this process.
-    pub address: u64,
+    /// Address, in hexadecimal digits.
+    digits: &'l [u8],
     /// Kind, as `nm` shows it: `t` and `T` are functions.
     pub kind: u8,
     /// Name.
@@ -36,29 +36,54 @@ pub struct Symbol<'l> {
 
 impl<'l> Symbol<'l> {
     fn of(line: &'l [u8]) -> Option<Self> {
-        let mut words = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\n'));
-        let address = std::str::from_utf8(words.next()?).ok()?;
-        let address = u64::from_str_radix(address, 16).ok()?;
-        let &[kind] = words.next()? else { return None };
-        let name = words.next()?;
-        let module = words.next().and_then(|word| word.strip_prefix(b"[")?.strip_suffix(b"]"));
-        Some(Self { address, kind, name, module })
+        let (digits, line) = line.split_at(line.iter().position(|byte| *byte == b' ')?);
+        let [b' ', kind, b' ', line @ ..] = line else { return None };
+        let end = line.iter().position(|byte| *byte <= b' ').unwrap_or(line.len());
+        let (name, line) = line.split_at(end);
+        let module = line.strip_prefix(b"\t[").and_then(|line| line.trim_ascii_end().strip_suffix(b"]"));
+        Some(Self { digits, kind: *kind, name, module })
+    }
+
+    /// The address; 0 if the kernel hides it from this process. Not every reader needs it, and to parse it
+    /// takes longer than the rest of the line. None if it is not a number.
+    pub fn address(&self) -> Option<u64> {
+        u64::from_str_radix(std::str::from_utf8(self.digits).ok()?, 16).ok()
     }
 }
 
-/// Calls `found` with each symbol in `lines` of /proc/kallsyms.
+/// Calls `found` with each symbol in `lines` of /proc/kallsyms. Every exporter with a program at a function
+/// reads its 200,000 lines when it starts, so they are not copied.
 ///
 /// # Errors
 /// When `lines` cannot be read.
 pub fn each(mut lines: impl BufRead, mut found: impl FnMut(Symbol)) -> io::Result<()> {
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? > 0 {
-        if let Some(symbol) = Symbol::of(&line) {
-            found(symbol);
+    // A line whose end was not read yet. The kernel hands out whole lines.
+    let mut begun = Vec::new();
+    loop {
+        let buffer = match lines.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            buffer => buffer?,
+        };
+        if buffer.is_empty() {
+            Symbol::of(&begun).map(&mut found);
+            return Ok(());
         }
-        line.clear();
+        let mut rest = buffer;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (line, after) = rest.split_at(end + 1);
+            if begun.is_empty() {
+                Symbol::of(line).map(&mut found);
+            } else {
+                begun.extend_from_slice(line);
+                Symbol::of(&begun).map(&mut found);
+                begun.clear();
+            }
+            rest = after;
+        }
+        begun.extend_from_slice(rest);
+        let length = buffer.len();
+        lines.consume(length);
     }
-    Ok(())
 }
 
 /// Symbols of some functions, as /proc/kallsyms has them.
@@ -143,13 +168,21 @@ impl Symbols {
     /// optionally followed by a module.
     pub(crate) fn parse(lines: impl BufRead, functions: &BTreeSet<&str>) -> io::Result<Self> {
         let mut symbols = BTreeMap::<String, Vec<String>>::new();
+        // Of nearly all symbols the first bytes tell that they are none of these.
+        let mut begins = [false; 256];
+        functions
+            .iter()
+            .filter_map(|name| name.bytes().next())
+            .for_each(|byte| begins[usize::from(byte)] = true);
         each(lines, |symbol| {
             let text = matches!(symbol.kind, b't' | b'T' | b'w' | b'W');
-            if text && let Ok(name) = std::str::from_utf8(symbol.name) {
-                let function = name.split('.').next().unwrap_or(name);
-                if functions.contains(function) {
-                    symbols.entry(function.to_owned()).or_default().push(name.to_owned());
-                }
+            let begins = symbol.name.first().is_some_and(|byte| begins[usize::from(*byte)]);
+            if text
+                && begins
+                && let Ok(name) = std::str::from_utf8(symbol.name)
+                && let Some(function) = name.split('.').next().filter(|name| functions.contains(name))
+            {
+                symbols.entry(function.to_owned()).or_default().push(name.to_owned());
             }
         })?;
         Ok(Self(symbols))
@@ -272,16 +305,20 @@ ffffffff810000e0 d absent
     }
 
     #[test]
-    fn a_line_that_is_no_symbol_is_left_out() {
-        let mut all = Vec::new();
+    fn a_line_is_a_symbol_if_it_has_a_kind_and_a_name() {
         let text = "ffffffffc0000000 t only\t[zfs]\n\nx t y\n0 tt z\n0\n0 D w";
-        each(text.as_bytes(), |symbol| {
-            let module = symbol.module.map(<[u8]>::to_owned);
-            all.push((symbol.address, symbol.kind, symbol.name.to_owned(), module));
-        })
-        .unwrap();
-        let zfs = (0xffff_ffff_c000_0000, b't', b"only".to_vec(), Some(b"zfs".to_vec()));
-        assert_eq!(all, [zfs, (0, b'D', b"w".to_vec(), None)]);
+        let zfs = (Some(0xffff_ffff_c000_0000), b't', b"only".to_vec(), Some(b"zfs".to_vec()));
+        let expected = [zfs, (None, b't', b"y".to_vec(), None), (Some(0), b'D', b"w".to_vec(), None)];
+        // A line may be in several pieces, and a piece may end where a line does.
+        for size in [1, 2, 7, 29, 30, 31, 1000] {
+            let mut all = Vec::new();
+            each(BufReader::with_capacity(size, text.as_bytes()), |symbol| {
+                let module = symbol.module.map(<[u8]>::to_owned);
+                all.push((symbol.address(), symbol.kind, symbol.name.to_owned(), module));
+            })
+            .unwrap();
+            assert_eq!(all, expected, "in pieces of {size}");
+        }
     }
 
     #[test]

@@ -163,9 +163,10 @@ impl Addresses {
         if symbol.module.is_none()
             && let Ok(name) = std::str::from_utf8(symbol.name)
             && self.wanted.contains(name)
+            && let Some(address) = symbol.address()
         {
             // Of several, the last one.
-            self.found.insert(name.to_owned(), symbol.address);
+            self.found.insert(name.to_owned(), address);
         }
     }
 
@@ -212,8 +213,8 @@ impl Table {
         symbols::each(open(file)?, |symbol| {
             wanted.see(symbol);
             // Hidden, or an offset into the area of each CPU.
-            if symbol.address != 0 {
-                order.push((symbol.address, names.len()));
+            if let Some(address) = symbol.address().filter(|address| *address != 0) {
+                order.push((address, names.len()));
                 names.extend_from_slice(symbol.name);
                 if let Some(module) = symbol.module {
                     names.extend([b"\t[", module, b"]"].concat());
