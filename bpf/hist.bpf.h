@@ -43,26 +43,35 @@ static const u64 hist_mantissa_s[8] = {
 #define HIST_FIRST_BOUND (9 * 8 + 7)
 #define HIST_FIRST_LONG_BOUND (HIST_FIRST_BOUND + 10 * 8)
 
+/*
+ * 1 if v > limit, for values below 2^63. The compiler makes a jump of a comparison: five of them
+ * are 32 paths through all that follows, which the verifier takes one by one.
+ */
+static __always_inline u64 hist_exceeds(u64 v, u64 limit)
+{
+	asm volatile("" : "+r"(v));
+	return (limit - v) >> 63;
+}
+
 /* floor(log2(v)), 0 for 0. clang 14 hangs on __builtin_clzll for this target. */
 static __always_inline u32 hist_log2(u64 v)
 {
-	u32 r, s;
+	u64 r = hist_exceeds(v >> 32, 0) << 5, s;
 
-	r = (v > 0xffffffffULL) << 5;
 	v >>= r;
-	s = (v > 0xffff) << 4;
+	s = hist_exceeds(v, 0xffff) << 4;
 	v >>= s;
 	r |= s;
-	s = (v > 0xff) << 3;
+	s = hist_exceeds(v, 0xff) << 3;
 	v >>= s;
 	r |= s;
-	s = (v > 0xf) << 2;
+	s = hist_exceeds(v, 0xf) << 2;
 	v >>= s;
 	r |= s;
-	s = (v > 0x3) << 1;
+	s = hist_exceeds(v, 0x3) << 1;
 	v >>= s;
 	r |= s;
-	return r | (u32)(v >> 1);
+	return r | v >> 1;
 }
 
 static __always_inline u64 hist_slot(u64 ns, const u64 *mantissa, s64 first_bound)
