@@ -181,11 +181,35 @@ static __always_inline bool was_just_received(const struct dns_wanted *w, u64 no
 /* Open files of a process to check: a server opens its sockets early. */
 #define DNS_FILES 256
 
-/*
- * Whether the current process has one of the sockets open that just received the query.
- *
- * It is not static: the verifier checks such a function once, not once for each path to a call.
- */
+/* Of these, for one call of is_wanted_at(). */
+#define DNS_FILES_STEP 16
+
+/* Whether one of `n` files, DNS_FILES_STEP at most, is a socket that received the query. */
+__noinline int is_wanted_at(u64 files, u32 n, u64 hash)
+{
+	struct dns_wanted *w = bpf_map_lookup_elem(&wanted, &hash);
+
+	if (!w)
+		return false;
+	for (u32 i = 0; i < DNS_FILES_STEP && i < n; i++) {
+		struct file *file = NULL;
+		u64 data;
+
+		bpf_probe_read_kernel(&file, sizeof(file), (void **)files + i);
+		if (!file)
+			continue;
+		data = (u64)BPF_CORE_READ(file, private_data);
+		if (!data)
+			continue;
+		for (int k = 0; k < DNS_WANTED_OF; k++) {
+			if (data == w->sockets[k])
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Whether the current process has one of the sockets open that just received the query. */
 __noinline int was_asked(u64 hash, u64 now)
 {
 	struct dns_wanted *w = bpf_map_lookup_elem(&wanted, &hash);
@@ -199,20 +223,9 @@ __noinline int was_asked(u64 hash, u64 now)
 	table = BPF_CORE_READ(task, files, fdt);
 	files = BPF_CORE_READ(table, fd);
 	n = BPF_CORE_READ(table, max_fds);
-	for (u32 i = 0; i < DNS_FILES && i < n; i++) {
-		struct file *file = NULL;
-		u64 data;
-
-		bpf_probe_read_kernel(&file, sizeof(file), files + i);
-		if (!file)
-			continue;
-		data = (u64)BPF_CORE_READ(file, private_data);
-		if (!data)
-			continue;
-		for (int k = 0; k < DNS_WANTED_OF; k++) {
-			if (data == w->sockets[k])
-				return true;
-		}
+	for (u32 i = 0; i < DNS_FILES && i < n; i += DNS_FILES_STEP) {
+		if (is_wanted_at((u64)(files + i), n - i, hash))
+			return true;
 	}
 	return false;
 }
