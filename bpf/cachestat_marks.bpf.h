@@ -142,7 +142,7 @@ __noinline u32 use_up_pages(u64 mapping, u64 first, u64 end)
 }
 
 /* The same for as many pages as one syscall can read. */
-static __always_inline u64 use_up_read(u64 mapping, u64 first, u64 end)
+__noinline u64 use_up_read(u64 mapping, u64 first, u64 end)
 {
 	u64 used = 0;
 
