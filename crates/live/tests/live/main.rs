@@ -24,6 +24,7 @@ mod waiting;
 mod web;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Seek, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -52,7 +53,7 @@ fn start() -> Exporter {
 
 /// Names and ports of the exporters that contain their programs, from the package's scrape configuration.
 fn exporters() -> BTreeMap<String, u16> {
-    let config = std::fs::read_to_string("/usr/share/ebpf-exporters/prometheus/prometheus.yml").unwrap();
+    let config = fs::read_to_string("/usr/share/ebpf-exporters/prometheus/prometheus.yml").unwrap();
     let jobs = config.split("job_name: ebpf-").skip(1);
     let job = |text: &str| {
         let name = text.lines().next()?.trim().to_owned();
@@ -69,7 +70,7 @@ fn exporters() -> BTreeMap<String, u16> {
 /// empty, as it is on all machines of these tests. `None` if the exporter contains its programs.
 fn folder_of_users(name: &str) -> Option<String> {
     let unit = format!("/usr/lib/systemd/system/ebpf-{name}-exporter.service");
-    let unit = std::fs::read_to_string(&unit).unwrap_or_else(|error| panic!("{unit}: {error}"));
+    let unit = fs::read_to_string(&unit).unwrap_or_else(|error| panic!("{unit}: {error}"));
     let folder = unit.lines().find_map(|line| line.strip_prefix("ConditionDirectoryNotEmpty="));
     folder.map(ToOwned::to_owned)
 }
@@ -126,7 +127,7 @@ fn check_once_and_textfile_do_what_they_say() {
         "100ms",
     ]));
     let scrapes = || {
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let text = fs::read_to_string(&path).unwrap_or_default();
         Exposition::parse(&text).count("ebpf_exporter_scrapes_total", &[])
     };
     wait_until("the file is rewritten", Duration::from_secs(30), || scrapes() >= 3.0);
@@ -139,7 +140,7 @@ fn check_once_and_textfile_do_what_they_say() {
 fn the_units_run_unprivileged_and_prometheus_scrapes_them() {
     sh("systemctl start ebpf-diskio-exporter.service || { journalctl -u ebpf-diskio-exporter; exit 1; }");
     let pid = sh("systemctl show -P MainPID ebpf-diskio-exporter.service");
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         line.split_whitespace().next().unwrap().to_owned()
@@ -200,7 +201,26 @@ fn each_exporter_runs_by_ebpf_and_tells_its_hooks() {
         for labels in exporter.scrape().labels("ebpf_exporter_ebpf_program_info") {
             tell(&format!("uses: {name} {}", labels["hook"]));
         }
+        let steps = verified(exporter.pid());
+        assert!(!steps.is_empty(), "{name}: no program in its descriptors");
+        assert!(steps.iter().all(|steps| *steps <= VERIFIED), "{name}: {steps:?}");
     }
+}
+
+/// Instructions that the verifier may go through for one program. Most take some hundreds, the longest five
+/// thousand. With a loop whose states it cannot tell apart, or jumps before a long part, it is hundreds of
+/// thousands, and each start waits for that.
+const VERIFIED: u64 = 10_000;
+
+/// The same for each program of a process, as its descriptors tell (kernel/bpf/syscall.c,
+/// bpf_prog_show_fdinfo).
+fn verified(pid: u32) -> Vec<u64> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let texts = descriptors.filter_map(|descriptor| fs::read_to_string(descriptor.unwrap().path()).ok());
+    let steps = |text: String| {
+        text.lines().find_map(|line| line.strip_prefix("verified_insns:"))?.trim().parse().ok()
+    };
+    texts.filter_map(steps).collect()
 }
 
 live::main!();
