@@ -147,27 +147,36 @@ impl Renderer {
         delete: impl Fn(&str, &[u8]) -> Result<bool>,
         unknown: &mut Unknown,
     ) -> Result<()> {
+        let cgroup_of = |map: &BoundMap, key: &[u8]| map.cgroup().map(|cgroup| number(cgroup.bytes(key)));
         // Read the entries before the cgroups. Then the entry of a cgroup that is created in between is not removed.
-        let mut entries = Vec::new();
-        for map in &self.maps {
-            let Some(cgroup) = map.cgroup() else { continue };
-            source.for_each(&map.spec.map, &mut |key, value| {
-                entries.push((map, number(cgroup.bytes(key)), key.to_owned(), value.to_owned()));
-            })?;
+        // Values, which may be megabytes, are kept only of those that are removed.
+        let mut removed = BTreeSet::new();
+        for map in self.maps.iter().filter(|map| map.cgroup().is_some()) {
+            source.for_each(&map.spec.map, &mut |key, _| removed.extend(cgroup_of(map, key)))?;
         }
-        if entries.is_empty() {
+        removed.remove(&0);
+        if removed.is_empty() {
             return Ok(());
         }
         let Some(cgroups) = cgroups() else { return Ok(()) };
+        removed.retain(|id| !cgroups.contains(id));
+        let mut entries = Vec::new();
+        for map in self.maps.iter().filter(|map| map.cgroup().is_some() && !removed.is_empty()) {
+            source.for_each(&map.spec.map, &mut |key, value| {
+                if cgroup_of(map, key).is_some_and(|id| removed.contains(&id)) {
+                    entries.push((map, key.to_owned(), value.to_owned()));
+                }
+            })?;
+        }
         let mut kept = self.kept();
-        for (map, _, key, value) in entries.iter().filter(|(_, id, ..)| *id != 0 && !cgroups.contains(id)) {
-            if !delete(&map.spec.map, key)? {
+        for (map, key, value) in entries {
+            if !delete(&map.spec.map, &key)? {
                 continue;
             }
-            let labels = map.labels_of(key, value, &self.decoder, unknown);
+            let labels = map.labels_of(&key, &value, &self.decoder, unknown);
             let same = kept.iter_mut().find(|kept| kept.map == map.spec.map && kept.labels == labels);
             let Some(Kept { value: sum, .. }) = same else {
-                kept.push(Kept { map: map.spec.map.clone(), labels, value: value.clone() });
+                kept.push(Kept { map: map.spec.map.clone(), labels, value });
                 continue;
             };
             for (sum, more) in sum.chunks_exact_mut(8).zip(value.chunks_exact(8)) {
