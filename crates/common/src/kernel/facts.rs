@@ -64,7 +64,9 @@ impl Facts {
         };
         // libbpf's own error does not say why the file cannot be opened.
         fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
-        let btf = Btf::from_path(path).with_context(|| format!("{} is not a BTF file", path.display()))?;
+        // libbpf maps the kernel's own file into memory instead of copying it, where the kernel lets it.
+        let btf = if external.is_some() { Btf::from_path(path) } else { Btf::from_vmlinux() };
+        let btf = btf.with_context(|| format!("{} is not a BTF file", path.display()))?;
         let kprobes = Path::new(KPROBES).join("type").exists();
         let preempts = preemption::of_tasks();
         let mut facts = Self {
