@@ -33,6 +33,8 @@ pub enum Term {
 pub enum Need {
     /// See the attribute's word `fentry`.
     Fentry,
+    /// See the attribute's word `reattach`.
+    Reattach,
     /// See the attribute's word `kprobes`.
     Kprobes,
     /// See the attribute's word `uprobes`.
@@ -67,6 +69,10 @@ pub enum Need {
 
 /// The kernel attaches programs to functions by fentry and fexit.
 pub const fentry: Term = Term::Need(Need::Fentry);
+
+/// The kernel attaches a program to a function by fentry or fexit again, after it was detached (f3a95075549e "bpf:
+/// Allow trampoline re-attach for tracing and lsm programs", 5.13).
+pub const reattach: Term = Term::Need(Need::Reattach);
 
 /// The kernel has kprobes.
 pub const kprobes: Term = Term::Need(Need::Kprobes);
@@ -156,6 +162,11 @@ impl Need {
     pub(crate) fn missing(self) -> Option<String> {
         let (met, said) = match self {
             Self::Fentry => (has_fentry(), "needs fentry: this kernel attaches none".to_owned()),
+            Self::Reattach if !has_fentry() => return Self::Fentry.missing(),
+            Self::Reattach => (
+                attach_to_function(2).is_some(),
+                "needs fentry twice: this kernel does not attach again".to_owned(),
+            ),
             Self::Kprobes => (has_kprobes(), "needs kprobes: this kernel has none".to_owned()),
             Self::Uprobes => (
                 Path::new("/sys/bus/event_source/devices/uprobe").exists(),
@@ -223,11 +234,11 @@ fn has_kprobes() -> bool {
 /// but refuse to attach it, so this attaches one.
 pub fn has_fentry() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| attach_to_function().is_some())
+    *HAS.get_or_init(|| attach_to_function(1).is_some())
 }
 
-/// Attaches a program that returns 0 to the entry of a function and detaches it; `None` if refused.
-fn attach_to_function() -> Option<()> {
+/// Attaches a program that returns 0 to the entry of a function and detaches it, so many times; `None` if refused.
+fn attach_to_function(times: usize) -> Option<()> {
     // r0 = 0; exit.
     let instructions = [0x0000_0000_0000_00b7u64, 0x0000_0000_0000_0095];
     // Every kernel has this function, as every kernel can open a file.
@@ -255,11 +266,11 @@ fn attach_to_function() -> Option<()> {
         );
         let program = (program >= 0).then(|| OwnedFd::from_raw_fd(program));
         program.and_then(|program| {
-            let link = libbpf_sys::bpf_raw_tracepoint_open(
-                std::ptr::null(),
-                std::os::fd::AsRawFd::as_raw_fd(&program),
-            );
-            (link >= 0).then(|| drop(OwnedFd::from_raw_fd(link)))
+            (0..times).try_for_each(|_| {
+                let program = std::os::fd::AsRawFd::as_raw_fd(&program);
+                let link = libbpf_sys::bpf_raw_tracepoint_open(std::ptr::null(), program);
+                (link >= 0).then(|| drop(OwnedFd::from_raw_fd(link)))
+            })
         })
     };
     // SAFETY: this is the callback that was set before.

@@ -275,7 +275,7 @@ fn long_faults(text: &Exposition) -> f64 {
     of(&format!("{LATENCY}_count"), &[]) - of(&format!("{LATENCY}_bucket"), &[("le", "1")])
 }
 
-#[live::test(fentry)]
+#[live::test(reattach)]
 fn a_fault_of_which_one_end_is_lost_has_no_latency() {
     let exporter = start(&["--ebpf.preempts", "false"]);
     let touch = || Mapping::anonymous(PAGES).touch();

@@ -64,7 +64,7 @@ fn assert_one_answer(delta: &Delta) {
     assert_eq!((of("_count", &[]), of("_bucket", &[("le", LONGEST.0)])), (1.0, 1.0), "{delta:?}");
 }
 
-#[live::test(fentry, tool("dnsmasq"), last)]
+#[live::test(reattach, tool("dnsmasq"), last)]
 fn a_query_whose_answer_is_lost_leaves_no_start_to_the_next() {
     let ((exporter, _servers), client) = (start(), client());
     let before = exporter.scrape();
@@ -82,7 +82,7 @@ fn a_query_whose_answer_is_lost_leaves_no_start_to_the_next() {
     assert_eq!(delta.1.get("ebpf_exporter_map_entries", &[("map", "outstanding")]), Some(0.0));
 }
 
-#[live::test(fentry, tool("dnsmasq"), last)]
+#[live::test(reattach, tool("dnsmasq"), last)]
 fn an_answer_whose_query_is_lost_has_no_latency() {
     let ((exporter, _servers), client) = (start(), client());
     let before = exporter.scrape();
@@ -106,7 +106,7 @@ fn receive_end(text: &Exposition) -> &'static str {
     programs.into_iter().find(is_attached).unwrap()
 }
 
-#[live::test(fentry, tool("dnsmasq"), last)]
+#[live::test(reattach, tool("dnsmasq"), last)]
 fn over_tcp_an_answer_whose_end_is_lost_leaves_no_start_to_the_next() {
     let (exporter, _servers) = start();
     let mut client = TcpStream::connect((TWO[0], 53)).unwrap();
@@ -125,7 +125,7 @@ fn over_tcp_an_answer_whose_end_is_lost_leaves_no_start_to_the_next() {
     assert_eq!(lost, 1.0, "the read whose end was not seen");
 }
 
-#[live::test(fentry, tool("dnsmasq"), last)]
+#[live::test(reattach, tool("dnsmasq"), last)]
 fn over_tcp_an_answer_whose_start_is_lost_has_no_latency() {
     let (exporter, _servers) = start();
     let mut client = TcpStream::connect((TWO[0], 53)).unwrap();

@@ -69,7 +69,7 @@ fn long(delta: &Delta, operation: &str) -> f64 {
     delta.of(&format!("{name}_count"), &[]) - delta.of(&format!("{name}_bucket"), &[("le", LONGEST.0)])
 }
 
-#[live::test(fentry)]
+#[live::test(reattach)]
 fn a_read_whose_end_is_lost_leaves_no_start_to_the_next() {
     let (file, (reader, mut writer)) = (file(), std::io::pipe().unwrap());
     writer.write_all(b"xy").unwrap();

@@ -180,7 +180,8 @@ fn work(pool: &Pool, tunnel: &Tunnel) {
     tool("jq"),
     tool("unshare"),
     tool("wg"),
-    file("/payload/ebpf-exporters.oci.tar")
+    file("/payload/ebpf-exporters.oci.tar"),
+    file("/usr/share/containers/seccomp.json")
 )]
 fn in_a_container_the_image_counts_what_is_counted_outside() {
     ask(&["load", "--quiet", "--input=/payload/ebpf-exporters.oci.tar"]);

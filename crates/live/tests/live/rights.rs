@@ -4,6 +4,8 @@
 
 use std::process::{Command, Output};
 
+use crate::refusals::charges_locked_memory;
+
 /// The container of the first exporters, and the second one.
 pub const CONTAINERS: [&str; 2] = [
     include_str!("../../../../deploy/kubernetes/base/daemonset.yaml"),
@@ -18,6 +20,11 @@ const INSIDE: &str = "mount --make-rprivate /; mount --rbind /sys/fs/cgroup /mnt
                       mount -o remount,bind,ro /proc/sys; mount -o remount,bind,ro /; \
                       exec setpriv --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=\"$0\" \"$@\"";
 
+/// What docs/kubernetes.md says to add to the capabilities of a manifest on this kernel.
+fn extra() -> &'static [&'static str] {
+    if charges_locked_memory() { &["SYS_RESOURCE"] } else { &[] }
+}
+
 /// The items of a generated list of a manifest.
 pub fn listed<'m>(manifest: &'m str, region: &str) -> Vec<&'m str> {
     let (_, rest) = manifest.split_once(&format!("# begin {region}:")).unwrap();
@@ -27,9 +34,9 @@ pub fn listed<'m>(manifest: &'m str, region: &str) -> Vec<&'m str> {
     items
 }
 
-/// Runs a command with these capabilities and no others.
+/// Runs a command with these capabilities and no others. By number, as not every setpriv knows their names.
 fn inside(capabilities: &[&str], command: &[&str]) -> Output {
-    let bounding: String = capabilities.iter().map(|name| format!(",+{}", name.to_lowercase())).collect();
+    let bounding: String = capabilities.iter().map(|name| format!(",+cap_{}", number(name))).collect();
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--uts", "--ipc", "--cgroup", "--net", "sh", "-ec", INSIDE]);
     unshare.arg(format!("-all{bounding}")).args(command).output().unwrap()
@@ -39,13 +46,14 @@ fn said(output: &Output) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Bits of capabilities, as include/uapi/linux/capability.h has them.
-fn bit(capability: &str) -> u64 {
+/// Numbers of capabilities, as include/uapi/linux/capability.h has them.
+fn number(capability: &str) -> u32 {
     match capability {
-        "NET_ADMIN" => 1 << 12,
-        "SYS_ADMIN" => 1 << 21,
-        "PERFMON" => 1 << 38,
-        "BPF" => 1 << 39,
+        "NET_ADMIN" => 12,
+        "SYS_ADMIN" => 21,
+        "SYS_RESOURCE" => 24,
+        "PERFMON" => 38,
+        "BPF" => 39,
         other => panic!("{other} is new in a manifest"),
     }
 }
@@ -53,9 +61,9 @@ fn bit(capability: &str) -> u64 {
 #[live::test(once, tool("setpriv"), tool("unshare"))]
 fn the_rights_of_a_container_are_enough_for_its_exporters() {
     for manifest in CONTAINERS {
-        let capabilities = listed(manifest, "capabilities");
+        let capabilities = [&listed(manifest, "capabilities"), extra()].concat();
         let status = said(&inside(&capabilities, &["grep", "^Cap[PEB]", "/proc/self/status"])).1;
-        let wanted = format!("{:016x}", capabilities.iter().map(|name| bit(name)).sum::<u64>());
+        let wanted = format!("{:016x}", capabilities.iter().map(|name| 1u64 << number(name)).sum::<u64>());
         assert_eq!(status.matches(&wanted).count(), 3, "{wanted}: {status}");
         for name in listed(manifest, "exporters") {
             let program = format!("ebpf-{name}-exporter");
@@ -71,7 +79,8 @@ fn the_rights_of_a_container_are_enough_for_its_exporters() {
 fn without_one_of_them_no_exporter_starts() {
     let capabilities = listed(CONTAINERS[0], "capabilities");
     for missing in &capabilities {
-        let others: Vec<&str> = capabilities.iter().copied().filter(|name| name != missing).collect();
+        let others: Vec<&str> =
+            capabilities.iter().chain(extra()).copied().filter(|name| name != missing).collect();
         let output = inside(&others, &["ebpf-syscall-exporter", "--check"]);
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{missing}: {errors}");

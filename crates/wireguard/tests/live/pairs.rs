@@ -30,7 +30,7 @@ fn grown(exporter: &Exporter, work: impl FnOnce()) -> [f64; 3] {
     [0, 1, 2].map(|n| after[n] - before[n])
 }
 
-#[live::test(fentry, module("wireguard"), tool("wg"))]
+#[live::test(reattach, module("wireguard"), tool("wg"))]
 fn a_message_whose_end_is_lost_leaves_no_start_to_the_next() {
     let exporter = start();
     let tunnel = Tunnel::new("");
@@ -45,7 +45,7 @@ fn a_message_whose_end_is_lost_leaves_no_start_to_the_next() {
     assert!(lost >= 1.0, "{lost} lost");
 }
 
-#[live::test(fentry, module("wireguard"), tool("wg"))]
+#[live::test(reattach, module("wireguard"), tool("wg"))]
 fn a_message_whose_start_is_lost_is_not_counted() {
     let exporter = start();
     let tunnel = Tunnel::new("");

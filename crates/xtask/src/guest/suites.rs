@@ -129,6 +129,8 @@ pub const SUITES: &[Suite] = &[
         part: Part::OnDemand,
         lacks: &[
             "needs a kernel that tells what a program is attached to",
+            "needs fentry twice: ",
+            "needs /usr/share/containers/seccomp.json: ",
             "needs fprobes: ",
             "needs a kernel with bpf_loop: ",
             "needs a kernel with bloom_map_alloc: ",
