@@ -3,6 +3,8 @@
 //! counts its queries.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's way to fail")]
 
+#[path = "live/names.rs"]
+mod names;
 #[path = "live/pairs.rs"]
 mod pairs;
 
